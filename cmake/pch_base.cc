@@ -1,0 +1,1 @@
+// A translation unit to build the precompiled header with.

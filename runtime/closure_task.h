@@ -1,0 +1,201 @@
+#ifndef RUNLOOP_RUNTIME_CLOSURE_TASK_H_
+#define RUNLOOP_RUNTIME_CLOSURE_TASK_H_
+
+// How closures become tasks: the templates behind LocalRuntimeContext. Not for use.
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runloop/runtime/task.h"
+
+namespace runloop::internal {
+
+class RuntimeCore;
+
+// What the templates need of the core.
+absl::Status PostTask(RuntimeCore& core, Task* task);
+bool IsRuntimeThread(const RuntimeCore& core);
+absl::Status EnterInPlace(RuntimeCore& core);
+void LeaveInPlace(RuntimeCore& core, bool failed);
+// INTERNAL (HANDLER_THREW) with the text of the exception that is being handled; logged if `log`.
+absl::Status CurrentExceptionStatus(RuntimeCore* log);
+
+// A closure that nobody waits for. Owned by the queue.
+template <typename F>
+class ClosureTask final : public Task {
+ public:
+  ClosureTask(RuntimeCore& core, F closure) : core_(core), closure_(std::move(closure)) {}
+
+  RunResult Run() override {
+    try {
+      std::invoke(std::move(closure_));
+      return RunResult::kSucceeded;
+    } catch (...) {
+      (void)CurrentExceptionStatus(&core_);
+      return RunResult::kFailed;
+    }
+  }
+  void Skip(OutcomeKind) override {}
+  void Release() override { delete this; }
+
+ private:
+  RuntimeCore& core_;  // runs this, so it lives
+  F closure_;
+};
+
+template <typename F>
+absl::Status PostClosure(RuntimeCore& core, F closure) {
+  auto task = std::make_unique<ClosureTask<F>>(core, std::move(closure));
+  absl::Status posted = PostTask(core, task.get());
+  if (posted.ok()) (void)task.release();
+  return posted;
+}
+
+// The type of a blocking call's result: Status for void and Status, StatusOr<T> for StatusOr<T>,
+// else StatusOr<R>.
+template <typename R>
+struct BlockingResult {
+  using type = absl::StatusOr<R>;
+};
+template <>
+struct BlockingResult<void> {
+  using type = absl::Status;
+};
+template <>
+struct BlockingResult<absl::Status> {
+  using type = absl::Status;
+};
+template <typename T>
+struct BlockingResult<absl::StatusOr<T>> {
+  using type = absl::StatusOr<T>;
+};
+
+// Waiting for one task; the part of a blocking call that does not depend on types.
+class BlockingWait {
+ public:
+  void Notify();
+  // True if Notify was called in time.
+  bool Wait(RuntimeCore& core, absl::Duration timeout);
+
+ private:
+  absl::Mutex mutex_;
+  absl::CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// Tries to end a task whose caller has waited long enough; the status to give the caller.
+absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout);
+absl::Status NeverRan(OutcomeKind kind);
+
+// A closure whose caller waits. Owned by the caller and the queue together: the last of them
+// destroys it. The closure itself is destroyed on the runtime thread in any case, as is the result
+// if the caller has gone.
+template <typename F>
+class BlockingTask final : public Task {
+ public:
+  using R = std::invoke_result_t<F>;
+  using Result = typename BlockingResult<R>::type;
+
+  explicit BlockingTask(F closure) : closure_(std::move(closure)) {}
+
+  RunResult Run() override {
+    try {
+      if constexpr (std::is_void_v<R>) {
+        std::invoke(std::move(*closure_));
+        result_.emplace(absl::OkStatus());
+      } else {
+        result_.emplace(std::invoke(std::move(*closure_)));
+      }
+    } catch (...) {
+      result_.emplace(CurrentExceptionStatus(nullptr));
+    }
+    closure_.reset();
+    const bool ok = result_->ok();
+    Publish();
+    return ok ? RunResult::kSucceeded : RunResult::kFailed;
+  }
+
+  void Skip(OutcomeKind kind) override {
+    result_.emplace(NeverRan(kind));
+    Publish();
+  }
+
+  void Release() override {
+    closure_.reset();
+    Unreference();
+  }
+
+  Result Await(RuntimeCore& core, absl::Duration timeout) {
+    if (!wait_.Wait(core, timeout)) {
+      absl::Status timed_out = TimedOut(core, *this, timeout);
+      // Whoever comes second of the caller leaving and the result arriving deals with the result.
+      if (!settled_.exchange(true, std::memory_order_acq_rel)) return timed_out;
+      wait_.Wait(core, absl::InfiniteDuration());
+    }
+    return *std::move(result_);
+  }
+
+  void Unreference() {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+ private:
+  void Publish() {
+    if (settled_.exchange(true, std::memory_order_acq_rel)) {
+      result_.reset();  // the caller has gone
+    }
+    wait_.Notify();
+  }
+
+  std::optional<F> closure_;
+  std::optional<Result> result_;  // written before settled_, read by the caller after the wait
+  std::atomic<bool> settled_{false};
+  std::atomic<int> references_{2};
+  BlockingWait wait_;
+};
+
+template <typename F>
+typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure,
+                                                    absl::Duration timeout) {
+  using TaskType = BlockingTask<F>;
+  if (IsRuntimeThread(core)) {
+    absl::Status entered = EnterInPlace(core);
+    if (!entered.ok()) return entered;
+    std::optional<typename TaskType::Result> result;
+    try {
+      if constexpr (std::is_void_v<typename TaskType::R>) {
+        std::invoke(std::move(closure));
+        result.emplace(absl::OkStatus());
+      } else {
+        result.emplace(std::invoke(std::move(closure)));
+      }
+    } catch (...) {
+      result.emplace(CurrentExceptionStatus(nullptr));
+    }
+    LeaveInPlace(core, !result->ok());
+    return *std::move(result);
+  }
+  auto* task = new TaskType(std::move(closure));
+  absl::Status posted = PostTask(core, task);
+  if (!posted.ok()) {
+    task->Unreference();
+    task->Unreference();
+    return posted;
+  }
+  typename TaskType::Result result = task->Await(core, timeout);
+  task->Unreference();
+  return result;
+}
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_RUNTIME_CLOSURE_TASK_H_

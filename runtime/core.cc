@@ -1,0 +1,547 @@
+#include "runloop/runtime/core.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runloop/runtime/epoll_loop.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/strings.h"
+
+namespace runloop::internal {
+namespace {
+
+constexpr absl::Duration kIntakeAfter = absl::Milliseconds(5);
+constexpr absl::Duration kNotStartedNotice = absl::Seconds(1);
+constexpr absl::Duration kExpiryScan = absl::Milliseconds(50);
+// The service thread goes on looking for this long after work has ended, so that steady work does
+// not wake it each time.
+constexpr int kIdleTicks = 20;
+
+std::string RandomId() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
+}
+
+absl::Status StoppedError() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
+                   "the runtime has stopped and runs nothing more");
+}
+
+}  // namespace
+
+RuntimeCore::RuntimeCore(RuntimeOptions options)
+    : operations_(std::move(options.operations)),
+      max_queued_(options.max_queued),
+      budget_(options.budget),
+      stall_threshold_(options.stall_threshold),
+      clock_(options.clock ? options.clock : Clock::Monotonic()),
+      log_(options.log ? std::move(options.log) : StderrLog()),
+      id_(RandomId()),
+      start_time_(absl::Now()),
+      loop_(options.loop ? std::move(options.loop) : NewEpollLoop()) {
+  service_ = std::thread([this] { Serve(); });
+}
+
+RuntimeCore::~RuntimeCore() {
+  // Shutdown has joined it, unless Create failed before there was a Runtime.
+  if (service_.joinable()) Shutdown();
+}
+
+absl::Status RuntimeCore::Bind() {
+  thread_id_.store(std::this_thread::get_id());
+  return loop_->Attach([this](const DrainBudget& budget) { return RunSlice(budget); });
+}
+
+bool RuntimeCore::OnRuntimeThread() const {
+  return thread_id_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+}
+
+// ---- posting ----
+
+absl::Status RuntimeCore::Post(Task* task) {
+  if (stopped()) {
+    ledger_.Refuse();
+    return StoppedError();
+  }
+  const int64_t queued = ledger_.queued();
+  if (queued >= max_queued_) {
+    ledger_.Refuse();
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                     absl::StrCat("the runtime's queue is full: ", queued, " of ", max_queued_,
+                                  " tasks wait; try again when the runtime thread has caught up"),
+                     {{"limit", absl::StrCat(max_queued_)}});
+  }
+  if (Enqueue(task)) return absl::OkStatus();
+  ledger_.Refuse();
+  return StoppedError();
+}
+
+bool RuntimeCore::Enqueue(Task* task) {
+  // Counted first: once pushed, the task may end at any moment.
+  ledger_.Admit();
+  if (task->session != nullptr) task->session->queued_.fetch_add(1, std::memory_order_relaxed);
+  const Operation* const operation = task->operation;
+  if (operation != nullptr) {
+    operation->statistics().queued.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (!queue_.Push(task)) {
+    ledger_.Unadmit();
+    if (task->session != nullptr) task->session->queued_.fetch_sub(1, std::memory_order_relaxed);
+    if (operation != nullptr) {
+      operation->statistics().queued.fetch_sub(1, std::memory_order_relaxed);
+    }
+    return false;
+  }
+  // Pairs with the end of RunSlice: either the loop sees the task, or this sees the loop asleep.
+  if (asleep_.load(std::memory_order_seq_cst) &&
+      asleep_.exchange(false, std::memory_order_seq_cst)) {
+    if (!started_.load(std::memory_order_acquire)) first_post_.store(clock_->Now());
+    loop_->Wake();
+    Watch();
+  }
+  return true;
+}
+
+absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view name) const {
+  if (const Operation* operation = operations_.Find(name)) return operation;
+  return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+                   absl::StrCat("no operation '", View(name),
+                                "' is registered; `runloopctl operations` lists those that are"),
+                   {{"operation", std::string(name)}});
+}
+
+absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) {
+  if (draining_.load(std::memory_order_acquire) && !stopped()) {
+    ledger_.Refuse();
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                     "the runtime is draining and takes no new work; reconnect later");
+  }
+  if (call.session->ended()) {
+    ledger_.Refuse();
+    return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                     "the session has ended");
+  }
+  auto task =
+      std::make_shared<OperationTask>(shared_from_this(), *call.operation, std::move(call.session),
+                                      std::move(call.request), call.deadline, std::move(call.done));
+  task->HoldForQueue();
+  if (absl::Status posted = Post(task.get()); !posted.ok()) {
+    task->Release();
+    return posted;
+  }
+  return task;
+}
+
+absl::Status RuntimeCore::DispatchInPlace(Call call) {
+  if (absl::Status entered = EnterInPlace(); !entered.ok()) return entered;
+  const auto task =
+      std::make_shared<OperationTask>(shared_from_this(), *call.operation, std::move(call.session),
+                                      std::move(call.request), call.deadline, std::move(call.done));
+  task->in_place = true;
+  task->TryStart();
+  CountStart(*task, clock_->Now());
+  const Task::RunResult result = task->Run();
+  --depth_;
+  if (result == Task::RunResult::kDeferred) {
+    ledger_.Defer();
+  } else {
+    CountEnd(task->operation, task->session.get(), result == Task::RunResult::kSucceeded, false);
+  }
+  if (depth_ == 0 && !queue_.empty()) loop_->Wake();
+  return absl::OkStatus();
+}
+
+absl::Status RuntimeCore::EnterInPlace() {
+  if (stopped()) {
+    ledger_.Refuse();
+    return StoppedError();
+  }
+  ledger_.Admit();
+  ++depth_;
+  return absl::OkStatus();
+}
+
+void RuntimeCore::LeaveInPlace(bool failed) {
+  --depth_;
+  ledger_.Start();
+  CountEnd(nullptr, nullptr, !failed, false);
+  // A loop that ran inside it was told that there is nothing to do.
+  if (depth_ == 0 && !queue_.empty()) loop_->Wake();
+}
+
+bool RuntimeCore::EndQueued(Task& task, OutcomeKind kind) {
+  if (!task.TryEnd()) return false;
+  ledger_.EndQueued(kind);
+  if (task.session != nullptr) {
+    task.session->queued_.fetch_sub(1, std::memory_order_relaxed);
+    task.session->finished_.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (task.operation != nullptr) {
+    Operation::Statistics& statistics = task.operation->statistics();
+    statistics.queued.fetch_sub(1, std::memory_order_relaxed);
+    statistics.not_started.fetch_add(1, std::memory_order_relaxed);
+  }
+  return true;
+}
+
+bool RuntimeCore::Cancel(OperationTask& task) {
+  if (!EndQueued(task, OutcomeKind::kCancelled)) return false;
+  task.Skip(OutcomeKind::kCancelled);
+  return true;
+}
+
+// ---- running ----
+
+bool RuntimeCore::RunSlice(const DrainBudget& asked) {
+  if (depth_ > 0 || stopped()) return false;  // a loop nested in a task runs no other
+  const DrainBudget budget{.time = std::min(asked.time, budget_.time),
+                           .tasks = std::min(asked.tasks, budget_.tasks)};
+  started_.store(true, std::memory_order_release);
+  asleep_.store(false, std::memory_order_relaxed);
+  Watch();
+  const absl::Time begin = clock_->Now();
+  absl::Time now = begin;
+  for (int ran = 0;; ++ran) {
+    if (ran > 0 && (ran >= budget.tasks || now - begin >= budget.time)) return true;
+    const TaskQueue::Popped popped = queue_.Pop(now);
+    if (popped.task != nullptr) {
+      RunTask(*popped.task, now);
+      if (stopped()) return false;
+      now = clock_->Now();
+      continue;
+    }
+    asleep_.store(true, std::memory_order_seq_cst);
+    if (queue_.empty()) {
+      QuitIfDrained();
+      return false;
+    }
+    asleep_.store(false, std::memory_order_relaxed);
+  }
+}
+
+void RuntimeCore::RunTask(Task& task, absl::Time now) {
+  const bool abandoned = task.session != nullptr && task.session->ended();
+  if (abandoned || task.deadline <= now) {
+    const OutcomeKind kind = abandoned ? OutcomeKind::kAbandoned : OutcomeKind::kExpired;
+    if (EndQueued(task, kind)) task.Skip(kind);
+  } else if (task.TryStart()) {
+    CountStart(task, now);
+    {
+      absl::MutexLock lock(&current_mutex_);
+      current_ = {
+          .active = true, .operation = task.operation, .session = task.session, .since = now};
+    }
+    ++depth_;
+    const Task::RunResult result = task.Run();
+    --depth_;
+    if (task.operation != nullptr) {
+      task.operation->statistics().run_time.Add(clock_->Now() - now);
+    }
+    std::shared_ptr<Session> session;  // released outside the lock
+    {
+      absl::MutexLock lock(&current_mutex_);
+      current_.active = false;
+      session = std::move(current_.session);
+    }
+    if (result == Task::RunResult::kDeferred) {
+      ledger_.Defer();
+    } else {
+      CountEnd(task.operation, task.session.get(), result == Task::RunResult::kSucceeded, false);
+    }
+  }
+  task.Release();
+}
+
+void RuntimeCore::CountStart(Task& task, absl::Time now) {
+  ledger_.Start();
+  if (task.session != nullptr) {
+    task.session->running_.fetch_add(1, std::memory_order_relaxed);
+    if (!task.in_place) task.session->queued_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  if (task.operation != nullptr) {
+    Operation::Statistics& statistics = task.operation->statistics();
+    if (!task.in_place) statistics.queued.fetch_sub(1, std::memory_order_relaxed);
+    statistics.queue_wait.Add(now - task.posted_at);
+  }
+}
+
+void RuntimeCore::CountEnd(const Operation* operation, Session* session, bool succeeded,
+                           bool was_deferred) {
+  ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, was_deferred);
+  if (session != nullptr) {
+    session->running_.fetch_sub(1, std::memory_order_relaxed);
+    session->finished_.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (operation != nullptr) {
+    Operation::Statistics& statistics = operation->statistics();
+    (succeeded ? statistics.succeeded : statistics.failed).fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+// ---- deferred completion ----
+
+void RuntimeCore::AddDeferred(std::shared_ptr<OperationTask> task) {
+  absl::MutexLock lock(&deferred_mutex_);
+  const OperationTask* const key = task.get();
+  deferred_.emplace(key, std::move(task));
+}
+
+void RuntimeCore::RemoveDeferred(const OperationTask& task) {
+  std::shared_ptr<OperationTask> removed;  // released outside the lock
+  absl::MutexLock lock(&deferred_mutex_);
+  if (const auto found = deferred_.find(&task); found != deferred_.end()) {
+    removed = std::move(found->second);
+    deferred_.erase(found);
+  }
+}
+
+void RuntimeCore::CountDeferredEnd(const OperationTask& task, bool succeeded) {
+  CountEnd(task.operation, task.session.get(), succeeded, true);
+  RemoveDeferred(task);
+  QuitIfDrained();
+}
+
+void RuntimeCore::AbortDeferred(const Session* session, const absl::Status& why) {
+  std::vector<std::shared_ptr<OperationTask>> tasks;
+  {
+    absl::MutexLock lock(&deferred_mutex_);
+    for (const auto& [key, task] : deferred_) {
+      if (session == nullptr || task->session.get() == session) tasks.push_back(task);
+    }
+  }
+  for (const auto& task : tasks) task->Finish(why);
+}
+
+// ---- sessions ----
+
+std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
+  absl::MutexLock lock(&sessions_mutex_);
+  if (info.id.empty()) info.id = absl::StrCat("s", next_session_++);
+  if (info.start_time == absl::UnixEpoch()) info.start_time = absl::Now();
+  std::shared_ptr<Session> session(new Session(weak_from_this(), std::move(info)));
+  sessions_.push_back(session);
+  return session;
+}
+
+void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
+  // If the runtime has stopped, Shutdown closes it.
+  RunAfterSessionEnd([this, session = std::move(session)] { CloseSession(*session); });
+}
+
+void RuntimeCore::RunAfterSessionEnd(absl::AnyInvocable<void() &&> closure) {
+  auto task =
+      std::make_unique<ClosureTask<absl::AnyInvocable<void() &&>>>(*this, std::move(closure));
+  // Not bounded: clean-up is never refused for want of room.
+  if (Enqueue(task.get())) (void)task.release();
+}
+
+void RuntimeCore::CloseSession(Session& session) {
+  session.RunClosures();
+  AbortDeferred(&session, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                                    "the session ended before the operation finished",
+                                    {{"session", session.info().id}}));
+  absl::MutexLock lock(&sessions_mutex_);
+  std::erase_if(sessions_, [&](const auto& open) { return open.get() == &session; });
+}
+
+// ---- life ----
+
+absl::Status RuntimeCore::RunLoopUntilQuit() {
+  if (!OnRuntimeThread()) {
+    return absl::FailedPreconditionError(
+        "the loop belongs to the runtime thread: run it on the thread that called Create");
+  }
+  if (stopped()) return StoppedError();
+  return loop_->Run();
+}
+
+void RuntimeCore::RequestQuit() { loop_->Quit(); }
+
+void RuntimeCore::BeginDrain() { draining_.store(true, std::memory_order_release); }
+
+bool RuntimeCore::Drained() const {
+  const Ledger::Counts counts = ledger_.counts();
+  return counts.queued == 0 && counts.running == 0 && counts.deferred == 0;
+}
+
+void RuntimeCore::QuitIfDrained() {
+  if (quit_if_drained_.load(std::memory_order_acquire) && Drained()) loop_->Quit();
+}
+
+Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
+  BeginDrain();
+  const absl::Time deadline = clock_->Now() + timeout;
+  quit_if_drained_.store(true, std::memory_order_release);
+  {
+    absl::MutexLock lock(&service_mutex_);
+    drain_deadline_ = deadline;
+    service_changed_.Signal();
+  }
+  while (!stopped() && !Drained() && clock_->Now() < deadline) {
+    if (loop_->can_run()) {
+      if (!loop_->Run().ok()) break;
+    } else if (!RunSlice(budget_)) {
+      break;  // only the loop's owner could go on
+    }
+  }
+  Runtime::DrainResult result{.drained = Drained()};
+  Shutdown();
+  result.ledger = ledger_.counts();
+  return result;
+}
+
+void RuntimeCore::Shutdown() {
+  if (stopped_.exchange(true, std::memory_order_acq_rel)) return;
+  ++depth_;  // from here on nothing of the queue starts, whatever loop the closures below run
+  const absl::Time now = clock_->Now();
+  queue_.Close(now);
+  while (Task* const task = queue_.Pop(now).task) {
+    if (EndQueued(*task, OutcomeKind::kAbandoned)) task->Skip(OutcomeKind::kAbandoned);
+    task->Release();
+  }
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    absl::MutexLock lock(&sessions_mutex_);
+    sessions = sessions_;
+  }
+  for (auto session = sessions.rbegin(); session != sessions.rend(); ++session) {
+    (*session)->ended_.store(true, std::memory_order_release);
+    CloseSession(**session);
+  }
+  AbortDeferred(nullptr, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_RUNTIME_STOPPED,
+                                   "the runtime stopped before the operation finished"));
+  loop_->Detach();
+  {
+    absl::MutexLock lock(&service_mutex_);
+    service_stop_ = true;
+    service_changed_.Signal();
+  }
+  if (service_.joinable()) service_.join();
+}
+
+// ---- the service thread ----
+
+void RuntimeCore::Watch() {
+  if (watched_.load(std::memory_order_relaxed) || watched_.exchange(true)) return;
+  absl::MutexLock lock(&service_mutex_);
+  service_changed_.Signal();
+}
+
+void RuntimeCore::Serve() {
+  absl::MutexLock lock(&service_mutex_);
+  while (!service_stop_) {
+    const absl::Time now = clock_->Now();
+    const absl::Time next = Tick(now);
+    if (next > now && !service_stop_) clock_->WaitUntil(&service_mutex_, &service_changed_, next);
+  }
+}
+
+absl::Time RuntimeCore::Tick(absl::Time now) {
+  absl::Time next = absl::InfiniteFuture();
+  if (drain_deadline_ <= now) {
+    drain_deadline_ = absl::InfiniteFuture();
+    loop_->Quit();
+  }
+  next = drain_deadline_;
+  if (!watched_.load()) return next;
+  if (!started_.load(std::memory_order_acquire)) {
+    const absl::Time say = first_post_.load() + kNotStartedNotice;
+    if (say > now) return std::min(next, say == absl::InfiniteFuture() ? now + kIntakeAfter : say);
+    if (!std::exchange(not_started_logged_, true))
+      log_(LogSeverity::kWarning, NotStartedNotice(now));
+    watched_.store(false);
+    // It may have started meanwhile, and found itself watched.
+    if (started_.load() && !watched_.exchange(true)) return now;
+    return next;
+  }
+  LookAtCurrent(now);
+  if (now >= next_expiry_scan_) {
+    next_expiry_scan_ = now + kExpiryScan;
+    ExpireQueued(now);
+  }
+  const bool busy = !asleep_.load(std::memory_order_seq_cst) || !queue_.empty();
+  idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
+  if (idle_ticks_ < kIdleTicks) return std::min(next, now + kIntakeAfter);
+  idle_ticks_ = 0;
+  watched_.store(false, std::memory_order_seq_cst);
+  // A post that woke the loop before the line above found it watched: it counts on this thread.
+  if (!asleep_.load(std::memory_order_seq_cst) && !watched_.exchange(true))
+    return now + kIntakeAfter;
+  return next;
+}
+
+void RuntimeCore::LookAtCurrent(absl::Time now) {
+  std::string line;
+  {
+    absl::MutexLock lock(&current_mutex_);
+    if (!current_.active || now - current_.since < kIntakeAfter) return;
+    if (now - current_.since >= stall_threshold_ && !std::exchange(current_.stall_logged, true)) {
+      line = absl::StrCat("the runtime thread is stalled: ", View(current_.name()),
+                          current_.session ? " of session " + current_.session->info().id : "",
+                          " has been running for ", absl::FormatDuration(now - current_.since));
+    }
+  }
+  if (!line.empty()) log_(LogSeverity::kWarning, line);
+  queue_.Intake(now);
+}
+
+void RuntimeCore::ExpireQueued(absl::Time now) {
+  std::vector<std::shared_ptr<OperationTask>> expired;
+  queue_.Look(now, [&](Task& task) {
+    // Only operations have deadlines: a closure's caller ends it itself.
+    if (task.deadline > now || !EndQueued(task, OutcomeKind::kExpired)) return;
+    expired.push_back(static_cast<OperationTask&>(task).shared_from_this());
+  });
+  for (const auto& task : expired) task->Skip(OutcomeKind::kExpired);
+}
+
+std::string RuntimeCore::NotStartedNotice(absl::Time now) const {
+  const absl::Time since = first_post_.load();
+  if (started_.load(std::memory_order_acquire) || now - since < kNotStartedNotice) return "";
+  return absl::StrCat("the loop has not started: ", ledger_.queued(), " tasks have waited for ",
+                      absl::FormatDuration(now - since),
+                      "; call WaitForSignal, or run the loop that the runtime joined");
+}
+
+Runtime::Snapshot RuntimeCore::GetSnapshot() const {
+  using State = Runtime::Snapshot::State;
+  const absl::Time now = clock_->Now();
+  Runtime::Snapshot snapshot;
+  snapshot.loop = std::string(loop_->kind());
+  snapshot.draining = draining_.load(std::memory_order_acquire);
+  const absl::Time oldest = queue_.OldestAdmitted(now);
+  if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
+  {
+    absl::MutexLock lock(&current_mutex_);
+    if (stopped()) {
+      snapshot.state = State::kStopped;
+    } else if (!started_.load(std::memory_order_acquire)) {
+      snapshot.state = State::kNotStarted;
+      snapshot.notice = NotStartedNotice(now);
+    } else if (!current_.active) {
+      snapshot.state = State::kIdle;
+    } else {
+      snapshot.current_age = now - current_.since;
+      snapshot.current_operation = std::string(current_.name());
+      if (current_.session) snapshot.current_session = current_.session->info().id;
+      snapshot.state = State::kRunning;
+      if (snapshot.current_age >= stall_threshold_) {
+        snapshot.state = State::kStalled;
+        snapshot.notice =
+            absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
+                         " has been running for ", absl::FormatDuration(snapshot.current_age));
+      }
+    }
+  }
+  snapshot.ledger = ledger_.counts();
+  {
+    absl::MutexLock lock(&sessions_mutex_);
+    snapshot.sessions.assign(sessions_.begin(), sessions_.end());
+  }
+  return snapshot;
+}
+
+}  // namespace runloop::internal

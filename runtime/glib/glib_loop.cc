@@ -1,0 +1,160 @@
+#include "runloop/runtime/glib/glib_loop.h"
+
+#include <glib.h>
+
+#include <atomic>
+#include <utility>
+
+#include "runloop/runtime/event_fd.h"
+
+namespace runloop {
+namespace {
+
+class GlibLoop final : public RunLoop {
+ public:
+  explicit GlibLoop(const GlibLoopOptions& options)
+      : context_(g_main_context_ref(options.context ? options.context : g_main_context_default())) {
+  }
+
+  ~GlibLoop() override {
+    Detach();
+    g_main_context_unref(context_);
+  }
+
+  std::string_view kind() const override { return "glib"; }
+
+  absl::Status Attach(Work work) override {
+    if (absl::Status status = wake_.status(); !status.ok()) return status;
+    work_ = std::move(work);
+    work_source_ = NewSource(&kWorkFuncs, "runloop work", G_PRIORITY_DEFAULT);
+    wake_tag_ = g_source_add_unix_fd(work_source_, wake_.fd(), G_IO_IN);
+    // Below G_PRIORITY_LOW: dispatched only when nothing else of the context is ready.
+    rest_source_ = NewSource(&kRestFuncs, "runloop rest", G_PRIORITY_LOW + 1);
+    return absl::OkStatus();
+  }
+
+  void Detach() override {
+    for (GSource** source : {&work_source_, &rest_source_}) {
+      if (*source == nullptr) continue;
+      g_source_destroy(*source);
+      g_source_unref(*source);
+      *source = nullptr;
+    }
+    work_ = nullptr;
+  }
+
+  void Wake() override { wake_.Signal(); }
+  bool can_run() const override { return true; }
+
+  absl::Status Run() override {
+    if (running_) return absl::FailedPreconditionError("the GLib loop runs already");
+    if (!g_main_context_acquire(context_)) {
+      return absl::FailedPreconditionError("another thread runs this GLib context");
+    }
+    running_ = true;
+    g_main_context_push_thread_default(context_);
+    // Not g_main_loop_quit: a Quit that comes before this line must hold as well.
+    while (!quit_.exchange(false, std::memory_order_acq_rel)) {
+      g_main_context_iteration(context_, TRUE);
+    }
+    g_main_context_pop_thread_default(context_);
+    running_ = false;
+    g_main_context_release(context_);
+    return absl::OkStatus();
+  }
+
+  void Quit() override {
+    quit_.store(true, std::memory_order_release);
+    g_main_context_wakeup(context_);
+  }
+
+ private:
+  struct Source {
+    GSource base;
+    GlibLoop* loop;
+  };
+
+  static GlibLoop& Of(GSource* source) { return *reinterpret_cast<Source*>(source)->loop; }
+
+  GSource* NewSource(GSourceFuncs* funcs, const char* name, int priority) {
+    GSource* source = g_source_new(funcs, sizeof(Source));
+    reinterpret_cast<Source*>(source)->loop = this;
+    g_source_set_name(source, name);
+    g_source_set_priority(source, priority);
+    g_source_attach(source, context_);
+    return source;
+  }
+
+  // The work may run: it was left behind, and the rest after it is over.
+  bool LeftAndRested() const {
+    return left_ && (!resting_ || g_get_monotonic_time() >= rest_until_us_);
+  }
+
+  static gboolean PrepareWork(GSource* source, int* timeout) {
+    *timeout = -1;
+    return Of(source).LeftAndRested();
+  }
+
+  static gboolean CheckWork(GSource* source) {
+    const GlibLoop& loop = Of(source);
+    const bool woken = (g_source_query_unix_fd(source, loop.wake_tag_) & G_IO_IN) != 0;
+    return (woken && !loop.resting_) || loop.LeftAndRested();
+  }
+
+  static gboolean DispatchWork(GSource* source, GSourceFunc, gpointer) {
+    GlibLoop& loop = Of(source);
+    loop.wake_.Clear();
+    loop.resting_ = false;
+    const gint64 begin = g_get_monotonic_time();
+    const bool left = loop.work_ && loop.work_({});
+    loop.left_ = left;
+    if (left) {
+      const gint64 end = g_get_monotonic_time();
+      loop.resting_ = true;
+      loop.rest_until_us_ = end + (end - begin);
+    }
+    return G_SOURCE_CONTINUE;
+  }
+
+  static gboolean PrepareRest(GSource* source, int* timeout) {
+    *timeout = -1;
+    return Of(source).resting_;
+  }
+
+  static gboolean CheckRest(GSource* source) { return Of(source).resting_; }
+
+  static gboolean DispatchRest(GSource* source, GSourceFunc, gpointer) {
+    Of(source).resting_ = false;
+    return G_SOURCE_CONTINUE;
+  }
+
+  static GSourceFuncs kWorkFuncs;
+  static GSourceFuncs kRestFuncs;
+
+  GMainContext* const context_;
+  const EventFd wake_;
+  std::atomic<bool> quit_{false};
+
+  // The thread that runs the context only.
+  Work work_;
+  GSource* work_source_ = nullptr;
+  GSource* rest_source_ = nullptr;
+  gpointer wake_tag_ = nullptr;
+  bool left_ = false;     // the last slice left work behind
+  bool resting_ = false;  // other sources come first
+  gint64 rest_until_us_ = 0;
+  bool running_ = false;
+};
+
+GSourceFuncs GlibLoop::kWorkFuncs = {
+    .prepare = PrepareWork, .check = CheckWork, .dispatch = DispatchWork};
+GSourceFuncs GlibLoop::kRestFuncs = {
+    .prepare = PrepareRest, .check = CheckRest, .dispatch = DispatchRest};
+
+}  // namespace
+
+std::unique_ptr<RunLoop> NewGlibLoop(const GlibLoopOptions& options) {
+  return std::make_unique<GlibLoop>(options);
+}
+
+}  // namespace runloop

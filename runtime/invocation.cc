@@ -1,0 +1,64 @@
+#include "runloop/runtime/invocation.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+
+void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
+  std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers;
+  const absl::Status status = outcome.status();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (done_) return;
+    status_ = status;
+    if (outcome.ok()) reply_ = *std::move(outcome);
+    done_ = true;
+    watchers.swap(watchers_);
+  }
+  for (auto& watcher : watchers) std::move(watcher)(status);
+}
+
+bool InvocationState::done() const {
+  absl::MutexLock lock(&mutex_);
+  return done_;
+}
+
+absl::Status InvocationState::Await(absl::Duration timeout) {
+  if (WaitWouldDeadlock() && !done()) {
+    return absl::FailedPreconditionError(
+        "waiting on the runtime thread for work that it has to run itself; use DispatchBlocking, "
+        "which runs in place, or Watch");
+  }
+  absl::MutexLock lock(&mutex_);
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&done_), timeout)) {
+    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat("no outcome after ", absl::FormatDuration(timeout),
+                                  "; the invocation goes on"));
+  }
+  return status_;
+}
+
+absl::StatusOr<Reply> InvocationState::AwaitReply(absl::Duration timeout) {
+  if (absl::Status status = Await(timeout); !status.ok()) return status;
+  absl::MutexLock lock(&mutex_);
+  if (!reply_.has_value()) return absl::FailedPreconditionError("the reply was taken before");
+  return *std::exchange(reply_, std::nullopt);
+}
+
+void InvocationState::Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!done_) {
+      watchers_.push_back(std::move(callback));
+      return;
+    }
+    status = status_;
+  }
+  std::move(callback)(status);
+}
+
+}  // namespace runloop::internal

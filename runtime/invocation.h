@@ -1,0 +1,118 @@
+#ifndef RUNLOOP_RUNTIME_INVOCATION_H_
+#define RUNLOOP_RUNTIME_INVOCATION_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "google/protobuf/message.h"
+
+namespace runloop {
+
+namespace internal {
+
+// A reply as it arrived: the message itself in process, its bytes from another process. Neither, if
+// the dispatch did not ask for it.
+struct Reply {
+  std::unique_ptr<google::protobuf::Message> message;
+  std::string bytes;
+};
+
+// What an Invocation and the transport that carries it share. Thread-safe. The transport derives
+// from it to add what Cancel needs.
+class InvocationState {
+ public:
+  virtual ~InvocationState() = default;
+
+  // Gives the outcome and runs what Watch left. The first call counts; any thread.
+  void Finish(absl::StatusOr<Reply> outcome);
+
+  bool done() const;
+  absl::Status Await(absl::Duration timeout);
+  absl::StatusOr<Reply> AwaitReply(absl::Duration timeout);
+  void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback);
+
+  // Asks the transport to cancel what has not started.
+  virtual void Cancel() {}
+  // True if waiting on the calling thread would keep the invocation from ever running.
+  virtual bool WaitWouldDeadlock() const { return false; }
+
+ private:
+  mutable absl::Mutex mutex_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Reply> reply_ ABSL_GUARDED_BY(mutex_);  // until it is taken
+  std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers_ ABSL_GUARDED_BY(mutex_);
+};
+
+// `reply` as a Message of type Reply. INTERNAL if it is of another type or does not parse.
+template <typename ReplyType>
+absl::StatusOr<ReplyType> TakeReply(Reply reply) {
+  if (reply.message != nullptr) {
+    if (reply.message->GetDescriptor() != ReplyType::descriptor()) {
+      return absl::InvalidArgumentError("the reply is a " + reply.message->GetTypeName() +
+                                        ", not a " + ReplyType::descriptor()->full_name());
+    }
+    return std::move(static_cast<ReplyType&>(*reply.message));
+  }
+  ReplyType parsed;
+  if (!parsed.ParseFromString(reply.bytes)) {
+    return absl::InternalError("the reply does not parse as a " +
+                               ReplyType::descriptor()->full_name());
+  }
+  return parsed;
+}
+
+}  // namespace internal
+
+// One dispatch that was handed over: await it, watch it, or ignore it. A cheap value; copies mean
+// the same invocation. Safe from any thread. Destroying it does not cancel what it names.
+class Invocation {
+ public:
+  explicit Invocation(std::shared_ptr<internal::InvocationState> state)
+      : state_(std::move(state)) {}
+
+  // True once it has its one outcome. A refusal is an outcome, known at once.
+  bool done() const { return state_->done(); }
+
+  // Blocks until the outcome is known and returns its status. DEADLINE_EXCEEDED (STILL_RUNNING)
+  // after `timeout`: the invocation goes on, and can be awaited again. FAILED_PRECONDITION on the
+  // runtime thread that would have to run it.
+  absl::Status Await(absl::Duration timeout = absl::InfiniteDuration()) const {
+    return state_->Await(timeout);
+  }
+
+  // As Await, and takes the reply: one call gets it. The dispatch must have asked for it
+  // (DispatchAsync<Reply>).
+  template <typename Reply>
+  absl::StatusOr<Reply> AwaitReply(absl::Duration timeout = absl::InfiniteDuration()) const {
+    absl::StatusOr<internal::Reply> reply = state_->AwaitReply(timeout);
+    if (!reply.ok()) return reply.status();
+    return internal::TakeReply<Reply>(*std::move(reply));
+  }
+
+  // Runs `callback` with the outcome's status: now, if it is known, else on the thread that learns
+  // of it (the runtime thread in process, the client's reader thread otherwise), which it must not
+  // block.
+  void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
+    state_->Watch(std::move(callback));
+  }
+
+  // If it has not started, it never runs and its outcome is CANCELLED; if it has, nothing happens.
+  void Cancel() const { state_->Cancel(); }
+
+ private:
+  std::shared_ptr<internal::InvocationState> state_;
+};
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_INVOCATION_H_

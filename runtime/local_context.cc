@@ -1,0 +1,186 @@
+#include "runloop/runtime/local_context.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop {
+namespace internal {
+
+absl::Status PostTask(RuntimeCore& core, Task* task) { return core.Post(task); }
+bool IsRuntimeThread(const RuntimeCore& core) { return core.OnRuntimeThread(); }
+absl::Status EnterInPlace(RuntimeCore& core) { return core.EnterInPlace(); }
+void LeaveInPlace(RuntimeCore& core, bool failed) { core.LeaveInPlace(failed); }
+
+absl::Status CurrentExceptionStatus(RuntimeCore* log) {
+  std::string text = "an exception that is not a std::exception";
+  try {
+    throw;
+  } catch (const std::exception& exception) {
+    text = exception.what();
+  } catch (...) {
+  }
+  absl::Status status = MakeError(absl::StatusCode::kInternal, v1::ERROR_REASON_HANDLER_THREW,
+                                  absl::StrCat("threw: ", text));
+  if (log != nullptr) {
+    log->Log(LogSeverity::kError,
+             absl::StrCat("a closure on the runtime thread ", status.message()));
+  }
+  return status;
+}
+
+void BlockingWait::Notify() {
+  absl::MutexLock lock(&mutex_);
+  done_ = true;
+  changed_.Signal();
+}
+
+bool BlockingWait::Wait(RuntimeCore& core, absl::Duration timeout) {
+  const absl::Time deadline = core.clock().Now() + timeout;
+  absl::MutexLock lock(&mutex_);
+  while (!done_ && core.clock().Now() < deadline) {
+    core.clock().WaitUntil(&mutex_, &changed_, deadline);
+  }
+  return done_;
+}
+
+absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout) {
+  if (core.EndQueued(task, OutcomeKind::kExpired)) return NeverRan(OutcomeKind::kExpired);
+  return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                   absl::StrCat("not finished after ", absl::FormatDuration(timeout),
+                                "; it had started and runs on"));
+}
+
+absl::Status NeverRan(OutcomeKind kind) {
+  switch (kind) {
+    case OutcomeKind::kCancelled:
+      return MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
+                       "cancelled before it started; it never ran");
+    case OutcomeKind::kExpired:
+      return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
+                       "the deadline passed before it started; it never ran");
+    default:
+      return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
+                       "the session or the runtime ended before it started; it never ran");
+  }
+}
+
+namespace {
+
+// What an Invocation of the in-process path shares with its task.
+class LocalInvocation final : public InvocationState {
+ public:
+  explicit LocalInvocation(std::shared_ptr<RuntimeCore> core) : core_(std::move(core)) {}
+
+  void SetTask(std::weak_ptr<OperationTask> task) {
+    absl::MutexLock lock(&mutex_);
+    task_ = std::move(task);
+  }
+  void Cancel() override {
+    std::shared_ptr<OperationTask> task;
+    {
+      absl::MutexLock lock(&mutex_);
+      task = task_.lock();
+    }
+    if (task != nullptr) core_->Cancel(*task);
+  }
+  bool WaitWouldDeadlock() const override { return core_->OnRuntimeThread(); }
+
+ private:
+  const std::shared_ptr<RuntimeCore> core_;
+  absl::Mutex mutex_;
+  std::weak_ptr<OperationTask> task_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The in-process way to a runtime: messages move as they are.
+class LocalTarget final : public DispatchTarget {
+ public:
+  LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name)
+      : core_(std::move(core)),
+        session_(
+            core_->OpenSession({.client_name = std::move(client_name), .transport = "local"})) {}
+
+  ~LocalTarget() override {
+    // Behind what was dispatched, which still runs.
+    core_->RunAfterSessionEnd([session = session_] { session->End(); });
+  }
+
+  std::shared_ptr<InvocationState> Dispatch(Call call) override {
+    auto invocation = std::make_shared<LocalInvocation>(core_);
+    absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
+    if (!prepared.ok()) {
+      invocation->Finish(prepared.status());
+      return invocation;
+    }
+    absl::StatusOr<std::shared_ptr<OperationTask>> task = core_->Dispatch(*std::move(prepared));
+    if (task.ok()) {
+      invocation->SetTask(*task);
+    } else {
+      invocation->Finish(task.status());
+    }
+    return invocation;
+  }
+
+  absl::StatusOr<Reply> DispatchBlocking(Call call) override {
+    if (!core_->OnRuntimeThread()) return DispatchTarget::DispatchBlocking(std::move(call));
+    auto invocation = std::make_shared<LocalInvocation>(core_);
+    absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
+    if (!prepared.ok()) return prepared.status();
+    if (absl::Status ran = core_->DispatchInPlace(*std::move(prepared)); !ran.ok()) return ran;
+    if (!invocation->done()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(call.operation,
+                       " finishes later, and the runtime thread cannot wait for "
+                       "it; use DispatchAsync and Watch"));
+    }
+    return invocation->AwaitReply(absl::ZeroDuration());
+  }
+
+ private:
+  absl::StatusOr<RuntimeCore::Call> Prepare(Call& call,
+                                            const std::shared_ptr<LocalInvocation>& invocation) {
+    absl::StatusOr<const Operation*> operation = core_->FindOperation(call.operation);
+    if (!operation.ok()) return operation.status();
+    if (call.request->GetDescriptor() != (*operation)->method().input_type()) {
+      return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                       absl::StrCat(call.operation, " takes a ",
+                                    (*operation)->method().input_type()->full_name(), ", not a ",
+                                    call.request->GetTypeName()));
+    }
+    return RuntimeCore::Call{
+        .operation = *operation,
+        .request = std::move(call.request),
+        .session = session_,
+        .deadline = call.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
+                                                             : core_->clock().Now() + call.timeout,
+        .done = [invocation](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
+          if (reply.ok()) {
+            invocation->Finish(Reply{.message = *std::move(reply), .bytes = {}});
+          } else {
+            invocation->Finish(reply.status());
+          }
+        }};
+  }
+
+  const std::shared_ptr<RuntimeCore> core_;
+  const std::shared_ptr<Session> session_;
+};
+
+}  // namespace
+
+absl::StatusOr<Reply> DispatchTarget::DispatchBlocking(Call call) {
+  const absl::Duration timeout = call.timeout;
+  return Dispatch(std::move(call))->AwaitReply(timeout);
+}
+
+}  // namespace internal
+
+bool LocalRuntimeContext::OnRuntimeThread() const { return core_->OnRuntimeThread(); }
+
+RuntimeContext LocalRuntimeContext::AsRuntimeContext(std::string client_name) const {
+  return RuntimeContext(std::make_shared<internal::LocalTarget>(core_, std::move(client_name)));
+}
+
+}  // namespace runloop

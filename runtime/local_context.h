@@ -1,0 +1,81 @@
+#ifndef RUNLOOP_RUNTIME_LOCAL_CONTEXT_H_
+#define RUNLOOP_RUNTIME_LOCAL_CONTEXT_H_
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runloop/runtime/closure_task.h"
+#include "runloop/runtime/runtime_context.h"
+#include "runloop/runtime/session.h"
+
+namespace runloop {
+
+// Hands closures to the runtime thread of this process. A value: cheap to copy, safe from any
+// thread, valid for ever: after the runtime has stopped every call answers UNAVAILABLE
+// (RUNTIME_STOPPED).
+//
+// Order: closures and operations share one queue and start in the order in which they were handed
+// over. What a thread did before it handed over a closure is visible to the closure; what the
+// closure did is visible to the caller that waited for it.
+class LocalRuntimeContext {
+ public:
+  // Queues `closure` and returns without waiting; never runs it in place, not even from the runtime
+  // thread. It runs once, on the runtime thread, as soon as the loop runs and its turn comes, and
+  // is destroyed there. If the runtime stops first it is destroyed without having run, on the
+  // thread that stops it. An exception that it throws is logged and counted; the thread goes on.
+  //
+  // RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (RUNTIME_STOPPED): refused; it is destroyed before
+  // this returns.
+  template <typename F>
+  absl::Status RunOnRuntimeThreadAsync(F closure) const {
+    return internal::PostClosure(*core_, std::move(closure));
+  }
+
+  // Runs `closure` on the runtime thread and waits for what it returns: absl::StatusOr<R>, and
+  // absl::Status where it returns void or absl::Status; a closure that returns absl::StatusOr<T>
+  // gives that itself.
+  //
+  // On the runtime thread itself it runs in place, before the loop runs as well as inside a task.
+  // From another thread before the loop runs it waits for the loop to start, like any other.
+  //
+  // DEADLINE_EXCEEDED after `timeout`. With EXPIRED the closure had not started and never runs;
+  // what it captured is destroyed on the runtime thread. With STILL_RUNNING it runs on, and its
+  // result is destroyed on the runtime thread. So never capture by reference what ends when this
+  // call returns: capture by value or share ownership. INTERNAL (HANDLER_THREW) with the text of an
+  // exception; RESOURCE_EXHAUSTED, UNAVAILABLE as above.
+  //
+  // Deadlock: do not hold, while calling this, a lock that work on the runtime thread takes.
+  template <typename F>
+  auto RunOnRuntimeThreadBlocking(F closure, absl::Duration timeout = kDefaultTimeout) const {
+    return internal::RunClosureBlocking(*core_, std::move(closure), timeout);
+  }
+
+  // True on the runtime thread.
+  bool OnRuntimeThread() const;
+
+  // The same runtime as something that dispatches operations, in a session of its own with this
+  // name: what Connect gives in the process that hosts the runtime.
+  RuntimeContext AsRuntimeContext(std::string client_name = "local") const;
+
+ private:
+  friend class Runtime;
+  friend class OperationContext;
+  friend class internal::RuntimeCore;
+
+  explicit LocalRuntimeContext(std::shared_ptr<internal::RuntimeCore> core)
+      : core_(std::move(core)) {}
+
+  std::shared_ptr<internal::RuntimeCore> core_;
+};
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_LOCAL_CONTEXT_H_

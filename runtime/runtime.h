@@ -1,0 +1,145 @@
+#ifndef RUNLOOP_RUNTIME_RUNTIME_H_
+#define RUNLOOP_RUNTIME_RUNTIME_H_
+
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runloop/runtime/clock.h"
+#include "runloop/runtime/ledger.h"
+#include "runloop/runtime/local_context.h"
+#include "runloop/runtime/log.h"
+#include "runloop/runtime/operation_registry.h"
+#include "runloop/runtime/run_loop.h"
+#include "runloop/runtime/session.h"
+
+namespace runloop {
+
+// Which thread becomes the runtime thread.
+enum class RuntimeThread {
+  kBind,   // the one that calls Create; it later runs the loop (main threads, macOS, GTK)
+  kSpawn,  // a new one, whose loop runs at once and until the runtime is destroyed
+};
+
+struct RuntimeOptions {
+  // The run loop; null: a new epoll loop.
+  std::unique_ptr<RunLoop> loop;
+  // What can be dispatched by name.
+  OperationRegistry operations;
+  RuntimeThread thread = RuntimeThread::kBind;
+  // Tasks that may be queued; more are refused with RESOURCE_EXHAUSTED. May be passed by a few
+  // where several threads post at the same moment. Raise it only if producers are known to stop.
+  int64_t max_queued = 1'000'000;
+  // How much queued work one turn of the loop runs.
+  DrainBudget budget;
+  // A task that runs for longer makes the thread `stalled` in status and health, and is logged.
+  absl::Duration stall_threshold = absl::Seconds(1);
+  // Null: CLOCK_MONOTONIC. Must outlive the runtime.
+  Clock* clock = nullptr;
+  // Null: stderr.
+  LogSink log;
+};
+
+// The runtime thread, its queue and its operations.
+//
+// Threads: context(), Snapshot(), Stop() and BeginDrain() from any thread. With kBind, Create, Run,
+// WaitForSignal, Drain and the destructor belong to one thread, the runtime thread; with kSpawn to
+// the owner.
+//
+// Two threads are its own: with kSpawn the runtime thread, and always the service thread, which
+// sleeps unless work is queued: it takes over intake when a task has run for 5 ms, expires
+// deadlines, and logs a loop that was never started and a thread that is stuck.
+class Runtime {
+ public:
+  using Options = RuntimeOptions;
+
+  // INVALID_ARGUMENT if kSpawn is asked of a loop that cannot be run; or the loop's own error.
+  static absl::StatusOr<std::unique_ptr<Runtime>> Create(Options options);
+
+  // Stops: what has not started never runs and is destroyed on this thread. With kSpawn waits for
+  // the task that is running. Contexts outlive the runtime and answer UNAVAILABLE.
+  ~Runtime();
+
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  // Hands work to the runtime thread; every call gives the same context.
+  LocalRuntimeContext context() const;
+
+  // Runs the loop on this thread until SIGINT, SIGTERM or Stop. Returns the signal, or 0 after
+  // Stop. Queued work that waited for the loop runs now. The signals' former dispositions are back
+  // when it returns. FAILED_PRECONDITION: with kSpawn, with a loop that somebody else runs, on
+  // another thread, after Stop.
+  absl::StatusOr<int> WaitForSignal();
+
+  // The same without looking at signals.
+  absl::Status Run();
+
+  // Makes Run and WaitForSignal return. What is queued stays queued until Drain or the destructor.
+  // Any thread.
+  void Stop();
+
+  struct DrainResult {
+    bool drained = false;   // nothing was left; else the deadline came first
+    Ledger::Counts ledger;  // at the end
+  };
+  // Runs the loop until nothing is queued, running or deferred, or `timeout` has passed; then ends
+  // all sessions, runs what they left with AtEnd, and abandons the rest. Afterwards the runtime is
+  // stopped. A task that does not return holds this up: a host that must end in time watches from
+  // another thread. With kSpawn it waits for that thread to do this. With a loop that somebody else
+  // runs, runs queued tasks only.
+  DrainResult Drain(absl::Duration timeout);
+
+  // Refuses operations from now on with UNAVAILABLE (DRAINING); closures are still taken, since
+  // what was admitted may need them. Any thread.
+  void BeginDrain();
+
+  // A consistent look; never waits for the runtime thread. Any thread.
+  struct Snapshot {
+    enum class State { kNotStarted, kIdle, kRunning, kStalled, kStopped };
+    State state = State::kNotStarted;
+    std::string loop;               // RunLoop::kind
+    std::string current_operation;  // `(closure)` for one; empty when idle
+    std::string current_session;
+    absl::Duration current_age;
+    absl::Duration oldest_wait;  // how long the oldest queued task has waited
+    std::string notice;          // for people; empty if all is well
+    bool draining = false;
+    Ledger::Counts ledger;
+    std::vector<std::shared_ptr<const Session>> sessions;  // oldest first
+  };
+  Snapshot GetSnapshot() const;
+
+  // Unique to this runtime: 128 random bits in hexadecimal.
+  const std::string& id() const;
+  const OperationRegistry& operations() const;
+
+  // For transports (the daemon): the core that sessions and invocations are made with.
+  const std::shared_ptr<internal::RuntimeCore>& core() const { return core_; }
+
+ private:
+  Runtime(std::shared_ptr<internal::RuntimeCore> core, bool spawned);
+  // The runtime thread of kSpawn.
+  void ServeThread(std::promise<absl::Status>& bound);
+
+  const std::shared_ptr<internal::RuntimeCore> core_;
+  const bool spawned_;
+  std::thread thread_;  // of kSpawn; the owner's thread only
+
+  absl::Mutex drain_mutex_;
+  std::optional<absl::Duration> drain_timeout_ ABSL_GUARDED_BY(drain_mutex_);
+  DrainResult drain_result_ ABSL_GUARDED_BY(drain_mutex_);
+};
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_RUNTIME_H_

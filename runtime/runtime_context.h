@@ -1,0 +1,103 @@
+#ifndef RUNLOOP_RUNTIME_RUNTIME_CONTEXT_H_
+#define RUNLOOP_RUNTIME_RUNTIME_CONTEXT_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "google/protobuf/message.h"
+#include "runloop/runtime/invocation.h"
+
+namespace runloop {
+
+// How long a blocking call waits that names no timeout.
+inline constexpr absl::Duration kDefaultTimeout = absl::Seconds(30);
+
+struct DispatchOptions {
+  // From now. An invocation that has not started by then never runs; a caller that blocks stops
+  // waiting then. Default: 30 s for DispatchBlocking, none for DispatchAsync.
+  std::optional<absl::Duration> timeout;
+};
+
+namespace internal {
+
+// A way to a runtime: in process (local_target) or over a connection (client/).
+class DispatchTarget {
+ public:
+  struct Call {
+    std::string operation;
+    std::unique_ptr<google::protobuf::Message> request;
+    bool reply_wanted = false;
+    absl::Duration timeout = absl::InfiniteDuration();
+  };
+
+  virtual ~DispatchTarget() = default;
+  // Never waits. A refusal is the invocation's outcome.
+  virtual std::shared_ptr<InvocationState> Dispatch(Call call) = 0;
+  // Dispatch and a wait.
+  virtual absl::StatusOr<Reply> DispatchBlocking(Call call);
+};
+
+}  // namespace internal
+
+// Hands operations to a runtime thread, wherever it is: in this process or in a daemon's. A value:
+// cheap to copy, safe from any thread; copies share one session, which ends when the last copy is
+// gone. What was dispatched before that still runs.
+//
+// Obtained from Connect (client/connect.h) or LocalRuntimeContext::AsRuntimeContext.
+//
+// Order: dispatches of one session start in the order of the calls that made them. After the
+// runtime has stopped, or where there is no connection, each outcome is UNAVAILABLE; nothing hangs.
+class RuntimeContext {
+ public:
+  explicit RuntimeContext(std::shared_ptr<internal::DispatchTarget> target)
+      : target_(std::move(target)) {}
+
+  // Runs the operation and waits for its reply.
+  //
+  // DEADLINE_EXCEEDED with EXPIRED: it had not started and never runs; with STILL_RUNNING: it had,
+  // and runs on. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT: Request is not its request
+  // type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped, draining, not connected:
+  // nothing ran. UNKNOWN (SESSION_LOST): the connection broke after sending. INTERNAL: the handler
+  // threw. Others are the operation's own.
+  //
+  // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
+  // one runtime into another it blocks that first runtime thread.
+  template <typename Reply, typename Request>
+  absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
+                                         const DispatchOptions& options = {}) const {
+    absl::StatusOr<internal::Reply> reply =
+        target_->DispatchBlocking({.operation = std::string(operation),
+                                   .request = std::make_unique<Request>(std::move(request)),
+                                   .reply_wanted = true,
+                                   .timeout = options.timeout.value_or(kDefaultTimeout)});
+    if (!reply.ok()) return reply.status();
+    return internal::TakeReply<Reply>(*std::move(reply));
+  }
+
+  // Queues the operation and returns at once, from any thread. `Reply` void: only success or
+  // failure comes back, which costs least; else Invocation::AwaitReply<Reply> gives the reply.
+  // Errors are the invocation's outcome.
+  template <typename Reply = void, typename Request>
+  Invocation DispatchAsync(std::string_view operation, Request request,
+                           const DispatchOptions& options = {}) const {
+    return Invocation(
+        target_->Dispatch({.operation = std::string(operation),
+                           .request = std::make_unique<Request>(std::move(request)),
+                           .reply_wanted = !std::is_void_v<Reply>,
+                           .timeout = options.timeout.value_or(absl::InfiniteDuration())}));
+  }
+
+ private:
+  std::shared_ptr<internal::DispatchTarget> target_;
+};
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_RUNTIME_CONTEXT_H_
