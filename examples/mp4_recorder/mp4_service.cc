@@ -1,0 +1,213 @@
+#include "runloop/examples/mp4_recorder/mp4_service.h"
+
+#include <gst/gst.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace runloop::examples {
+
+using media::v1::AppendReply;
+using media::v1::AppendRequest;
+using media::v1::FinishReply;
+using media::v1::FinishRequest;
+using media::v1::OpenReply;
+using media::v1::OpenRequest;
+
+namespace {
+
+constexpr absl::Duration kFinishTimeout = absl::Minutes(1);
+// For a session that is gone: nobody waits, but its file should still play.
+constexpr absl::Duration kAbandonedFinishTimeout = absl::Seconds(5);
+
+absl::Status CheckFileName(absl::string_view name) {
+  const bool plain = !name.empty() && name.size() <= 200 && name.front() != '.' &&
+                     std::none_of(name.begin(), name.end(), [](char c) {
+                       return c == '/' || static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+                     });
+  if (plain) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "file_name must be a plain name of 1 to 200 bytes, without a slash and not beginning with a dot");
+}
+
+absl::Status InitializeGstreamer() {
+  GError* error = nullptr;
+  if (gst_init_check(nullptr, nullptr, &error)) return absl::OkStatus();
+  absl::Status status = absl::FailedPreconditionError(
+      absl::StrCat("GStreamer does not start: ", error != nullptr ? error->message : "no reason given"));
+  g_clear_error(&error);
+  return status;
+}
+
+}  // namespace
+
+absl::Status Mp4Service::Register(OperationRegistry& operations, std::string directory) {
+  std::shared_ptr<Mp4Service> service(new Mp4Service(std::move(directory)));
+  absl::Status status = operations.RegisterDeferred<OpenRequest, OpenReply>(
+      "runloop.examples.media.v1.Mp4Writer/Open",
+      [service](OperationContext& context, OpenRequest request, Completion<OpenReply> completion) {
+        service->Open(context, std::move(request), std::move(completion));
+      });
+  if (!status.ok()) return status;
+  status = operations.RegisterDeferred<AppendRequest, AppendReply>(
+      "runloop.examples.media.v1.Mp4Writer/Append",
+      [service](OperationContext& context, AppendRequest request, Completion<AppendReply> completion) {
+        service->Append(context, std::move(request), std::move(completion));
+      });
+  if (!status.ok()) return status;
+  return operations.RegisterDeferred<FinishRequest, FinishReply>(
+      "runloop.examples.media.v1.Mp4Writer/Finish",
+      [service](OperationContext& context, FinishRequest request, Completion<FinishReply> completion) {
+        service->Finish(context, std::move(request), std::move(completion));
+      });
+}
+
+Mp4Service::~Mp4Service() {
+  if (!initializer_.joinable()) return;
+  // The initializer may hold the last reference to the runtime, and so to this.
+  if (initializer_.get_id() == std::this_thread::get_id()) {
+    initializer_.detach();
+  } else {
+    initializer_.join();
+  }
+}
+
+void Mp4Service::Open(OperationContext& context, OpenRequest request, Completion<OpenReply> completion) {
+  absl::Status status = CheckFileName(request.file_name());
+  if (status.ok()) status = Mp4Writer::CheckFormats(request);
+  if (!status.ok()) {
+    completion.Finish(std::move(status));
+    return;
+  }
+  WhenReady(context.runtime(), [this, session = context.session(), request = std::move(request),
+                                completion = std::move(completion)](absl::Status ready) mutable {
+    completion.Finish(ready.ok() ? OpenNow(*session, request) : absl::StatusOr<OpenReply>(std::move(ready)));
+  });
+}
+
+void Mp4Service::WhenReady(const LocalRuntimeContext& runtime, absl::AnyInvocable<void(absl::Status) &&> then) {
+  if (ready_) {
+    std::move(then)(absl::OkStatus());
+    return;
+  }
+  if (auto waiting = waiting_.lock()) {
+    waiting->push_back(std::move(then));
+    return;
+  }
+  auto waiting = std::make_shared<Waiting>();
+  waiting->push_back(std::move(then));
+  waiting_ = waiting;
+  // The first start reads every plugin there is, which takes seconds: not on the runtime thread.
+  if (initializer_.joinable()) initializer_.join();
+  initializer_ = std::thread([runtime, weak = weak_from_this(), waiting = std::move(waiting)]() mutable {
+    absl::Status status = InitializeGstreamer();
+    // Refused only by a runtime that has stopped; the closure then takes along what waits.
+    runtime
+        .RunOnRuntimeThreadAsync([weak, status = std::move(status), waiting = std::move(waiting)] {
+          if (auto service = weak.lock()) service->OnInitialized(status, *waiting);
+        })
+        .IgnoreError();
+  });
+}
+
+void Mp4Service::OnInitialized(const absl::Status& status, Waiting& waiting) {
+  ready_ = status.ok();
+  waiting_.reset();
+  for (auto& then : std::exchange(waiting, {})) std::move(then)(status);
+}
+
+absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenRequest& request) {
+  if (session.ended()) return absl::AbortedError("the session has ended");
+  if (InUse(request.file_name())) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("'", request.file_name(), "' is being recorded now: choose another file name"));
+  }
+  const std::string session_id = session.info().id;
+  auto known = sessions_.find(session_id);
+  if (known != sessions_.end() && known->second.size() >= kMaxWriters) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this session has ", kMaxWriters, " writers open: finish one first"));
+  }
+  std::error_code error;
+  const std::filesystem::path directory = std::filesystem::absolute(directory_, error);
+  auto writer = Mp4Writer::Create((directory / request.file_name()).lexically_normal(), request);
+  if (!writer.ok()) return writer.status();
+
+  if (known == sessions_.end()) {
+    session.AtEnd([weak = weak_from_this(), session_id] {
+      if (auto service = weak.lock()) service->CloseAll(session_id);
+    });
+  }
+  OpenReply reply;
+  reply.set_writer(++last_id_);
+  reply.set_path((*writer)->path());
+  sessions_[session_id].emplace(
+      last_id_, Entry{.session_id = session_id, .file_name = request.file_name(), .writer = *std::move(writer)});
+  return reply;
+}
+
+bool Mp4Service::InUse(const std::string& file_name) const {
+  auto same = [&](const auto& entry) { return entry.second.file_name == file_name; };
+  return std::any_of(finishing_.begin(), finishing_.end(), same) ||
+         std::any_of(sessions_.begin(), sessions_.end(), [&](const auto& session) {
+           return std::any_of(session.second.begin(), session.second.end(), same);
+         });
+}
+
+absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Service::Find(const Session& session, uint64_t id) const {
+  if (auto writers = sessions_.find(session.info().id); writers != sessions_.end()) {
+    if (auto entry = writers->second.find(id); entry != writers->second.end()) return entry->second.writer;
+  }
+  // The same words whether it never was or is somebody else's: ids cannot be probed.
+  return absl::NotFoundError(absl::StrCat("this session has no writer ", id, ": it was finished, or never opened here"));
+}
+
+void Mp4Service::Append(OperationContext& context, AppendRequest request, Completion<AppendReply> completion) {
+  auto writer = Find(*context.session(), request.writer());
+  if (!writer.ok()) {
+    completion.Finish(writer.status());
+    return;
+  }
+  (*writer)->Append(std::move(request), [completion = std::move(completion)](absl::Status status) mutable {
+    completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply()) : std::move(status));
+  });
+}
+
+void Mp4Service::Finish(OperationContext& context, FinishRequest request, Completion<FinishReply> completion) {
+  auto writer = Find(*context.session(), request.writer());
+  if (!writer.ok()) {
+    completion.Finish(writer.status());
+    return;
+  }
+  auto node = sessions_[context.session()->info().id].extract(request.writer());
+  node.mapped().finish = std::move(completion);
+  Finish(request.writer(), std::move(node.mapped()), kFinishTimeout);
+}
+
+void Mp4Service::Finish(uint64_t id, Entry entry, absl::Duration timeout) {
+  std::shared_ptr<Mp4Writer> writer = entry.writer;
+  finishing_.emplace(id, std::move(entry));
+  writer->Finish(timeout, [this, id](absl::StatusOr<FinishReply> reply) {
+    auto node = finishing_.extract(id);
+    if (node.mapped().finish.has_value()) node.mapped().finish->Finish(std::move(reply));
+  });
+}
+
+void Mp4Service::CloseAll(const std::string& session_id) {
+  for (auto& [id, entry] : finishing_) {
+    if (entry.session_id == session_id) entry.finish.reset();
+  }
+  auto node = sessions_.extract(session_id);
+  if (node.empty()) return;
+  for (auto& [id, entry] : node.mapped()) {
+    entry.writer->DropWaiting(absl::AbortedError("the session has ended"));
+    Finish(id, std::move(entry), kAbandonedFinishTimeout);
+  }
+}
+
+}  // namespace runloop::examples
