@@ -16,18 +16,21 @@ struct ConnectOptions {
   std::string client_name;
   // How long Connect, and later each reconnect, tries before it gives up.
   absl::Duration connect_timeout = absl::Seconds(5);
-  // Bytes of requests that may be unsent or unanswered; a dispatch beyond that is refused with RESOURCE_EXHAUSTED.
+  // Bytes of requests that may be unsent or unanswered; a dispatch beyond that is refused with
+  // RESOURCE_EXHAUSTED.
   int64_t max_unfinished_bytes = int64_t{256} << 20;
 };
 
-// Opens a session with the daemon at an address and returns once it stands. In the process that hosts the runtime of that
-// address this is the in-process path: no socket, no serialization.
+// Opens a session with the daemon at an address and returns once it stands. In the process that
+// hosts the runtime of that address this is the in-process path: no socket, no serialization.
 //
-// If the connection breaks later, what was sent ends as UNKNOWN (SESSION_LOST), what was not as UNAVAILABLE
-// (NOT_CONNECTED); the next dispatch connects again, in a new session, trying for `connect_timeout`.
+// If the connection breaks later, what was sent ends as UNKNOWN (SESSION_LOST), what was not as
+// UNAVAILABLE (NOT_CONNECTED); the next dispatch connects again, in a new session, trying for
+// `connect_timeout`.
 //
-// UNAVAILABLE: nothing listens there; the message says what to do. PERMISSION_DENIED: the socket is somebody else's.
-// FAILED_PRECONDITION: no protocol version in common. INVALID_ARGUMENT: not an address.
+// UNAVAILABLE: nothing listens there; the message says what to do. PERMISSION_DENIED: the socket is
+// somebody else's. FAILED_PRECONDITION: no protocol version in common. INVALID_ARGUMENT: not an
+// address.
 //
 // Not to be called in a child forked without exec by a process that used gRPC.
 absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options = {});

@@ -1,0 +1,41 @@
+#ifndef RUNLOOP_CLIENT_REMOTE_INVOCATION_H_
+#define RUNLOOP_CLIENT_REMOTE_INVOCATION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "runloop/runtime/invocation.h"
+
+namespace runloop::internal {
+
+class SessionClient;
+
+// An invocation that runs in another process. Thread-safe; outlives the client.
+class RemoteInvocation final : public InvocationState {
+ public:
+  RemoteInvocation(std::weak_ptr<SessionClient> client, bool reply_wanted)
+      : reply_wanted(reply_wanted), client_(std::move(client)) {}
+
+  void Cancel() override;
+  // True on the client's thread, which is the one that learns of outcomes.
+  bool WaitWouldDeadlock() const override;
+
+  const bool reply_wanted;
+
+  // Given on admission, before any other thread knows of the invocation; constant from then on.
+  uint64_t id = 0;
+  // What it counts against the bound on unfinished bytes.
+  size_t charge = 0;
+
+  // The client's, under its lock.
+  bool cancel_sent = false;
+
+ private:
+  const std::weak_ptr<SessionClient> client_;
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_CLIENT_REMOTE_INVOCATION_H_

@@ -1,0 +1,59 @@
+#ifndef RUNLOOP_CLIENT_REQUEST_BATCH_H_
+#define RUNLOOP_CLIENT_REQUEST_BATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "google/protobuf/message_lite.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/slice.h"
+
+namespace runloop::internal {
+
+// `message` as bytes that can be shared, not copied.
+grpc::Slice SerializeToSlice(const google::protobuf::MessageLite& message);
+
+// A v1.SessionRequest with dispatches and cancels that is written in wire format as they come, so
+// that a flood costs one copy of each small request and no copy of a large one. Not thread-safe.
+class RequestBatch {
+ public:
+  struct Dispatch {
+    uint64_t invocation_id = 0;
+    // Stands for the name if it is not 0.
+    uint32_t operation_id = 0;
+    // ASCII.
+    std::string operation_name;
+    // InfiniteDuration: none. Else positive.
+    absl::Duration timeout = absl::InfiniteDuration();
+    bool reply_wanted = false;
+    grpc::Slice request;
+  };
+
+  // How many bytes AddDispatch will add.
+  static size_t SizeOf(const Dispatch& dispatch);
+
+  void AddDispatch(const Dispatch& dispatch);
+  void AddCancel(uint64_t invocation_id);
+
+  size_t size() const { return size_; }
+  // The largest id dispatched; 0 if none is.
+  uint64_t last_id() const { return last_id_; }
+
+  // The message. The batch is spent.
+  grpc::ByteBuffer Take() &&;
+
+ private:
+  void FlushTail();
+
+  std::vector<grpc::Slice> slices_;
+  std::string tail_;  // what comes after slices_
+  size_t size_ = 0;
+  uint64_t last_id_ = 0;
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_CLIENT_REQUEST_BATCH_H_

@@ -1,0 +1,97 @@
+#include "runloop/client/request_batch.h"
+
+#include <string>
+
+#include "grpcpp/support/proto_buffer_reader.h"
+#include "gtest/gtest.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::internal {
+namespace {
+
+v1::SessionRequest Parse(RequestBatch batch) {
+  grpc::ByteBuffer bytes = std::move(batch).Take();
+  grpc::ProtoBufferReader reader(&bytes);
+  v1::SessionRequest request;
+  EXPECT_TRUE(request.ParseFromZeroCopyStream(&reader));
+  return request;
+}
+
+TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
+  RequestBatch batch;
+  batch.AddDispatch({.invocation_id = 300,
+                     .operation_name = "a.B/C",
+                     .timeout = absl::Seconds(2) + absl::Nanoseconds(7),
+                     .reply_wanted = true,
+                     .request = grpc::Slice("hello")});
+  const v1::SessionRequest request = Parse(std::move(batch));
+  ASSERT_EQ(request.dispatches_size(), 1);
+  const v1::Dispatch& dispatch = request.dispatches(0);
+  EXPECT_EQ(dispatch.invocation_id(), 300u);
+  EXPECT_EQ(dispatch.operation_name(), "a.B/C");
+  EXPECT_EQ(dispatch.timeout().seconds(), 2);
+  EXPECT_EQ(dispatch.timeout().nanos(), 7);
+  EXPECT_TRUE(dispatch.reply_wanted());
+  EXPECT_EQ(dispatch.request(), "hello");
+}
+
+TEST(RequestBatchTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
+  RequestBatch batch;
+  batch.AddDispatch({.invocation_id = 1, .operation_id = 200, .operation_name = "a.B/C"});
+  const v1::SessionRequest request = Parse(std::move(batch));
+  EXPECT_EQ(request.dispatches(0).operation_id(), 200u);
+  EXPECT_FALSE(request.dispatches(0).has_timeout());
+  EXPECT_FALSE(request.dispatches(0).reply_wanted());
+  EXPECT_EQ(request.dispatches(0).request(), "");
+}
+
+TEST(RequestBatchTest, ATimeoutTooShortToSayIsStillOneAndOneTooLongIsNone) {
+  RequestBatch batch;
+  batch.AddDispatch({.invocation_id = 1, .operation_id = 1, .timeout = absl::Nanoseconds(1) / 4});
+  batch.AddDispatch(
+      {.invocation_id = 2, .operation_id = 1, .timeout = absl::Hours(24 * 365 * 20000LL)});
+  const v1::SessionRequest request = Parse(std::move(batch));
+  EXPECT_EQ(request.dispatches(0).timeout().nanos(), 1);
+  EXPECT_FALSE(request.dispatches(1).has_timeout());
+}
+
+TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
+  RequestBatch batch;
+  const std::string large(10'000, 'x');
+  size_t size = 0;
+  for (uint64_t id = 1; id <= 20; ++id) {
+    const RequestBatch::Dispatch dispatch{
+        .invocation_id = id,
+        .operation_id = 5,
+        .request = id % 3 == 0 ? grpc::Slice(large) : grpc::Slice(std::to_string(id))};
+    size += RequestBatch::SizeOf(dispatch);
+    batch.AddDispatch(dispatch);
+    EXPECT_EQ(batch.size(), size);
+  }
+  batch.AddCancel(7);
+  batch.AddCancel(1000);
+  EXPECT_EQ(batch.last_id(), 20u);
+  const size_t total = batch.size();
+  const v1::SessionRequest request = Parse(std::move(batch));
+  EXPECT_EQ(request.ByteSizeLong(), total);
+  ASSERT_EQ(request.dispatches_size(), 20);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(request.dispatches(i).invocation_id(), static_cast<uint64_t>(i + 1));
+    EXPECT_EQ(request.dispatches(i).request(), (i + 1) % 3 == 0 ? large : std::to_string(i + 1));
+  }
+  ASSERT_EQ(request.cancels_size(), 2);
+  EXPECT_EQ(request.cancels(0).invocation_id(), 7u);
+  EXPECT_EQ(request.cancels(1).invocation_id(), 1000u);
+}
+
+TEST(RequestBatchTest, AMessageIsSerializedToTheSliceThatItIsSentFrom) {
+  v1::Dispatch message;
+  message.set_request(std::string(100, 'y'));
+  const grpc::Slice slice = SerializeToSlice(message);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(slice.begin()), slice.size()),
+            message.SerializeAsString());
+  EXPECT_EQ(SerializeToSlice(v1::Dispatch()).size(), 0u);
+}
+
+}  // namespace
+}  // namespace runloop::internal

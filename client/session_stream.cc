@@ -1,0 +1,151 @@
+#include "runloop/client/session_stream.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/support/time.h"
+#include "grpcpp/support/proto_buffer_reader.h"
+#include "runloop/client/daemon_channel.h"
+#include "runloop/ipc/status_codec.h"
+#include "runloop/runtime/clock.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+namespace {
+
+constexpr char kMethod[] = "/runloop.v1.Dispatcher/Session";
+
+gpr_timespec ToGpr(absl::Time deadline) {
+  if (deadline == absl::InfiniteFuture()) return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+  const absl::Duration left = deadline - Clock::Monotonic()->Now();
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                      gpr_time_from_nanos(absl::ToInt64Nanoseconds(left), GPR_TIMESPAN));
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<SessionStream>> SessionStream::Start(const Address& address,
+                                                                    v1::Hello hello) {
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenDaemonChannel(address);
+  if (!channel.ok()) return channel.status();
+  std::shared_ptr<SessionStream> stream(
+      new SessionStream(address, std::move(hello), *std::move(channel)));
+  stream->stream_->StartCall(ToTag(kStarted));
+  return stream;
+}
+
+SessionStream::SessionStream(Address address, v1::Hello hello,
+                             std::shared_ptr<grpc::Channel> channel)
+    : address_(std::move(address)), hello_(std::move(hello)) {
+  stream_ = grpc::GenericStub(std::move(channel)).PrepareCall(&context_, kMethod, &queue_);
+}
+
+SessionStream::~SessionStream() {
+  Cancel();
+  while (!ended_) Next(absl::InfiniteFuture());
+  queue_.Shutdown();
+  void* tag;
+  bool ok;
+  while (queue_.Next(&tag, &ok)) {
+  }
+}
+
+absl::Status SessionStream::Handshake(absl::Time deadline) {
+  bool written = false;
+  bool welcomed = false;
+  while (!written || !welcomed) {
+    switch (Next(deadline)) {
+      case Event::kWritten:
+        written = true;
+        break;
+      case Event::kMessage:
+        if (welcomed || !message_.has_welcome() || message_.welcome().version() != 1) {
+          return MakeError(absl::StatusCode::kFailedPrecondition,
+                           v1::ERROR_REASON_PROTOCOL_VIOLATION,
+                           absl::StrCat("what listens at ", address_.ToString(),
+                                        " does not open a session as a runloop daemon does"));
+        }
+        welcomed = true;
+        welcome_ = std::move(*message_.mutable_welcome());
+        break;
+      case Event::kTimeout:
+        return NotConnected(
+            absl::StrCat("the daemon at ", address_.ToString(), " does not answer"));
+      case Event::kEnded:
+        if (end_status_.ok() || (absl::IsUnavailable(end_status_) &&
+                                 ReasonOf(end_status_) == v1::ERROR_REASON_UNSPECIFIED)) {
+          return NotConnected(absl::StrCat(
+              "the daemon at ", address_.ToString(),
+              " closed the connection at once: it serves only processes of its own user"));
+        }
+        return end_status_;
+    }
+  }
+  return absl::OkStatus();
+}
+
+SessionStream::Event SessionStream::Next(absl::Time deadline) {
+  while (true) {
+    void* tag;
+    bool ok;
+    switch (deadline == absl::InfiniteFuture()
+                ? (queue_.Next(&tag, &ok) ? grpc::CompletionQueue::GOT_EVENT
+                                          : grpc::CompletionQueue::SHUTDOWN)
+                : queue_.AsyncNext(&tag, &ok, ToGpr(deadline))) {
+      case grpc::CompletionQueue::SHUTDOWN:
+      case grpc::CompletionQueue::TIMEOUT:
+        return Event::kTimeout;
+      case grpc::CompletionQueue::GOT_EVENT:
+        break;
+    }
+    switch (static_cast<Tag>(reinterpret_cast<intptr_t>(tag))) {
+      case kStarted: {
+        if (!ok) {
+          Finish();
+          break;
+        }
+        stream_->Read(&incoming_, ToTag(kRead));
+        v1::SessionRequest request;
+        *request.mutable_hello() = hello_;
+        const grpc::Slice bytes(request.SerializeAsString());
+        Write(grpc::ByteBuffer(&bytes, 1));
+        break;
+      }
+      case kRead: {
+        if (!ok) {
+          Finish();
+          break;
+        }
+        grpc::ProtoBufferReader reader(&incoming_);
+        if (!reader.status().ok() || !message_.ParseFromZeroCopyStream(&reader)) {
+          Cancel();
+          Finish();
+          break;
+        }
+        stream_->Read(&incoming_, ToTag(kRead));
+        return Event::kMessage;
+      }
+      case kWrite:
+        return Event::kWritten;
+      case kFinished:
+        ended_ = true;
+        end_status_ = FromGrpcStatus(grpc_status_);
+        return Event::kEnded;
+    }
+  }
+}
+
+void SessionStream::Write(const grpc::ByteBuffer& message) {
+  stream_->Write(message, ToTag(kWrite));
+}
+
+void SessionStream::HalfClose() { stream_->WritesDone(ToTag(kWrite)); }
+
+void SessionStream::Cancel() { context_.TryCancel(); }
+
+void SessionStream::Finish() {
+  if (std::exchange(finishing_, true)) return;
+  stream_->Finish(&grpc_status_, ToTag(kFinished));
+}
+
+}  // namespace runloop::internal
