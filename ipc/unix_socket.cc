@@ -67,8 +67,8 @@ absl::StatusOr<UniqueFd> ConnectUnix(const Address& address) {
   const sockaddr_un to = SocketAddress(address);
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) {
     const int error = errno;
-    if (error == ECONNREFUSED || error == EAGAIN) {
-      return KernelError(absl::StatusCode::kUnavailable, what, error);
+    if (error == EAGAIN) {
+      return absl::ResourceExhaustedError(absl::StrCat(what, ": its backlog is full"));
     }
     return KernelError(what, error);
   }

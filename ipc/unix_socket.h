@@ -44,8 +44,8 @@ class UniqueFd {
 // otherwise and is closed on exec.
 //
 // The message names the address and the kernel's error. NOT_FOUND: no such file. UNAVAILABLE:
-// nobody listens there, or the listener's backlog is full. PERMISSION_DENIED: not ours to use.
-// Others as the kernel says.
+// nobody listens there. RESOURCE_EXHAUSTED: the listener's backlog is full. PERMISSION_DENIED: not
+// ours to use. Others as the kernel says.
 absl::StatusOr<UniqueFd> ConnectUnix(const Address& address);
 
 // Makes the file and listens on it, with the given mode from the first moment. The descriptor does

@@ -77,7 +77,7 @@ TEST_F(UnixSocketTest, AFullBacklogIsAnErrorAndNotAWait) {
     clients.push_back(*std::move(client));
     client = ConnectUnix(At("s"));
   }
-  EXPECT_EQ(client.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(client.status().code(), absl::StatusCode::kResourceExhausted);
 }
 
 TEST_F(UnixSocketTest, OnlyAListeningUnixStreamSocketPassesTheCheck) {
