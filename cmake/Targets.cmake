@@ -11,7 +11,7 @@ target_compile_features(runloop_flags INTERFACE cxx_std_20)
 target_include_directories(runloop_flags INTERFACE ${PROJECT_BINARY_DIR}/include)
 target_include_directories(runloop_flags SYSTEM INTERFACE ${RUNLOOP_GENERATED_DIR})
 # One set of code generation flags for libraries and programs, so that both share a precompiled header.
-target_compile_options(runloop_flags INTERFACE -fPIC -Wall -Wextra -Werror -Wno-missing-field-initializers)
+target_compile_options(runloop_flags INTERFACE -fPIC -pthread -Wall -Wextra -Werror -Wno-missing-field-initializers)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   target_compile_options(runloop_flags INTERFACE -Wthread-safety -Wshadow-all -Wno-shadow-field-in-constructor
     "SHELL:-Xclang -fno-pch-timestamp")
@@ -75,6 +75,12 @@ function(runloop_plugin name)
 endfunction()
 
 # runloop_test(name SOURCES ... [DEPS ...] [PCH base|grpc] [TIMEOUT seconds]): one GoogleTest program, one ctest entry.
+set(RUNLOOP_TEST_ENVIRONMENT)
+if(RUNLOOP_SANITIZE STREQUAL "thread")
+  set(RUNLOOP_TEST_ENVIRONMENT
+    "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/testing/tsan/suppressions.txt:halt_on_error=1:second_deadlock_stack=1")
+endif()
+
 function(runloop_test name)
   if(NOT RUNLOOP_TESTS)
     return()
@@ -90,13 +96,15 @@ function(runloop_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "${RUNLOOP_TEST_ENVIRONMENT}")
 endfunction()
 
 # Makes ThreadSanitizer see Abseil's mutexes, which Debian builds without it.
 function(runloop_sanitized_test target)
-  if(RUNLOOP_SANITIZE STREQUAL "thread" AND TARGET runloop_tsan_absl)
-    target_link_libraries(${target} PRIVATE runloop_tsan_absl)
+  if(RUNLOOP_SANITIZE STREQUAL "thread")
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:runloop_tsan_absl>)
+    target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
   endif()
 endfunction()
 

@@ -110,7 +110,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     absl::Time since;
     bool stall_logged = false;
 
-    std::string_view name() const { return operation ? operation->name() : "(closure)"; }
+    std::string_view name() const {
+      return operation ? std::string_view(operation->name()) : "(closure)";
+    }
   };
 
   // The loop's work: runs a slice. The runtime thread.

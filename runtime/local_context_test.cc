@@ -1,0 +1,381 @@
+#include "runloop/runtime/local_context.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/external_loop.h"
+#include "runloop/runtime/runtime.h"
+#include "runloop/tests/testing/fake_clock.h"
+
+namespace runloop {
+namespace {
+
+using testing::HasSubstr;
+
+std::unique_ptr<Runtime> Spawn(RuntimeOptions options = {}) {
+  options.thread = RuntimeThread::kSpawn;
+  if (!options.log) options.log = [](LogSeverity, std::string_view) {};
+  return *Runtime::Create(std::move(options));
+}
+
+TEST(RunOnRuntimeThreadBlocking, GivesWhatTheClosureReturns) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  const absl::StatusOr<int> number = context.RunOnRuntimeThreadBlocking([] { return 42; });
+  ASSERT_TRUE(number.ok());
+  EXPECT_EQ(*number, 42);
+  const absl::StatusOr<std::unique_ptr<int>> owned = context.RunOnRuntimeThreadBlocking(
+      [p = std::make_unique<int>(7)]() mutable { return std::move(p); });
+  ASSERT_TRUE(owned.ok());
+  EXPECT_EQ(**owned, 7);
+}
+
+TEST(RunOnRuntimeThreadBlocking, GivesAStatusForAClosureThatReturnsNothing) {
+  auto runtime = Spawn();
+  bool ran = false;
+  const absl::Status status = runtime->context().RunOnRuntimeThreadBlocking([&ran] { ran = true; });
+  EXPECT_TRUE(status.ok());
+  EXPECT_TRUE(ran);
+}
+
+TEST(RunOnRuntimeThreadBlocking, PassesOnTheStatusAClosureReturns) {
+  auto runtime = Spawn();
+  EXPECT_EQ(runtime->context().RunOnRuntimeThreadBlocking([] { return absl::NotFoundError("no"); }),
+            absl::NotFoundError("no"));
+  const absl::StatusOr<int> nested =
+      runtime->context().RunOnRuntimeThreadBlocking([]() -> absl::StatusOr<int> { return 3; });
+  EXPECT_EQ(*nested, 3);
+}
+
+TEST(RunOnRuntimeThreadBlocking, RunsOnTheRuntimeThread) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  EXPECT_FALSE(context.OnRuntimeThread());
+  EXPECT_TRUE(*context.RunOnRuntimeThreadBlocking([context] { return context.OnRuntimeThread(); }));
+}
+
+TEST(RunOnRuntimeThreadBlocking, GivesInternalWithTheTextOfAnExceptionAndTheThreadGoesOn) {
+  auto runtime = Spawn();
+  const absl::Status thrown = runtime->context().RunOnRuntimeThreadBlocking(
+      [] { throw std::runtime_error("the camera is on fire"); });
+  EXPECT_EQ(thrown.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ReasonOf(thrown), v1::ERROR_REASON_HANDLER_THREW);
+  EXPECT_THAT(std::string(thrown.message()), HasSubstr("the camera is on fire"));
+  EXPECT_EQ(runtime->context().RunOnRuntimeThreadBlocking([]() -> int { throw 3; }).status().code(),
+            absl::StatusCode::kInternal);
+  EXPECT_EQ(*runtime->context().RunOnRuntimeThreadBlocking([] { return 1; }), 1);
+}
+
+TEST(RunOnRuntimeThreadBlocking, RunsInPlaceOnTheBoundThreadBeforeTheLoopRuns) {
+  auto runtime = *Runtime::Create({});
+  const absl::StatusOr<std::thread::id> id =
+      runtime->context().RunOnRuntimeThreadBlocking([] { return std::this_thread::get_id(); });
+  EXPECT_EQ(*id, std::this_thread::get_id());
+}
+
+TEST(RunOnRuntimeThreadBlocking, RunsInPlaceInsideATaskInsteadOfDeadlocking) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  const absl::StatusOr<int> nested = context.RunOnRuntimeThreadBlocking([context] {
+    return *context.RunOnRuntimeThreadBlocking(
+        [context] { return *context.RunOnRuntimeThreadBlocking([] { return 5; }); });
+  });
+  EXPECT_EQ(*nested, 5);
+}
+
+TEST(RunOnRuntimeThreadBlocking, InPlaceOvertakesWhatIsQueuedAndNothingElseDoes) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  std::vector<int> order;
+  ASSERT_TRUE(context
+                  .RunOnRuntimeThreadBlocking([&] {
+                    ASSERT_TRUE(context.RunOnRuntimeThreadAsync([&] { order.push_back(2); }).ok());
+                    ASSERT_TRUE(
+                        context.RunOnRuntimeThreadBlocking([&] { order.push_back(1); }).ok());
+                  })
+                  .ok());
+  ASSERT_TRUE(context.RunOnRuntimeThreadBlocking([&] { order.push_back(3); }).ok());
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+}
+
+TEST(RunOnRuntimeThreadBlocking, NotStartedAtItsDeadlineNeverRuns) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  absl::Notification held, go;
+  ASSERT_TRUE(context
+                  .RunOnRuntimeThreadAsync([&] {
+                    held.Notify();
+                    go.WaitForNotification();
+                  })
+                  .ok());
+  held.WaitForNotification();
+  auto ran = std::make_shared<std::atomic<bool>>(false);
+  const absl::Status expired =
+      context.RunOnRuntimeThreadBlocking([ran] { *ran = true; }, absl::Milliseconds(1));
+  EXPECT_EQ(expired.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(expired), v1::ERROR_REASON_EXPIRED);
+  go.Notify();
+  ASSERT_TRUE(context.RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_FALSE(*ran);
+  EXPECT_EQ(runtime->GetSnapshot().ledger.expired, 1u);
+}
+
+TEST(RunOnRuntimeThreadBlocking, StartedAtItsDeadlineRunsOnAndItsResultDiesOnTheRuntimeThread) {
+  struct Result {
+    explicit Result(std::promise<std::thread::id>& where) : died_on(&where) {}
+    Result(Result&& other) noexcept : died_on(std::exchange(other.died_on, nullptr)) {}
+    ~Result() {
+      if (died_on != nullptr) died_on->set_value(std::this_thread::get_id());
+    }
+    std::promise<std::thread::id>* died_on;
+  };
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  const std::thread::id runtime_thread =
+      *context.RunOnRuntimeThreadBlocking([] { return std::this_thread::get_id(); });
+  std::promise<std::thread::id> died_on;
+  absl::Notification started, go;
+  std::thread caller([&] {
+    // The deadline is long enough to be started in, and is over when `go` comes.
+    absl::StatusOr<Result> result = context.RunOnRuntimeThreadBlocking(
+        [&] {
+          started.Notify();
+          go.WaitForNotification();
+          return Result(died_on);
+        },
+        absl::Milliseconds(200));
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(ReasonOf(result.status()), v1::ERROR_REASON_STILL_RUNNING);
+  });
+  started.WaitForNotification();
+  caller.join();
+  go.Notify();
+  EXPECT_EQ(died_on.get_future().get(), runtime_thread);
+}
+
+TEST(RunOnRuntimeThreadBlocking, ACallerThatHasGivenUpLeavesNothingDangling) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  for (int i = 0; i < 2000; ++i) {
+    // Timed so that the deadline falls before, in and after the run: AddressSanitizer watches the
+    // rest.
+    auto value = std::make_shared<std::vector<int>>(100, i);
+    const absl::StatusOr<std::vector<int>> result =
+        context.RunOnRuntimeThreadBlocking([value] { return *value; }, absl::Microseconds(i % 100));
+    if (result.ok()) {
+      EXPECT_EQ(result->at(99), i);
+    }
+  }
+}
+
+TEST(RunOnRuntimeThreadBlocking, WaitsForALoopThatStartsLater) {
+  auto runtime = *Runtime::Create({});
+  const LocalRuntimeContext context = runtime->context();
+  std::thread caller([&] {
+    EXPECT_EQ(*context.RunOnRuntimeThreadBlocking([] { return 9; }), 9);
+    runtime->Stop();
+  });
+  ASSERT_TRUE(runtime->Run().ok());
+  caller.join();
+}
+
+TEST(RunOnRuntimeThreadAsync, NeverRunsInPlaceNotEvenOnTheRuntimeThread) {
+  auto runtime = *Runtime::Create({});
+  bool ran = false;
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { ran = true; }).ok());
+  EXPECT_FALSE(ran);
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { runtime->Stop(); }).ok());
+  ASSERT_TRUE(runtime->Run().ok());
+  EXPECT_TRUE(ran);
+}
+
+TEST(RunOnRuntimeThreadAsync, AnExceptionIsLoggedAndTheThreadGoesOn) {
+  absl::Mutex mutex;
+  std::string logged;
+  auto runtime = Spawn({.log = [&](LogSeverity, std::string_view line) {
+    absl::MutexLock lock(&mutex);
+    logged += line;
+  }});
+  ASSERT_TRUE(
+      runtime->context().RunOnRuntimeThreadAsync([] { throw std::runtime_error("oh no"); }).ok());
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_EQ(runtime->GetSnapshot().ledger.failed, 1u);
+  absl::MutexLock lock(&mutex);
+  EXPECT_THAT(logged, HasSubstr("oh no"));
+}
+
+TEST(RunOnRuntimeThreadAsync, IsRefusedWhenTheQueueIsFullAndTheClosureIsDestroyedAtOnce) {
+  auto runtime = *Runtime::Create({.max_queued = 2});
+  const LocalRuntimeContext context = runtime->context();
+  ASSERT_TRUE(context.RunOnRuntimeThreadAsync([] {}).ok());
+  ASSERT_TRUE(context.RunOnRuntimeThreadAsync([] {}).ok());
+  auto captured = std::make_shared<int>(1);
+  const absl::Status refused = context.RunOnRuntimeThreadAsync([captured] {});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(captured.use_count(), 1);
+  EXPECT_EQ(runtime->GetSnapshot().ledger.refused, 1u);
+}
+
+TEST(AStoppedRuntime, AnswersUnavailableToEveryCallAndNeverHangs) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  runtime.reset();
+  const absl::Status async = context.RunOnRuntimeThreadAsync([] {});
+  EXPECT_EQ(async.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(async), v1::ERROR_REASON_RUNTIME_STOPPED);
+  EXPECT_EQ(context.RunOnRuntimeThreadBlocking([] { return 1; }).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST(AStoppedRuntime, ReleasesACallerThatWaitsAndDestroysWhatNeverRan) {
+  auto runtime = *Runtime::Create({});
+  const LocalRuntimeContext context = runtime->context();
+  auto captured = std::make_shared<int>(1);
+  ASSERT_TRUE(context.RunOnRuntimeThreadAsync([captured] {}).ok());
+  std::thread caller([&] {
+    EXPECT_EQ(context.RunOnRuntimeThreadBlocking([] { return 1; }).status().code(),
+              absl::StatusCode::kUnavailable);
+  });
+  while (runtime->GetSnapshot().ledger.queued < 2) std::this_thread::yield();
+  runtime.reset();
+  caller.join();
+  EXPECT_EQ(captured.use_count(), 1);
+}
+
+TEST(AStoppedRuntime, LosesNoClosureOfThreadsThatPostWhileItStops) {
+  for (int round = 0; round < 20; ++round) {
+    auto runtime = Spawn();
+    const LocalRuntimeContext context = runtime->context();
+    auto captured = std::make_shared<int>(0);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([context, captured] {
+        while (context.RunOnRuntimeThreadAsync([captured] {}).ok()) {
+        }
+      });
+    }
+    while (runtime->GetSnapshot().ledger.succeeded < 100) std::this_thread::yield();
+    runtime.reset();
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(captured.use_count(), 1);
+  }
+}
+
+TEST(ALoopThatHasNotStarted, IsSaidSoAfterASecondInTheLogAndInTheStatus) {
+  FakeClock clock;
+  absl::Notification said;
+  std::string line;
+  auto runtime =
+      *Runtime::Create({.clock = &clock, .log = [&](LogSeverity severity, std::string_view text) {
+                          EXPECT_EQ(severity, LogSeverity::kWarning);
+                          line = std::string(text);
+                          said.Notify();
+                        }});
+  EXPECT_EQ(runtime->GetSnapshot().notice, "");
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([] {}).ok());
+  EXPECT_EQ(runtime->GetSnapshot().state, Runtime::Snapshot::State::kNotStarted);
+  clock.AwaitWaiter(absl::Seconds(1));
+  EXPECT_EQ(runtime->GetSnapshot().notice, "");
+  clock.Advance(absl::Seconds(1));
+  said.WaitForNotification();
+  EXPECT_THAT(line, HasSubstr("has not started"));
+  EXPECT_THAT(runtime->GetSnapshot().notice, HasSubstr("call WaitForSignal"));
+  // And what waited runs once it starts.
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { runtime->Stop(); }).ok());
+  ASSERT_TRUE(runtime->Run().ok());
+  EXPECT_EQ(runtime->GetSnapshot().ledger.succeeded, 2u);
+  EXPECT_EQ(runtime->GetSnapshot().notice, "");
+}
+
+TEST(AThreadThatIsStuck, IsReportedWithWhatHoldsItAndForHowLong) {
+  FakeClock clock;
+  absl::Notification said;
+  auto runtime = Spawn({.clock = &clock, .log = [&](LogSeverity, std::string_view line) {
+                          EXPECT_THAT(std::string(line), HasSubstr("stalled"));
+                          said.Notify();
+                        }});
+  absl::Notification held, go;
+  ASSERT_TRUE(runtime->context()
+                  .RunOnRuntimeThreadAsync([&] {
+                    held.Notify();
+                    go.WaitForNotification();
+                  })
+                  .ok());
+  held.WaitForNotification();
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([] {}).ok());
+  clock.AwaitWaiter(absl::Milliseconds(5));
+  clock.Advance(absl::Seconds(2));
+  said.WaitForNotification();
+  const Runtime::Snapshot snapshot = runtime->GetSnapshot();
+  EXPECT_EQ(snapshot.state, Runtime::Snapshot::State::kStalled);
+  EXPECT_EQ(snapshot.current_operation, "(closure)");
+  EXPECT_EQ(snapshot.current_age, absl::Seconds(2));
+  EXPECT_EQ(snapshot.ledger.queued, 1u);
+  EXPECT_EQ(snapshot.ledger.running, 1u);
+  go.Notify();
+  runtime.reset();
+}
+
+TEST(Drain, RunsWhatIsQueuedAndThenStops) {
+  auto runtime = *Runtime::Create({});
+  const LocalRuntimeContext context = runtime->context();
+  int ran = 0;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(context.RunOnRuntimeThreadAsync([&] { ++ran; }).ok());
+  const Runtime::DrainResult result = runtime->Drain(absl::Seconds(30));
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(ran, 100);
+  EXPECT_EQ(result.ledger.succeeded, 100u);
+  EXPECT_EQ(context.RunOnRuntimeThreadAsync([] {}).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Drain, OfALoopThatSomebodyElseRunsRunsWhatIsQueued) {
+  auto runtime = *Runtime::Create({.loop = std::make_unique<ExternalLoop>()});
+  bool ran = false;
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { ran = true; }).ok());
+  EXPECT_TRUE(runtime->Drain(absl::Seconds(30)).drained);
+  EXPECT_TRUE(ran);
+}
+
+TEST(Drain, OfASpawnedRuntimeHappensOnItsThread) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  std::thread::id ran_on;
+  ASSERT_TRUE(context.RunOnRuntimeThreadAsync([&] { ran_on = std::this_thread::get_id(); }).ok());
+  const Runtime::DrainResult result = runtime->Drain(absl::Seconds(30));
+  EXPECT_TRUE(result.drained);
+  EXPECT_NE(ran_on, std::thread::id());
+  EXPECT_NE(ran_on, std::this_thread::get_id());
+}
+
+TEST(WaitForSignal, ReturnsTheSignalThatCame) {
+  auto runtime = *Runtime::Create({});
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([] { raise(SIGTERM); }).ok());
+  const absl::StatusOr<int> signal = runtime->WaitForSignal();
+  ASSERT_TRUE(signal.ok()) << signal.status();
+  EXPECT_EQ(*signal, SIGTERM);
+}
+
+TEST(WaitForSignal, ReturnsZeroAfterStopAndIsRefusedElsewhere) {
+  auto runtime = *Runtime::Create({});
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { runtime->Stop(); }).ok());
+  EXPECT_EQ(*runtime->WaitForSignal(), 0);
+  std::thread other(
+      [&] { EXPECT_EQ(runtime->Run().code(), absl::StatusCode::kFailedPrecondition); });
+  other.join();
+  auto external = *Runtime::Create({.loop = std::make_unique<ExternalLoop>()});
+  EXPECT_EQ(external->WaitForSignal().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(
+      Runtime::Create({.loop = std::make_unique<ExternalLoop>(), .thread = RuntimeThread::kSpawn})
+          .status()
+          .code(),
+      absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace runloop

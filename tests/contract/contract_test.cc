@@ -1,0 +1,411 @@
+// The contract of dispatch, run over every way to a runtime: what a worker may rely on, wherever
+// the runtime is.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "runloop/client/connect.h"
+#include "runloop/daemon/host.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/runtime.h"
+#include "runloop/tests/testing/test_operations.h"
+
+namespace runloop {
+namespace {
+
+using test::v1::DeferReply;
+using test::v1::DeferRequest;
+using test::v1::DropReply;
+using test::v1::DropRequest;
+using test::v1::EchoReply;
+using test::v1::EchoRequest;
+using test::v1::FailReply;
+using test::v1::FailRequest;
+using test::v1::HoldReply;
+using test::v1::HoldRequest;
+using test::v1::RecordReply;
+using test::v1::RecordRequest;
+using test::v1::ThrowReply;
+using test::v1::ThrowRequest;
+using testing::HasSubstr;
+
+enum class Path { kLocal, kStream };
+
+EchoRequest Echo(std::string text) {
+  EchoRequest request;
+  request.set_text(std::move(text));
+  return request;
+}
+
+RecordRequest Record(uint32_t producer, uint64_t index) {
+  RecordRequest request;
+  request.set_producer(producer);
+  request.set_index(index);
+  return request;
+}
+
+class ContractTest : public testing::TestWithParam<Path> {
+ protected:
+  void Start(RuntimeThread thread = RuntimeThread::kSpawn) {
+    OperationRegistry registry;
+    operations_ = TestOperations::Register(registry);
+    runtime_ = *Runtime::Create({.operations = std::move(registry),
+                                 .thread = thread,
+                                 .log = [](LogSeverity, std::string_view) {}});
+    if (GetParam() == Path::kStream) {
+      directory_ = testing::TempDir() + "/runloop-contract-XXXXXX";
+      ASSERT_NE(mkdtemp(directory_.data()), nullptr);
+      absl::StatusOr<std::unique_ptr<Host>> host = Host::Start(
+          *runtime_, {.listen = directory_ + "/s", .log = [](LogSeverity, std::string_view) {}});
+      ASSERT_TRUE(host.ok()) << host.status();
+      host_ = *std::move(host);
+      // By its own name this process reaches it in process; by another it goes through the socket.
+      std::filesystem::create_symlink(directory_ + "/s", directory_ + "/other-name");
+    }
+  }
+
+  void TearDown() override {
+    if (operations_) operations_->LetGo();  // in case a test failed while it held the thread
+    host_.reset();
+    runtime_.reset();
+    if (!directory_.empty()) std::filesystem::remove_all(directory_);
+  }
+
+  RuntimeContext Context() {
+    const absl::StatusOr<RuntimeContext> context = TryContext();
+    if (!context.ok()) throw std::runtime_error(context.status().ToString());
+    return *context;
+  }
+
+  absl::StatusOr<RuntimeContext> TryContext() {
+    if (GetParam() == Path::kLocal) return runtime_->context().AsRuntimeContext("contract");
+    return Connect({.address = directory_ + "/other-name", .client_name = "contract"});
+  }
+
+  // Holds the runtime thread until LetGo.
+  Invocation Hold(const RuntimeContext& context) {
+    Invocation hold = context.DispatchAsync(kHold, HoldRequest());
+    operations_->AwaitHeld();
+    return hold;
+  }
+
+  std::shared_ptr<TestOperations> operations_;
+  std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<Host> host_;
+  std::string directory_;
+};
+
+INSTANTIATE_TEST_SUITE_P(, ContractTest, testing::Values(Path::kLocal, Path::kStream),
+                         [](const testing::TestParamInfo<Path>& path) {
+                           return path.param == Path::kLocal ? "Local" : "Stream";
+                         });
+
+TEST_P(ContractTest, ABlockingDispatchGivesTheReply) {
+  Start();
+  const absl::StatusOr<EchoReply> reply =
+      Context().DispatchBlocking<EchoReply>(kEcho, Echo("hello"));
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->text(), "hello");
+  EXPECT_TRUE(reply->on_runtime_thread());
+}
+
+TEST_P(ContractTest, AnAsyncDispatchThatAsksForItsReplyGetsItOnce) {
+  Start();
+  const Invocation echo = Context().DispatchAsync<EchoReply>(kEcho, Echo("later"));
+  const absl::StatusOr<EchoReply> reply = echo.AwaitReply<EchoReply>();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->text(), "later");
+  EXPECT_TRUE(echo.done());
+  EXPECT_TRUE(echo.Await().ok());
+  EXPECT_EQ(echo.AwaitReply<EchoReply>().status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_P(ContractTest, AWatcherHearsTheOutcomeOnceWhetherItComesBeforeOrAfter) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  absl::Notification early;
+  std::atomic<int> calls{0};
+  hold.Watch([&](const absl::Status& status) {
+    EXPECT_TRUE(status.ok()) << status;
+    ++calls;
+    early.Notify();
+  });
+  operations_->LetGo();
+  early.WaitForNotification();
+  absl::Notification late;
+  hold.Watch([&](const absl::Status&) { late.Notify(); });
+  late.WaitForNotification();
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_P(ContractTest, DispatchesOfOneSessionStartInTheOrderOfTheCalls) {
+  Start();
+  const RuntimeContext context = Context();
+  constexpr uint64_t kItems = 10'000;
+  for (uint64_t i = 0; i + 1 < kItems; ++i) context.DispatchAsync(kRecord, Record(1, i));
+  const auto last = context.DispatchBlocking<RecordReply>(kRecord, Record(1, kItems - 1));
+  ASSERT_TRUE(last.ok()) << last.status();
+  EXPECT_EQ(last->position(), kItems - 1);
+  const auto record = operations_->record();
+  ASSERT_EQ(record.size(), kItems);
+  for (uint64_t i = 0; i < kItems; ++i) ASSERT_EQ(record[i].second, i);
+}
+
+TEST_P(ContractTest, FourThreadsReleasedTogetherKeepTheirOrderOverAHundredThousandItems) {
+  Start();
+  const RuntimeContext context = Context();
+  constexpr int kThreads = 4;
+  constexpr uint64_t kEach = 25'000;
+  absl::Notification go;
+  std::vector<std::thread> threads;
+  std::atomic<int> refused{0};
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      go.WaitForNotification();
+      for (uint64_t i = 0; i < kEach; ++i) {
+        const Invocation recorded = context.DispatchAsync(kRecord, Record(t, i));
+        // Waits now and then, so that the bound on what may be unfinished is not met.
+        if (i % 5'000 == 4'999 && !recorded.Await().ok()) ++refused;
+      }
+    });
+  }
+  go.Notify();
+  for (std::thread& thread : threads) thread.join();
+  operations_->AwaitRecorded(kThreads * kEach);
+  EXPECT_EQ(refused, 0);
+  std::vector<uint64_t> next(kThreads, 0);
+  for (const auto& [producer, index] : operations_->record()) {
+    ASSERT_EQ(index, next[producer]++);
+  }
+  for (const uint64_t count : next) EXPECT_EQ(count, kEach);
+}
+
+TEST_P(ContractTest, AnUnknownOperationIsUnimplementedAndNamesIt) {
+  Start();
+  const auto reply = Context().DispatchBlocking<EchoReply>("acme.v1.Camera/Open", Echo(""));
+  EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(ReasonOf(reply.status()), v1::ERROR_REASON_UNKNOWN_OPERATION);
+  EXPECT_THAT(std::string(reply.status().message()), HasSubstr("acme.v1.Camera/Open"));
+}
+
+TEST_P(ContractTest, ARequestOfAnotherTypeIsInvalidAndNamesBoth) {
+  Start();
+  const auto reply = Context().DispatchBlocking<EchoReply>(kEcho, HoldRequest());
+  EXPECT_EQ(reply.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(reply.status()), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_THAT(std::string(reply.status().message()), HasSubstr("runloop.test.v1.EchoRequest"));
+  EXPECT_THAT(std::string(reply.status().message()), HasSubstr("runloop.test.v1.HoldRequest"));
+}
+
+TEST_P(ContractTest, AHandlersOwnErrorComesBackAsItIs) {
+  Start();
+  FailRequest request;
+  request.set_code(static_cast<int>(absl::StatusCode::kNotFound));
+  request.set_message("no such camera");
+  const RuntimeContext context = Context();
+  EXPECT_EQ(context.DispatchBlocking<FailReply>(kFail, request).status(),
+            absl::NotFoundError("no such camera"));
+  EXPECT_EQ(context.DispatchAsync(kFail, request).Await(), absl::NotFoundError("no such camera"));
+}
+
+TEST_P(ContractTest, AHandlerThatThrowsGivesInternalWithItsTextAndTheThreadGoesOn) {
+  Start();
+  const RuntimeContext context = Context();
+  ThrowRequest request;
+  request.set_text("the lens cap is on");
+  const absl::Status thrown = context.DispatchBlocking<ThrowReply>(kThrow, request).status();
+  EXPECT_EQ(thrown.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ReasonOf(thrown), v1::ERROR_REASON_HANDLER_THREW);
+  EXPECT_THAT(std::string(thrown.message()), HasSubstr("the lens cap is on"));
+  EXPECT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("on")).ok());
+}
+
+TEST_P(ContractTest, ACompletionThatIsDroppedGivesAborted) {
+  Start();
+  const absl::Status dropped = Context().DispatchBlocking<DropReply>(kDrop, DropRequest()).status();
+  EXPECT_EQ(dropped.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ReasonOf(dropped), v1::ERROR_REASON_COMPLETION_DROPPED);
+}
+
+TEST_P(ContractTest, ADeferredOperationFinishesLaterFromAnyThreadAndHoldsNobodyUp) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation deferred = context.DispatchAsync<DeferReply>(kDefer, DeferRequest());
+  Completion<DeferReply> completion = operations_->TakeDeferred();
+  ASSERT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("meanwhile")).ok());
+  EXPECT_FALSE(deferred.done());
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.deferred, 1u);
+  DeferReply reply;
+  reply.set_text("at last");
+  completion.Finish(reply);
+  const absl::StatusOr<DeferReply> got = deferred.AwaitReply<DeferReply>();
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->text(), "at last");
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.deferred, 0u);
+}
+
+TEST_P(ContractTest, ADeferredCompletionDroppedOnAnotherThreadGivesAborted) {
+  Start();
+  const Invocation deferred = Context().DispatchAsync(kDefer, DeferRequest());
+  { const Completion<DeferReply> dropped = operations_->TakeDeferred(); }
+  EXPECT_EQ(deferred.Await().code(), absl::StatusCode::kAborted);
+}
+
+TEST_P(ContractTest, NotStartedAtItsDeadlineItNeverRuns) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  const absl::Status expired =
+      context
+          .DispatchBlocking<RecordReply>(kRecord, Record(0, 0), {.timeout = absl::Milliseconds(20)})
+          .status();
+  EXPECT_EQ(expired.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(expired), v1::ERROR_REASON_EXPIRED) << expired;
+  operations_->LetGo();
+  ASSERT_TRUE(hold.Await().ok());
+  ASSERT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("")).ok());
+  EXPECT_TRUE(operations_->record().empty());
+}
+
+TEST_P(ContractTest, StartedAtItsDeadlineItRunsOnAndTheCallerGoes) {
+  Start();
+  const RuntimeContext context = Context();
+  const absl::Status gone =
+      context
+          .DispatchBlocking<HoldReply>(kHold, HoldRequest(), {.timeout = absl::Milliseconds(200)})
+          .status();
+  EXPECT_EQ(gone.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(gone), v1::ERROR_REASON_STILL_RUNNING) << gone;
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.running, 1u);
+  operations_->LetGo();
+  ASSERT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("")).ok());
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.failed, 0u);
+}
+
+TEST_P(ContractTest, CancelledBeforeItStartsItNeverRuns) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  const Invocation record = context.DispatchAsync(kRecord, Record(0, 0));
+  record.Cancel();
+  const absl::Status cancelled = record.Await();
+  EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(ReasonOf(cancelled), v1::ERROR_REASON_CANCELLED);
+  hold.Cancel();  // too late: it runs
+  operations_->LetGo();
+  EXPECT_TRUE(hold.Await().ok());
+  ASSERT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("")).ok());
+  EXPECT_TRUE(operations_->record().empty());
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.cancelled, 1u);
+}
+
+TEST_P(ContractTest, AnAwaitThatTimesOutLeavesTheInvocationAlone) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  EXPECT_EQ(ReasonOf(hold.Await(absl::Milliseconds(1))), v1::ERROR_REASON_STILL_RUNNING);
+  operations_->LetGo();
+  EXPECT_TRUE(hold.Await().ok());
+}
+
+TEST_P(ContractTest, DroppingAnInvocationOrItsContextDoesNotCancelIt) {
+  Start();
+  {
+    const RuntimeContext context = Context();
+    for (uint64_t i = 0; i < 100; ++i) context.DispatchAsync(kRecord, Record(0, i));
+  }
+  operations_->AwaitRecorded(100);
+}
+
+TEST_P(ContractTest, ASessionThatEndsRunsWhatWasLeftForItsEnd) {
+  Start();
+  { ASSERT_TRUE(Context().DispatchBlocking<RecordReply>(kRecord, Record(0, 0)).ok()); }
+  operations_->AwaitEndedSessions(1);
+  EXPECT_EQ(operations_->ended_sessions().size(), 1u);
+}
+
+TEST_P(ContractTest, WorkQueuedBeforeTheLoopStartsRunsOnceItDoes) {
+  Start(RuntimeThread::kBind);
+  std::thread worker([&] {
+    const RuntimeContext context = Context();
+    const Invocation early = context.DispatchAsync(kRecord, Record(0, 0));
+    EXPECT_FALSE(early.done());
+    EXPECT_TRUE(context.DispatchBlocking<RecordReply>(kRecord, Record(0, 1)).ok());
+    EXPECT_TRUE(early.Await().ok());
+    runtime_->Stop();
+  });
+  // The loop starts only when something waits for it.
+  while (runtime_->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  ASSERT_TRUE(runtime_->Run().ok());
+  worker.join();
+  EXPECT_EQ(operations_->record().size(), 2u);
+}
+
+TEST_P(ContractTest, AStoppedRuntimeAnswersUnavailableAndNeverHangs) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  const Invocation queued = context.DispatchAsync(kRecord, Record(0, 0));
+  while (runtime_->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  operations_->LetGo();
+  host_.reset();
+  runtime_.reset();
+  // Each has an outcome, whichever; what comes now is refused.
+  (void)hold.Await();
+  (void)queued.Await();
+  EXPECT_EQ(context.DispatchBlocking<EchoReply>(kEcho, Echo(""), {.timeout = absl::Seconds(20)})
+                .status()
+                .code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST_P(ContractTest, WhatIsAdmittedIsDrainedAndWhatComesLaterIsRefused) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  std::vector<Invocation> admitted;
+  for (uint64_t i = 0; i < 100; ++i)
+    admitted.push_back(context.DispatchAsync(kRecord, Record(0, i)));
+  while (runtime_->GetSnapshot().ledger.queued < 100) std::this_thread::yield();
+  runtime_->BeginDrain();
+  const absl::Status refused =
+      context.DispatchBlocking<EchoReply>(kEcho, Echo(""), {.timeout = absl::Seconds(20)}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_DRAINING) << refused;
+  operations_->LetGo();
+  const Runtime::DrainResult result =
+      host_ ? host_->Drain(absl::Seconds(60)) : runtime_->Drain(absl::Seconds(60));
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(result.ledger.abandoned, 0u);
+  for (const Invocation& invocation : admitted) EXPECT_TRUE(invocation.Await().ok());
+  EXPECT_TRUE(hold.Await().ok());
+}
+
+TEST_P(ContractTest, TheLedgerBalances) {
+  Start();
+  const RuntimeContext context = Context();
+  FailRequest fail;
+  fail.set_code(3);
+  std::vector<Invocation> all;
+  for (uint64_t i = 0; i < 300; ++i) {
+    all.push_back(context.DispatchAsync(kRecord, Record(0, i)));
+    all.push_back(context.DispatchAsync(kFail, fail));
+    all.push_back(context.DispatchAsync(kDrop, DropRequest()));
+  }
+  for (const Invocation& invocation : all) (void)invocation.Await();
+  // An outcome is told before it is counted.
+  while (runtime_->GetSnapshot().ledger.ended() < 900) std::this_thread::yield();
+  const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
+  EXPECT_EQ(ledger.succeeded, 300u);
+  EXPECT_EQ(ledger.failed, 600u);
+  EXPECT_EQ(ledger.admitted, ledger.ended() + ledger.queued + ledger.running + ledger.deferred);
+}
+
+}  // namespace
+}  // namespace runloop

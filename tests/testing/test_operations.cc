@@ -1,0 +1,138 @@
+#include "runloop/tests/testing/test_operations.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "absl/status/status.h"
+#include "runloop/runtime/local_context.h"
+
+namespace runloop {
+namespace {
+
+using namespace test::v1;  // NOLINT(google-build-using-namespace): the messages of this file's
+                           // operations
+
+void Must(const absl::Status& status) {
+  if (!status.ok()) throw std::logic_error(status.ToString());
+}
+
+}  // namespace
+
+std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& registry) {
+  auto self = std::make_shared<TestOperations>();
+
+  Must(registry.Register<EchoRequest, EchoReply>(
+      kEcho, [](OperationContext& context, EchoRequest request) -> absl::StatusOr<EchoReply> {
+        EchoReply reply;
+        reply.set_text(request.text());
+        reply.set_payload_size(request.payload().size());
+        reply.set_on_runtime_thread(context.runtime().OnRuntimeThread());
+        return reply;
+      }));
+
+  Must(registry.Register<RecordRequest, RecordReply>(
+      kRecord,
+      [self](OperationContext& context, RecordRequest request) -> absl::StatusOr<RecordReply> {
+        RecordReply reply;
+        const std::string id = context.session()->info().id;
+        bool is_new = false;
+        {
+          absl::MutexLock lock(&self->mutex_);
+          reply.set_position(self->record_.size());
+          self->record_.emplace_back(request.producer(), request.index());
+          if (std::find(self->known_sessions_.begin(), self->known_sessions_.end(), id) ==
+              self->known_sessions_.end()) {
+            self->known_sessions_.push_back(id);
+            is_new = true;
+          }
+        }
+        if (is_new) {
+          context.session()->AtEnd([self, id] {
+            absl::MutexLock lock(&self->mutex_);
+            self->ended_sessions_.push_back(id);
+          });
+        }
+        return reply;
+      }));
+
+  Must(registry.Register<FailRequest, FailReply>(
+      kFail, [](OperationContext&, FailRequest request) -> absl::StatusOr<FailReply> {
+        return absl::Status(static_cast<absl::StatusCode>(request.code()), request.message());
+      }));
+
+  Must(registry.Register<ThrowRequest, ThrowReply>(
+      kThrow, [](OperationContext&, ThrowRequest request) -> absl::StatusOr<ThrowReply> {
+        throw std::runtime_error(request.text());
+      }));
+
+  Must(registry.Register<HoldRequest, HoldReply>(
+      kHold, [self](OperationContext&, HoldRequest) -> absl::StatusOr<HoldReply> {
+        absl::MutexLock lock(&self->mutex_);
+        ++self->held_;
+        const auto may_go = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+          return self->let_go_ > 0;
+        };
+        self->mutex_.Await(absl::Condition(&may_go));
+        --self->let_go_;
+        --self->held_;
+        return HoldReply();
+      }));
+
+  Must(registry.RegisterDeferred<DeferRequest, DeferReply>(
+      kDefer, [self](OperationContext&, DeferRequest, Completion<DeferReply> completion) {
+        absl::MutexLock lock(&self->mutex_);
+        self->deferred_.push_back(std::move(completion));
+      }));
+
+  Must(registry.RegisterDeferred<DropRequest, DropReply>(
+      kDrop, [](OperationContext&, DropRequest, Completion<DropReply>) {}));
+
+  return self;
+}
+
+std::vector<TestOperations::Item> TestOperations::record() const {
+  absl::MutexLock lock(&mutex_);
+  return record_;
+}
+
+void TestOperations::AwaitRecorded(size_t count) const {
+  const auto there = [&]()
+                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return record_.size() >= count; };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&there));
+}
+
+void TestOperations::AwaitHeld() {
+  const auto held = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return held_ > 0; };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&held));
+}
+
+void TestOperations::LetGo() {
+  absl::MutexLock lock(&mutex_);
+  ++let_go_;
+}
+
+Completion<test::v1::DeferReply> TestOperations::TakeDeferred() {
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !deferred_.empty(); };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&there));
+  Completion<test::v1::DeferReply> taken = std::move(deferred_.front());
+  deferred_.erase(deferred_.begin());
+  return taken;
+}
+
+std::vector<std::string> TestOperations::ended_sessions() const {
+  absl::MutexLock lock(&mutex_);
+  return ended_sessions_;
+}
+
+void TestOperations::AwaitEndedSessions(size_t count) const {
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ended_sessions_.size() >= count;
+  };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&there));
+}
+
+}  // namespace runloop

@@ -1,0 +1,61 @@
+#ifndef RUNLOOP_TESTS_TESTING_TEST_OPERATIONS_H_
+#define RUNLOOP_TESTS_TESTING_TEST_OPERATIONS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/runtime/operation_registry.h"
+#include "runloop/test/v1/test_operations.pb.h"
+
+namespace runloop {
+
+inline constexpr char kEcho[] = "runloop.test.v1.TestOperations/Echo";
+inline constexpr char kRecord[] = "runloop.test.v1.TestOperations/Record";
+inline constexpr char kFail[] = "runloop.test.v1.TestOperations/Fail";
+inline constexpr char kThrow[] = "runloop.test.v1.TestOperations/Throw";
+inline constexpr char kHold[] = "runloop.test.v1.TestOperations/Hold";
+inline constexpr char kDefer[] = "runloop.test.v1.TestOperations/Defer";
+inline constexpr char kDrop[] = "runloop.test.v1.TestOperations/Drop";
+
+// What the test operations did, and how a test steers them. Thread-safe. Shared with the handlers.
+class TestOperations {
+ public:
+  using Item = std::pair<uint32_t, uint64_t>;  // producer, index
+
+  // Registers all of them in `registry`.
+  static std::shared_ptr<TestOperations> Register(OperationRegistry& registry);
+
+  // What Record recorded, in order.
+  std::vector<Item> record() const;
+  void AwaitRecorded(size_t count) const;
+
+  // Blocks until a Hold holds the runtime thread.
+  void AwaitHeld();
+  // Lets the Hold that runs, or the next one, go.
+  void LetGo();
+
+  // Blocks until a Defer left its completion, and takes it.
+  Completion<test::v1::DeferReply> TakeDeferred();
+
+  // Sessions whose AtEnd ran, in order: each Record adds its session once.
+  std::vector<std::string> ended_sessions() const;
+  void AwaitEndedSessions(size_t count) const;
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::vector<Item> record_ ABSL_GUARDED_BY(mutex_);
+  int held_ ABSL_GUARDED_BY(mutex_) = 0;
+  int let_go_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Completion<test::v1::DeferReply>> deferred_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> known_sessions_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> ended_sessions_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_TESTS_TESTING_TEST_OPERATIONS_H_
