@@ -40,8 +40,10 @@ void FakeClock::Advance(absl::Duration by) {
 
 void FakeClock::AwaitWaiter(absl::Duration within) {
   const auto has_waiter = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return std::any_of(waiters_.begin(), waiters_.end(),
-                       [&](const Waiter* waiter) { return waiter->deadline <= now_ + within; });
+    for (const Waiter* waiter : waiters_) {
+      if (waiter->deadline <= now_ + within) return true;
+    }
+    return false;
   };
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&has_waiter));
