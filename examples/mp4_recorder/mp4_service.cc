@@ -32,14 +32,15 @@ absl::Status CheckFileName(absl::string_view name) {
                      });
   if (plain) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      "file_name must be a plain name of 1 to 200 bytes, without a slash and not beginning with a dot");
+      "file_name must be a plain name of 1 to 200 bytes, without a slash and not beginning with a "
+      "dot");
 }
 
 absl::Status InitializeGstreamer() {
   GError* error = nullptr;
   if (gst_init_check(nullptr, nullptr, &error)) return absl::OkStatus();
-  absl::Status status = absl::FailedPreconditionError(
-      absl::StrCat("GStreamer does not start: ", error != nullptr ? error->message : "no reason given"));
+  absl::Status status = absl::FailedPreconditionError(absl::StrCat(
+      "GStreamer does not start: ", error != nullptr ? error->message : "no reason given"));
   g_clear_error(&error);
   return status;
 }
@@ -56,13 +57,15 @@ absl::Status Mp4Service::Register(OperationRegistry& operations, std::string dir
   if (!status.ok()) return status;
   status = operations.RegisterDeferred<AppendRequest, AppendReply>(
       "runloop.examples.media.v1.Mp4Writer/Append",
-      [service](OperationContext& context, AppendRequest request, Completion<AppendReply> completion) {
+      [service](OperationContext& context, AppendRequest request,
+                Completion<AppendReply> completion) {
         service->Append(context, std::move(request), std::move(completion));
       });
   if (!status.ok()) return status;
   return operations.RegisterDeferred<FinishRequest, FinishReply>(
       "runloop.examples.media.v1.Mp4Writer/Finish",
-      [service](OperationContext& context, FinishRequest request, Completion<FinishReply> completion) {
+      [service](OperationContext& context, FinishRequest request,
+                Completion<FinishReply> completion) {
         service->Finish(context, std::move(request), std::move(completion));
       });
 }
@@ -77,7 +80,8 @@ Mp4Service::~Mp4Service() {
   }
 }
 
-void Mp4Service::Open(OperationContext& context, OpenRequest request, Completion<OpenReply> completion) {
+void Mp4Service::Open(OperationContext& context, OpenRequest request,
+                      Completion<OpenReply> completion) {
   absl::Status status = CheckFileName(request.file_name());
   if (status.ok()) status = Mp4Writer::CheckFormats(request);
   if (!status.ok()) {
@@ -86,11 +90,13 @@ void Mp4Service::Open(OperationContext& context, OpenRequest request, Completion
   }
   WhenReady(context.runtime(), [this, session = context.session(), request = std::move(request),
                                 completion = std::move(completion)](absl::Status ready) mutable {
-    completion.Finish(ready.ok() ? OpenNow(*session, request) : absl::StatusOr<OpenReply>(std::move(ready)));
+    completion.Finish(ready.ok() ? OpenNow(*session, request)
+                                 : absl::StatusOr<OpenReply>(std::move(ready)));
   });
 }
 
-void Mp4Service::WhenReady(const LocalRuntimeContext& runtime, absl::AnyInvocable<void(absl::Status) &&> then) {
+void Mp4Service::WhenReady(const LocalRuntimeContext& runtime,
+                           absl::AnyInvocable<void(absl::Status) &&> then) {
   if (ready_) {
     std::move(then)(absl::OkStatus());
     return;
@@ -104,7 +110,8 @@ void Mp4Service::WhenReady(const LocalRuntimeContext& runtime, absl::AnyInvocabl
   waiting_ = waiting;
   // The first start reads every plugin there is, which takes seconds: not on the runtime thread.
   if (initializer_.joinable()) initializer_.join();
-  initializer_ = std::thread([runtime, weak = weak_from_this(), waiting = std::move(waiting)]() mutable {
+  initializer_ = std::thread([runtime, weak = weak_from_this(),
+                              waiting = std::move(waiting)]() mutable {
     absl::Status status = InitializeGstreamer();
     // Refused only by a runtime that has stopped; the closure then takes along what waits.
     runtime
@@ -124,8 +131,8 @@ void Mp4Service::OnInitialized(const absl::Status& status, Waiting& waiting) {
 absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenRequest& request) {
   if (session.ended()) return absl::AbortedError("the session has ended");
   if (InUse(request.file_name())) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("'", request.file_name(), "' is being recorded now: choose another file name"));
+    return absl::AlreadyExistsError(absl::StrCat(
+        "'", request.file_name(), "' is being recorded now: choose another file name"));
   }
   const std::string session_id = session.info().id;
   auto known = sessions_.find(session_id);
@@ -146,8 +153,9 @@ absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenReques
   OpenReply reply;
   reply.set_writer(++last_id_);
   reply.set_path((*writer)->path());
-  sessions_[session_id].emplace(
-      last_id_, Entry{.session_id = session_id, .file_name = request.file_name(), .writer = *std::move(writer)});
+  sessions_[session_id].emplace(last_id_, Entry{.session_id = session_id,
+                                                .file_name = request.file_name(),
+                                                .writer = *std::move(writer)});
   return reply;
 }
 
@@ -159,26 +167,32 @@ bool Mp4Service::InUse(const std::string& file_name) const {
          });
 }
 
-absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Service::Find(const Session& session, uint64_t id) const {
+absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Service::Find(const Session& session,
+                                                            uint64_t id) const {
   if (auto writers = sessions_.find(session.info().id); writers != sessions_.end()) {
-    if (auto entry = writers->second.find(id); entry != writers->second.end()) return entry->second.writer;
+    if (auto entry = writers->second.find(id); entry != writers->second.end())
+      return entry->second.writer;
   }
   // The same words whether it never was or is somebody else's: ids cannot be probed.
-  return absl::NotFoundError(absl::StrCat("this session has no writer ", id, ": it was finished, or never opened here"));
+  return absl::NotFoundError(
+      absl::StrCat("this session has no writer ", id, ": it was finished, or never opened here"));
 }
 
-void Mp4Service::Append(OperationContext& context, AppendRequest request, Completion<AppendReply> completion) {
+void Mp4Service::Append(OperationContext& context, AppendRequest request,
+                        Completion<AppendReply> completion) {
   auto writer = Find(*context.session(), request.writer());
   if (!writer.ok()) {
     completion.Finish(writer.status());
     return;
   }
-  (*writer)->Append(std::move(request), [completion = std::move(completion)](absl::Status status) mutable {
+  (*writer)->Append(std::move(request), [completion =
+                                             std::move(completion)](absl::Status status) mutable {
     completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply()) : std::move(status));
   });
 }
 
-void Mp4Service::Finish(OperationContext& context, FinishRequest request, Completion<FinishReply> completion) {
+void Mp4Service::Finish(OperationContext& context, FinishRequest request,
+                        Completion<FinishReply> completion) {
   auto writer = Find(*context.session(), request.writer());
   if (!writer.ok()) {
     completion.Finish(writer.status());

@@ -28,15 +28,19 @@ constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr int64_t kMaxPts = 1'000'000 * kNanosPerSecond;
 // What waits for the encoder. Few, since raw frames are large; enough to keep its threads busy.
 constexpr uint64_t kQueuedFrames = 8;
-// What one stream may lead by in front of the muxer. A bound in bytes alone: time and number say nothing of memory.
+// What one stream may lead by in front of the muxer. A bound in bytes alone: time and number say
+// nothing of memory.
 constexpr guint kMuxerLeadBytes = 64 << 20;
 constexpr char kRoom[] = "runloop-room";
 
 absl::Status MissingElement(absl::string_view factory) {
   static const auto* packages = new std::map<absl::string_view, absl::string_view>{
-      {"x264enc", "gstreamer1.0-plugins-ugly"}, {"avenc_aac", "gstreamer1.0-libav"},
-      {"mp4mux", "gstreamer1.0-plugins-good"},  {"appsrc", "gstreamer1.0-plugins-base"},
-      {"audioconvert", "gstreamer1.0-plugins-base"}, {"audioresample", "gstreamer1.0-plugins-base"}};
+      {"x264enc", "gstreamer1.0-plugins-ugly"},
+      {"avenc_aac", "gstreamer1.0-libav"},
+      {"mp4mux", "gstreamer1.0-plugins-good"},
+      {"appsrc", "gstreamer1.0-plugins-base"},
+      {"audioconvert", "gstreamer1.0-plugins-base"},
+      {"audioresample", "gstreamer1.0-plugins-base"}};
   auto package = packages->find(factory);
   return absl::FailedPreconditionError(
       absl::StrCat("GStreamer has no element '", factory, "' here: install ",
@@ -52,15 +56,16 @@ absl::Status CheckRange(absl::string_view name, int64_t value, int64_t low, int6
 absl::Status CheckSide(absl::string_view name, int32_t value) {
   if (absl::Status status = CheckRange(name, value, 16, 4096); !status.ok()) return status;
   if (value % 2 == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; I420 needs an even number"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, "; I420 needs an even number"));
 }
 
 // The buffer takes the bytes over; no copy.
 GstBuffer* NewBuffer(std::string bytes, int64_t pts, int64_t duration) {
   auto* owned = new std::string(std::move(bytes));
-  GstBuffer* buffer =
-      gst_buffer_new_wrapped_full(GST_MEMORY_FLAG_READONLY, owned->data(), owned->size(), 0, owned->size(),
-                                  owned, [](gpointer string) { delete static_cast<std::string*>(string); });
+  GstBuffer* buffer = gst_buffer_new_wrapped_full(
+      GST_MEMORY_FLAG_READONLY, owned->data(), owned->size(), 0, owned->size(), owned,
+      [](gpointer string) { delete static_cast<std::string*>(string); });
   GST_BUFFER_PTS(buffer) = static_cast<GstClockTime>(pts);
   GST_BUFFER_DURATION(buffer) = static_cast<GstClockTime>(duration);
   return buffer;
@@ -73,13 +78,16 @@ absl::Status Mp4Writer::CheckFormats(const OpenRequest& request) {
   if (!request.has_video()) return absl::InvalidArgumentError("video is missing");
   if (absl::Status status = CheckSide("video.width", video.width()); !status.ok()) return status;
   if (absl::Status status = CheckSide("video.height", video.height()); !status.ok()) return status;
-  const int64_t numerator = video.frame_rate_numerator(), denominator = video.frame_rate_denominator();
-  if (numerator < 1 || denominator < 1 || numerator > 240 * denominator || numerator * 60 < denominator) {
-    return absl::InvalidArgumentError(absl::StrCat("the frame rate is ", numerator, "/", denominator,
-                                                   "; it must be from 1/60 to 240"));
+  const int64_t numerator = video.frame_rate_numerator(),
+                denominator = video.frame_rate_denominator();
+  if (numerator < 1 || denominator < 1 || numerator > 240 * denominator ||
+      numerator * 60 < denominator) {
+    return absl::InvalidArgumentError(absl::StrCat("the frame rate is ", numerator, "/",
+                                                   denominator, "; it must be from 1/60 to 240"));
   }
   if (!request.has_audio()) return absl::OkStatus();
-  absl::Status status = CheckRange("audio.sample_rate", request.audio().sample_rate(), 8000, 192000);
+  absl::Status status =
+      CheckRange("audio.sample_rate", request.audio().sample_rate(), 8000, 192000);
   if (status.ok()) status = CheckRange("audio.channels", request.audio().channels(), 1, 2);
   return status;
 }
@@ -90,7 +98,8 @@ absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Writer::Create(const std::string& 
   GMainContext* context = g_main_context_get_thread_default();
   if (!g_main_context_is_owner(context != nullptr ? context : g_main_context_default())) {
     return absl::FailedPreconditionError(
-        "an Mp4Writer needs a GLib main context that runs on this thread: start runloopd with --loop=glib");
+        "an Mp4Writer needs a GLib main context that runs on this thread: start runloopd with "
+        "--loop=glib");
   }
   std::shared_ptr<Mp4Writer> writer(new Mp4Writer(path, request));
   if (absl::Status status = writer->Build(); !status.ok()) return status;
@@ -141,7 +150,8 @@ absl::Status Mp4Writer::Build() {
   gst_element_link(*muxer, *sink);
 
   GstPtr<GstCaps> video_caps(gst_video_info_to_caps(&video_info_));
-  absl::Status status = AddSource(video_, video_caps.get(), kQueuedFrames * GST_VIDEO_INFO_SIZE(&video_info_));
+  absl::Status status =
+      AddSource(video_, video_caps.get(), kQueuedFrames * GST_VIDEO_INFO_SIZE(&video_info_));
   if (!status.ok()) return status;
   auto video = Branch(video_, {"x264enc"}, *muxer, "video_%u");
   if (!video.ok()) return video.status();
@@ -150,13 +160,16 @@ absl::Status Mp4Writer::Build() {
   g_object_set(video->front(), "quantizer", 23, "key-int-max", 120, nullptr);
 
   if (!audio_format_.has_value()) return absl::OkStatus();
-  GstPtr<GstCaps> audio_caps(gst_caps_new_simple(
-      "audio/x-raw", "format", G_TYPE_STRING, "S16LE", "layout", G_TYPE_STRING, "interleaved", "rate", G_TYPE_INT,
-      audio_format_->sample_rate(), "channels", G_TYPE_INT, audio_format_->channels(), nullptr));
+  GstPtr<GstCaps> audio_caps(
+      gst_caps_new_simple("audio/x-raw", "format", G_TYPE_STRING, "S16LE", "layout", G_TYPE_STRING,
+                          "interleaved", "rate", G_TYPE_INT, audio_format_->sample_rate(),
+                          "channels", G_TYPE_INT, audio_format_->channels(), nullptr));
   // A second of it.
-  status = AddSource(audio_, audio_caps.get(), uint64_t{2} * audio_format_->sample_rate() * audio_format_->channels());
+  status = AddSource(audio_, audio_caps.get(),
+                     uint64_t{2} * audio_format_->sample_rate() * audio_format_->channels());
   if (!status.ok()) return status;
-  return Branch(audio_, {"audioconvert", "audioresample", "avenc_aac"}, *muxer, "audio_%u").status();
+  return Branch(audio_, {"audioconvert", "audioresample", "avenc_aac"}, *muxer, "audio_%u")
+      .status();
 }
 
 absl::StatusOr<GstElement*> Mp4Writer::Add(const char* factory) {
@@ -171,9 +184,10 @@ absl::Status Mp4Writer::AddSource(Stream& stream, GstCaps* caps, uint64_t max_by
   if (!element.ok()) return element.status();
   stream.source = GST_APP_SRC(*element);
   stream.max_bytes = max_bytes;
-  // Pushing never blocks: what has no room is kept, and its sender learns of it late. Below half, it asks for more.
-  g_object_set(stream.source, "format", GST_FORMAT_TIME, "block", FALSE, "max-bytes", static_cast<guint64>(max_bytes),
-               "min-percent", 50u, nullptr);
+  // Pushing never blocks: what has no room is kept, and its sender learns of it late. Below half,
+  // it asks for more.
+  g_object_set(stream.source, "format", GST_FORMAT_TIME, "block", FALSE, "max-bytes",
+               static_cast<guint64>(max_bytes), "min-percent", 50u, nullptr);
   gst_app_src_set_caps(stream.source, caps);
   GstAppSrcCallbacks callbacks = {};
   callbacks.need_data = &Mp4Writer::OnNeedData;
@@ -181,8 +195,9 @@ absl::Status Mp4Writer::AddSource(Stream& stream, GstCaps* caps, uint64_t max_by
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<GstElement*>> Mp4Writer::Branch(Stream& stream, const std::vector<const char*>& factories,
-                                                           GstElement* muxer, const char* muxer_pad) {
+absl::StatusOr<std::vector<GstElement*>> Mp4Writer::Branch(
+    Stream& stream, const std::vector<const char*>& factories, GstElement* muxer,
+    const char* muxer_pad) {
   std::vector<GstElement*> elements;
   GstElement* last = GST_ELEMENT(stream.source);
   for (const char* factory : factories) {
@@ -194,8 +209,8 @@ absl::StatusOr<std::vector<GstElement*>> Mp4Writer::Branch(Stream& stream, const
   }
   absl::StatusOr<GstElement*> queue = Add("queue");
   if (!queue.ok()) return queue.status();
-  g_object_set(*queue, "max-size-bytes", kMuxerLeadBytes, "max-size-buffers", 0u, "max-size-time", guint64{0},
-               nullptr);
+  g_object_set(*queue, "max-size-bytes", kMuxerLeadBytes, "max-size-buffers", 0u, "max-size-time",
+               guint64{0}, nullptr);
   if (!gst_element_link(last, *queue) || !gst_element_link_pads(*queue, "src", muxer, muxer_pad)) {
     return absl::InternalError("the elements of GStreamer do not fit together");
   }
@@ -213,7 +228,8 @@ absl::Status Mp4Writer::Start() {
   GstPtr<GstMessage> error(gst_bus_pop_filtered(bus.get(), GST_MESSAGE_ERROR));
   StopPipeline();
   return absl::FailedPreconditionError(
-      absl::StrCat("cannot record to '", path_, "': ", error ? ErrorText(error.get()) : "GStreamer does not say why"));
+      absl::StrCat("cannot record to '", path_,
+                   "': ", error ? ErrorText(error.get()) : "GStreamer does not say why"));
 }
 
 void Mp4Writer::Append(AppendRequest request, Done done) {
@@ -238,7 +254,8 @@ void Mp4Writer::Append(AppendRequest request, Done done) {
     std::move(done)(std::move(status));
     return;
   }
-  // The flag goes up before the level is read: room that appears in between is seen by one of the two.
+  // The flag goes up before the level is read: room that appears in between is seen by one of the
+  // two.
   stream->starved.store(true);
   if (gst_app_src_get_current_level_bytes(stream->source) < stream->max_bytes) {
     stream->starved.store(!stream->waiting.empty());
@@ -252,19 +269,22 @@ absl::Status Mp4Writer::AppendVideo(VideoFrame frame) {
   if (absl::Status status = CheckOpen(video_); !status.ok()) return status;
   const size_t size = GST_VIDEO_INFO_SIZE(&video_info_);
   if (frame.i420().size() != size) {
-    return absl::InvalidArgumentError(absl::StrCat("a frame of ", video_format_.width(), "x", video_format_.height(),
-                                                   " I420 has ", size, " bytes; this one has ", frame.i420().size()));
+    return absl::InvalidArgumentError(absl::StrCat("a frame of ", video_format_.width(), "x",
+                                                   video_format_.height(), " I420 has ", size,
+                                                   " bytes; this one has ", frame.i420().size()));
   }
   const int64_t pts = frame.pts_nanos();
   if (pts <= video_.last_pts || pts > kMaxPts) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("pts_nanos of a frame is ", pts, "; it must be from ", video_.last_pts + 1, " to ", kMaxPts));
+    return absl::InvalidArgumentError(absl::StrCat("pts_nanos of a frame is ", pts,
+                                                   "; it must be from ", video_.last_pts + 1,
+                                                   " to ", kMaxPts));
   }
-  const int64_t duration =
-      kNanosPerSecond * video_format_.frame_rate_denominator() / video_format_.frame_rate_numerator();
+  const int64_t duration = kNanosPerSecond * video_format_.frame_rate_denominator() /
+                           video_format_.frame_rate_numerator();
   GstBuffer* buffer = NewBuffer(std::move(*frame.mutable_i420()), pts, duration);
-  gst_buffer_add_video_meta_full(buffer, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_FORMAT_I420, video_format_.width(),
-                                 video_format_.height(), GST_VIDEO_INFO_N_PLANES(&video_info_), video_info_.offset,
+  gst_buffer_add_video_meta_full(buffer, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_FORMAT_I420,
+                                 video_format_.width(), video_format_.height(),
+                                 GST_VIDEO_INFO_N_PLANES(&video_info_), video_info_.offset,
                                  video_info_.stride);
   if (absl::Status status = Push(video_, buffer); !status.ok()) return status;
   video_.last_pts = pts;
@@ -280,8 +300,9 @@ absl::Status Mp4Writer::AppendAudio(AudioChunk chunk) {
   if (absl::Status status = CheckOpen(audio_); !status.ok()) return status;
   const size_t sample_bytes = size_t{2} * audio_format_->channels();
   if (chunk.s16le().empty() || chunk.s16le().size() % sample_bytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("a chunk of sound must have a multiple of ", sample_bytes,
-                                                   " bytes; this one has ", chunk.s16le().size()));
+    return absl::InvalidArgumentError(absl::StrCat("a chunk of sound must have a multiple of ",
+                                                   sample_bytes, " bytes; this one has ",
+                                                   chunk.s16le().size()));
   }
   const int64_t pts = chunk.pts_nanos();
   const int64_t low = std::max<int64_t>(audio_.last_pts, 0);
@@ -312,7 +333,8 @@ absl::Status Mp4Writer::EndStream(media::v1::Stream which) {
 
 absl::Status Mp4Writer::CheckOpen(const Stream& stream) const {
   if (!failure_.ok()) return failure_;
-  if (finishing_ || stream.ended) return absl::FailedPreconditionError("the stream has ended: nothing can be appended");
+  if (finishing_ || stream.ended)
+    return absl::FailedPreconditionError("the stream has ended: nothing can be appended");
   return absl::OkStatus();
 }
 
@@ -320,7 +342,8 @@ absl::Status Mp4Writer::Push(Stream& stream, GstBuffer* buffer) {
   const GstFlowReturn result = gst_app_src_push_buffer(stream.source, buffer);
   if (result == GST_FLOW_OK) return absl::OkStatus();
   // The reason is in an error message that is on its way.
-  return absl::InternalError(absl::StrCat("the encoder takes nothing more: ", gst_flow_get_name(result)));
+  return absl::InternalError(
+      absl::StrCat("the encoder takes nothing more: ", gst_flow_get_name(result)));
 }
 
 void Mp4Writer::EndStreams() {
@@ -331,10 +354,12 @@ void Mp4Writer::EndStreams() {
 
 void Mp4Writer::End(Stream& stream) {
   if (&stream == &audio_ && audio_samples_ == 0) {
-    // A track of which the muxer has seen nothing makes a file that players refuse: give it a moment of silence.
+    // A track of which the muxer has seen nothing makes a file that players refuse: give it a
+    // moment of silence.
     const size_t samples = static_cast<size_t>(audio_format_->sample_rate()) / 50;
     const std::string silence(samples * 2 * audio_format_->channels(), '\0');
-    Push(audio_, NewBuffer(silence, 0, kNanosPerSecond / 50)).IgnoreError();  // an error comes by the bus
+    Push(audio_, NewBuffer(silence, 0, kNanosPerSecond / 50))
+        .IgnoreError();  // an error comes by the bus
   }
   stream.ended = true;
   gst_app_src_end_of_stream(stream.source);
@@ -385,7 +410,8 @@ gboolean Mp4Writer::OnMessage(GstBus*, GstMessage* message, gpointer writer) {
       break;
     case GST_MESSAGE_ERROR:
       if (!self->failure_.ok()) break;
-      self->failure_ = absl::InternalError(absl::StrCat("recording '", self->path_, "' failed: ", ErrorText(message)));
+      self->failure_ = absl::InternalError(
+          absl::StrCat("recording '", self->path_, "' failed: ", ErrorText(message)));
       self->Conclude(self->failure_);
       break;
     default:
@@ -396,8 +422,8 @@ gboolean Mp4Writer::OnMessage(GstBus*, GstMessage* message, gpointer writer) {
 
 gboolean Mp4Writer::OnFinishTimeout(gpointer writer) {
   auto self = static_cast<Mp4Writer*>(writer)->shared_from_this();
-  self->failure_ = absl::DeadlineExceededError(
-      absl::StrCat("'", self->path_, "' is incomplete: the encoder did not come to its end in time"));
+  self->failure_ = absl::DeadlineExceededError(absl::StrCat(
+      "'", self->path_, "' is incomplete: the encoder did not come to its end in time"));
   self->Conclude(self->failure_);
   return G_SOURCE_REMOVE;
 }

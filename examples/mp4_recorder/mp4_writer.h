@@ -26,16 +26,16 @@ namespace runloop::examples {
 //   appsrc ! x264enc ! queue ! mp4mux ! filesink
 //   appsrc ! audioconvert ! audioresample ! avenc_aac ! queue ! mp4mux
 //
-// Threads: everything here belongs to one thread, which runs a GLib main context as its default one: the runtime thread of
-// a host with the GLib loop. The pipeline encodes on threads of its own; what they have to say (room, end, errors)
-// comes to this thread as messages on the bus, whose watch is a source of that context. Nothing here waits for them,
-// but for the destructor.
+// Threads: everything here belongs to one thread, which runs a GLib main context as its default
+// one: the runtime thread of a host with the GLib loop. The pipeline encodes on threads of its own;
+// what they have to say (room, end, errors) comes to this thread as messages on the bus, whose
+// watch is a source of that context. Nothing here waits for them, but for the destructor.
 //
-// Callbacks run on this thread, from the loop or within the call that was given them, once each, and are destroyed unrun
-// with the writer. They may drop the last reference to it.
+// Callbacks run on this thread, from the loop or within the call that was given them, once each,
+// and are destroyed unrun with the writer. They may drop the last reference to it.
 //
-// Destroying a writer that was not finished completes the file if that takes less than kDestructionTimeout, and
-// then ends the pipeline's threads and closes the file.
+// Destroying a writer that was not finished completes the file if that takes less than
+// kDestructionTimeout, and then ends the pipeline's threads and closes the file.
 class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
  public:
   using Done = absl::AnyInvocable<void(absl::Status) &&>;
@@ -46,8 +46,8 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   // Checks the formats alone: INVALID_ARGUMENT as Mp4Writer.Open.
   static absl::Status CheckFormats(const media::v1::OpenRequest& request);
 
-  // Checks the formats and creates the file `path`, which is replaced if it exists. gst_init was called before.
-  // INVALID_ARGUMENT, FAILED_PRECONDITION: as Mp4Writer.Open.
+  // Checks the formats and creates the file `path`, which is replaced if it exists. gst_init was
+  // called before. INVALID_ARGUMENT, FAILED_PRECONDITION: as Mp4Writer.Open.
   static absl::StatusOr<std::shared_ptr<Mp4Writer>> Create(const std::string& path,
                                                            const media::v1::OpenRequest& request);
 
@@ -56,12 +56,13 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   Mp4Writer(const Mp4Writer&) = delete;
   Mp4Writer& operator=(const Mp4Writer&) = delete;
 
-  // Takes the request's media; calls `done` with OK when there is room for more, or with why it was not taken. Errors as
-  // Mp4Writer.Append.
+  // Takes the request's media; calls `done` with OK when there is room for more, or with why it was
+  // not taken. Errors as Mp4Writer.Append.
   void Append(media::v1::AppendRequest request, Done done);
 
-  // Ends the streams and calls `finished` when the file is complete, or with DEADLINE_EXCEEDED after `timeout`. The
-  // pipeline's threads have ended by then. Appends that still wait end first. FAILED_PRECONDITION if called before.
+  // Ends the streams and calls `finished` when the file is complete, or with DEADLINE_EXCEEDED
+  // after `timeout`. The pipeline's threads have ended by then. Appends that still wait end first.
+  // FAILED_PRECONDITION if called before.
   void Finish(absl::Duration timeout, Finished finished);
 
   // Answers the appends that wait for room with `status`: nobody listens any more.
@@ -76,8 +77,8 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
     uint64_t max_bytes = 0;
     bool ended = false;
     int64_t last_pts = -1;
-    int64_t end = 0;                // where the last piece ends
-    std::vector<Done> waiting;      // appends that are in, but found no room behind them
+    int64_t end = 0;                   // where the last piece ends
+    std::vector<Done> waiting;         // appends that are in, but found no room behind them
     std::atomic<bool> starved{false};  // somebody waits: tell the bus when there is room
   };
 
@@ -87,8 +88,10 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   // Makes an element in the pipeline.
   absl::StatusOr<GstElement*> Add(const char* factory);
   absl::Status AddSource(Stream& stream, GstCaps* caps, uint64_t max_bytes);
-  // Makes `factories` in the pipeline and links the stream's source through them and a queue to the muxer.
-  absl::StatusOr<std::vector<GstElement*>> Branch(Stream& stream, const std::vector<const char*>& factories,
+  // Makes `factories` in the pipeline and links the stream's source through them and a queue to the
+  // muxer.
+  absl::StatusOr<std::vector<GstElement*>> Branch(Stream& stream,
+                                                  const std::vector<const char*>& factories,
                                                   GstElement* muxer, const char* muxer_pad);
   absl::Status Start();
 
@@ -122,10 +125,10 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   uint64_t video_frames_ = 0;
   uint64_t audio_samples_ = 0;
   bool finishing_ = false;
-  bool at_end_ = false;     // everything is in the file
-  bool stopped_ = true;     // there are no streaming threads
-  bool created_ = false;    // the file is ours
-  absl::Status failure_;    // the pipeline's first error
+  bool at_end_ = false;   // everything is in the file
+  bool stopped_ = true;   // there are no streaming threads
+  bool created_ = false;  // the file is ours
+  absl::Status failure_;  // the pipeline's first error
   Finished finished_;
 };
 

@@ -1,4 +1,5 @@
-// Writes real files with the real encoder, on a main context of the test's own, and looks at them with ffprobe.
+// Writes real files with the real encoder, on a main context of the test's own, and looks at them
+// with ffprobe.
 #include "runloop/examples/mp4_recorder/mp4_writer.h"
 
 #include <gst/gst.h>
@@ -35,8 +36,9 @@ std::string Shell(const std::string& command) {
 }
 
 std::string Probe(const std::string& path, const std::string& stream, const std::string& entries) {
-  std::string output = Shell(absl::StrCat("ffprobe -v error -count_frames -select_streams ", stream,
-                                        " -show_entries stream=", entries, " -of csv=p=0 '", path, "'"));
+  std::string output =
+      Shell(absl::StrCat("ffprobe -v error -count_frames -select_streams ", stream,
+                         " -show_entries stream=", entries, " -of csv=p=0 '", path, "'"));
   return output.substr(0, output.find('\n'));
 }
 
@@ -61,7 +63,8 @@ AppendRequest Frame(int width, int height, int index) {
   std::string& bytes = *request.mutable_video()->mutable_i420();
   bytes.assign(static_cast<size_t>(width) * height * 3 / 2, static_cast<char>(128));
   for (int y = 0; y < height; ++y) {
-    for (int x = 0; x < width; ++x) bytes[static_cast<size_t>(y) * width + x] = static_cast<char>(20 + 200 * x / width);
+    for (int x = 0; x < width; ++x)
+      bytes[static_cast<size_t>(y) * width + x] = static_cast<char>(20 + 200 * x / width);
   }
   request.mutable_video()->set_pts_nanos(index * kFrameNanos);
   return request;
@@ -116,7 +119,8 @@ class Mp4WriterTest : public testing::Test {
 
   auto StartAppend(Mp4Writer& writer, AppendRequest request) {
     auto result = std::make_shared<std::optional<absl::Status>>();
-    writer.Append(std::move(request), [result](absl::Status status) { *result = std::move(status); });
+    writer.Append(std::move(request),
+                  [result](absl::Status status) { *result = std::move(status); });
     return result;
   }
 
@@ -126,7 +130,8 @@ class Mp4WriterTest : public testing::Test {
 
   absl::StatusOr<FinishReply> Finish(Mp4Writer& writer, absl::Duration timeout = absl::Minutes(1)) {
     auto result = std::make_shared<std::optional<absl::StatusOr<FinishReply>>>();
-    writer.Finish(timeout, [result](absl::StatusOr<FinishReply> reply) { *result = std::move(reply); });
+    writer.Finish(timeout,
+                  [result](absl::StatusOr<FinishReply> reply) { *result = std::move(reply); });
     return Wait(result);
   }
 
@@ -154,15 +159,17 @@ TEST_F(Mp4WriterTest, TakesRowsWithoutPaddingAtAnyEvenWidth) {
   auto writer = Create(Format(70, 50, false));  // GStreamer would pad chroma rows of 35 bytes
   for (int i = 0; i < 5; ++i) ASSERT_EQ(Append(*writer, Frame(70, 50, i)), absl::OkStatus());
   ASSERT_TRUE(Finish(*writer).ok());
-  const std::string first =
-      Shell(absl::StrCat("ffmpeg -v error -i '", Path(), "' -frames:v 1 -pix_fmt yuv420p -f rawvideo -"));
+  const std::string first = Shell(
+      absl::StrCat("ffmpeg -v error -i '", Path(), "' -frames:v 1 -pix_fmt yuv420p -f rawvideo -"));
   ASSERT_EQ(first.size(), 70u * 50 * 3 / 2);
   for (int y : {0, 25, 49}) {
     for (int x : {5, 35, 65}) {
-      EXPECT_NEAR(static_cast<unsigned char>(first[static_cast<size_t>(y) * 70 + x]), 20 + 200 * x / 70, 12);
+      EXPECT_NEAR(static_cast<unsigned char>(first[static_cast<size_t>(y) * 70 + x]),
+                  20 + 200 * x / 70, 12);
     }
   }
-  for (size_t i = 70 * 50; i < first.size(); ++i) ASSERT_NEAR(static_cast<unsigned char>(first[i]), 128, 8);
+  for (size_t i = 70 * 50; i < first.size(); ++i)
+    ASSERT_NEAR(static_cast<unsigned char>(first[i]), 128, 8);
 }
 
 TEST_F(Mp4WriterTest, AnAppendThatFindsNoRoomCompletesWhenThereIsSome) {
@@ -205,7 +212,8 @@ TEST_F(Mp4WriterTest, FinishAnswersAppendsThatStillWait) {
 
 TEST_F(Mp4WriterTest, RefusesWhatDoesNotFitTheFormat) {
   auto writer = Create(Format(160, 120, false));
-  EXPECT_THAT(Append(*writer, Frame(160, 122, 0)).message(), HasSubstr("28800 bytes; this one has 29280"));
+  EXPECT_THAT(Append(*writer, Frame(160, 122, 0)).message(),
+              HasSubstr("28800 bytes; this one has 29280"));
   EXPECT_THAT(Append(*writer, Sound(0)).message(), HasSubstr("records no sound"));
   EXPECT_THAT(Append(*writer, AppendRequest()).message(), HasSubstr("media is missing"));
   ASSERT_EQ(Append(*writer, Frame(160, 120, 3)), absl::OkStatus());

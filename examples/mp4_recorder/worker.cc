@@ -1,0 +1,50 @@
+// mp4_recorder_worker: records a file or a test pattern through a daemon that has loaded the
+// mp4_recorder plugin.
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "runloop/client/processor.h"
+#include "runloop/examples/mp4_recorder/recorder.h"
+
+int main(int argc, char** argv) {
+  runloop::examples::Recorder::Options options;
+  double seconds = 0;
+  bool test_source = false;
+
+  CLI::App app(
+      "Records video as MP4 through operations on a runtime thread: runloopd --loop=glib "
+      "--plugin=mp4_recorder.so must run, at RUNLOOP_ADDRESS or at the default socket.");
+  app.footer(
+      "Examples:\n"
+      "  mp4_recorder_worker --input holiday.mkv --output holiday.mp4 --progress\n"
+      "  mp4_recorder_worker --test-source --duration 10 --output test.mp4\n"
+      "SIGTERM and Ctrl-C complete the file. Exit codes: 0 recorded, 1 failed, 2 the file could "
+      "not be completed, "
+      "69 no daemon.");
+  auto* input = app.add_option("--input", options.input,
+                               "The file to record, of any format that GStreamer reads");
+  auto* test = app.add_flag("--test-source", test_source,
+                            "Record a moving test picture and a tone, in real time");
+  input->excludes(test);
+  app.add_option("--output", options.output,
+                 "Name of the MP4 in the daemon's recording directory (RUNLOOP_MP4_DIR)")
+      ->required();
+  app.add_option("--frames", options.max_frames, "Stop after this many frames")
+      ->check(CLI::PositiveNumber);
+  auto* duration = app.add_option("--duration", seconds, "Stop after this many seconds of media")
+                       ->check(CLI::PositiveNumber);
+  app.add_option("--width", options.test.width, "Of the test picture")->capture_default_str();
+  app.add_option("--height", options.test.height, "Of the test picture")->capture_default_str();
+  app.add_option("--rate", options.test.frame_rate, "Frames a second of the test picture")
+      ->capture_default_str();
+  app.add_flag("--progress", options.progress,
+               "Print lines of key=value: started, progress, finished");
+  CLI11_PARSE(app, argc, argv);
+  if (options.input.empty() && !test_source) {
+    return app.exit(CLI::RequiredError("--input FILE or --test-source"));
+  }
+  if (duration->count() > 0) options.max_duration = absl::Seconds(seconds);
+
+  runloop::examples::Recorder recorder(std::move(options));
+  return runloop::RunProcessor(recorder, {.client_name = "mp4_recorder_worker"});
+}
