@@ -15,10 +15,12 @@
 namespace runloop {
 
 struct HostOptions {
-  // Where to listen: `unix:/path` or `/path`. Empty: the default socket (ipc/address.h). Missing directories are made
-  // with mode 0700, the socket with 0600. A socket that nobody listens on any more is replaced.
+  // Where to listen: `unix:/path` or `/path`. Empty: the default socket (ipc/address.h). Missing
+  // directories are made with mode 0700, the socket with 0600. A socket that nobody listens on any
+  // more is replaced.
   std::string listen;
-  // Listening unix sockets to use instead of `listen`, as systemd passes them. The host owns them from here on.
+  // Listening unix sockets to use instead of `listen`, as systemd passes them. The host owns them
+  // from here on.
   std::vector<int> listen_fds;
   // Bytes of one gRPC message, in both directions. Raise it where frames travel in messages.
   int64_t max_message_bytes = int64_t{64} << 20;
@@ -30,39 +32,41 @@ struct HostOptions {
   LogSink log;
 };
 
-// Serves a runtime to other processes: the daemon's whole service, for a program of one's own. runloopd is a main
-// function around it.
+// Serves a runtime to other processes: the daemon's whole service, for a program of one's own.
+// runloopd is a main function around it.
 //
 //   auto runtime = runloop::Runtime::Create({.operations = std::move(operations)});
 //   auto host = runloop::Host::Start(**runtime, {.listen = "/run/acme/acme.sock"});
 //   return (*host)->ServeUntilSignal();
 //
-// Threads: an accept thread, one completion-queue thread for the session streams, and gRPC's own. None of them is the
-// runtime thread and none waits for it. Start, ServeUntilSignal, Drain and the destructor belong to the thread that owns the
-// runtime, and `runtime` must outlive the host.
+// Threads: an accept thread, one completion-queue thread for the session streams, and gRPC's own.
+// None of them is the runtime thread and none waits for it. Start, ServeUntilSignal, Drain and the
+// destructor belong to the thread that owns the runtime, and `runtime` must outlive the host.
 //
 // Security: only processes of this process's uid get in (SO_PEERCRED); see docs/architecture.md.
 class Host {
  public:
   // The socket accepts when this returns; work that comes in is queued until the loop runs.
   //
-  // ALREADY_EXISTS: a daemon listens there. PERMISSION_DENIED: the directory or socket is not ours to use.
-  // INVALID_ARGUMENT: not an address, or a descriptor that is no listening unix socket.
+  // ALREADY_EXISTS: a daemon listens there. PERMISSION_DENIED: the directory or socket is not ours
+  // to use. INVALID_ARGUMENT: not an address, or a descriptor that is no listening unix socket.
   static absl::StatusOr<std::unique_ptr<Host>> Start(Runtime& runtime, HostOptions options = {});
 
-  // Closes the sockets and all connections; sessions end. Does not wait for queued work: Drain does.
+  // Closes the sockets and all connections; sessions end. Does not wait for queued work: Drain
+  // does.
   ~Host();
 
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
-  // Runs the loop until SIGTERM or SIGINT, drains, and returns the exit code: 0 drained, 3 cut off at the deadline. If the
-  // runtime thread is stuck then, the process ends itself with code 3 at the deadline.
-  // The ledger is logged.
+  // Runs the loop until SIGTERM or SIGINT, drains, and returns the exit code: 0 drained, 3 cut off
+  // at the deadline. If the runtime thread is stuck then, the process ends itself with code 3 at
+  // the deadline. The ledger is logged.
   int ServeUntilSignal();
 
-  // Refuses new work with UNAVAILABLE (DRAINING), keeps the loop running until what was admitted has its outcome or
-  // the deadline comes, delivers outcomes, and closes. The runtime is stopped afterwards.
+  // Refuses new work with UNAVAILABLE (DRAINING), keeps the loop running until what was admitted
+  // has its outcome or the deadline comes, delivers outcomes, and closes. The runtime is stopped
+  // afterwards.
   Runtime::DrainResult Drain(absl::Duration timeout);
 
   // `unix:/path`, one for each socket; a socket without a path is shown as `fd:N`.

@@ -1,0 +1,54 @@
+#ifndef RUNLOOP_DAEMON_CALLERS_H_
+#define RUNLOOP_DAEMON_CALLERS_H_
+
+#include <grpcpp/server_context.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/daemon/connection_table.h"
+#include "runloop/runtime/core.h"
+
+namespace runloop::daemon {
+
+// Who is calling, and in which session: the one place that decides it. Any thread. The table must
+// outlive it.
+//
+// What is distrusted: the `runloop-session` metadata. It names a session; the call joins it only if
+// it comes from the very identity that opened it: process, user and role.
+class Callers {
+ public:
+  Callers(std::shared_ptr<internal::RuntimeCore> core, const ConnectionTable& connections)
+      : core_(std::move(core)), connections_(connections) {}
+
+  // The connection that a call came by; to be asked while the call lives. UNAVAILABLE: it has gone
+  // meanwhile.
+  absl::StatusOr<std::shared_ptr<Connection>> ConnectionOf(
+      const grpc::ServerContextBase& context) const;
+
+  // OK if the call came by a main socket; PERMISSION_DENIED (NOT_ALLOWED) for a role.
+  absl::Status CheckMainSocket(const grpc::ServerContextBase& context) const;
+
+  // The session of a plain call. INVALID_ARGUMENT (UNKNOWN_SESSION): the one that it names does not
+  // exist or belongs to somebody else, which the caller cannot tell apart.
+  absl::StatusOr<std::shared_ptr<Session>> SessionOf(const grpc::ServerContextBase& context) const;
+
+  // The sessions that calls may join.
+  void AddSession(const std::shared_ptr<Session>& session);
+  void RemoveSession(const Session& session);
+
+ private:
+  const std::shared_ptr<internal::RuntimeCore> core_;
+  const ConnectionTable& connections_;
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_CALLERS_H_

@@ -1,0 +1,142 @@
+#include "runloop/daemon/diagnostics_service.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "runloop/daemon/durations.h"
+#include "runloop/daemon/process_info.h"
+#include "runloop/ipc/status_codec.h"
+
+namespace runloop::daemon {
+namespace {
+
+using State = Runtime::Snapshot::State;
+
+v1::RuntimeThread::State ToProto(State state) {
+  switch (state) {
+    case State::kNotStarted:
+      return v1::RuntimeThread::STATE_NOT_STARTED;
+    case State::kIdle:
+      return v1::RuntimeThread::STATE_IDLE;
+    case State::kRunning:
+      return v1::RuntimeThread::STATE_RUNNING;
+    case State::kStalled:
+      return v1::RuntimeThread::STATE_STALLED;
+    case State::kStopped:
+      return v1::RuntimeThread::STATE_STOPPED;
+  }
+  return v1::RuntimeThread::STATE_UNSPECIFIED;
+}
+
+void FillThread(const Runtime::Snapshot& snapshot, v1::RuntimeThread& thread) {
+  thread.set_state(ToProto(snapshot.state));
+  thread.set_loop(snapshot.loop);
+  thread.set_current_operation(snapshot.current_operation);
+  thread.set_current_session(snapshot.current_session);
+  *thread.mutable_current_age() = daemon::ToProto(snapshot.current_age);
+  thread.set_notice(snapshot.notice);
+}
+
+void FillLedger(const Ledger::Counts& counts, v1::Ledger& ledger) {
+  ledger.set_admitted(counts.admitted);
+  ledger.set_succeeded(counts.succeeded);
+  ledger.set_failed(counts.failed);
+  ledger.set_cancelled(counts.cancelled);
+  ledger.set_expired(counts.expired);
+  ledger.set_superseded(counts.superseded);
+  ledger.set_abandoned(counts.abandoned);
+  ledger.set_queued(counts.queued);
+  ledger.set_running(counts.running);
+  ledger.set_deferred(counts.deferred);
+  ledger.set_refused(counts.refused);
+}
+
+void FillSession(const Session& session, v1::SessionStatus& status) {
+  const Session::Info& info = session.info();
+  const Session::Counts counts = session.counts();
+  status.set_session_id(info.id);
+  status.set_client_name(info.client_name);
+  status.set_peer_pid(info.peer.pid);
+  status.set_peer_uid(info.peer.uid);
+  status.set_role(info.peer.role);
+  status.set_transport(info.transport == "stream" ? v1::TRANSPORT_STREAM
+                                                  : v1::TRANSPORT_UNSPECIFIED);
+  status.set_queued(counts.queued);
+  status.set_running(counts.running);
+  status.set_finished(counts.finished);
+  *status.mutable_start_time() = daemon::ToProto(info.start_time);
+}
+
+void FillLatency(const LatencyHistogram& histogram, v1::Latency& latency) {
+  const LatencyHistogram::Summary summary = histogram.Summarize();
+  latency.set_count(summary.count);
+  *latency.mutable_mean() = daemon::ToProto(summary.mean);
+  *latency.mutable_p50() = daemon::ToProto(summary.p50);
+  *latency.mutable_p99() = daemon::ToProto(summary.p99);
+  *latency.mutable_max() = daemon::ToProto(summary.max);
+}
+
+void FillOperation(const Operation& operation, v1::OperationStatus& status) {
+  const Operation::Statistics& statistics = operation.statistics();
+  status.set_name(operation.name());
+  status.set_request_type(operation.method().input_type()->full_name());
+  status.set_reply_type(operation.method().output_type()->full_name());
+  status.set_succeeded(statistics.succeeded.load(std::memory_order_relaxed));
+  status.set_failed(statistics.failed.load(std::memory_order_relaxed));
+  status.set_not_started(statistics.not_started.load(std::memory_order_relaxed));
+  status.set_queued(statistics.queued.load(std::memory_order_relaxed));
+  FillLatency(statistics.queue_wait, *status.mutable_queue_wait());
+  FillLatency(statistics.run_time, *status.mutable_run_time());
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* DiagnosticsService::GetStatus(grpc::CallbackServerContext* context,
+                                                        const v1::GetStatusRequest*,
+                                                        v1::GetStatusResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::Status allowed = options_.callers->CheckMainSocket(*context);
+  if (allowed.ok()) FillStatus(*response);
+  reactor->Finish(ToGrpcStatus(allowed));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* DiagnosticsService::ListOperations(grpc::CallbackServerContext* context,
+                                                             const v1::ListOperationsRequest*,
+                                                             v1::ListOperationsResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::Status allowed = options_.callers->CheckMainSocket(*context);
+  if (allowed.ok()) {
+    for (const Operation* operation : options_.core->operations().List()) {
+      FillOperation(*operation, *response->add_operations());
+    }
+  }
+  reactor->Finish(ToGrpcStatus(allowed));
+  return reactor;
+}
+
+void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {
+  const Runtime::Snapshot snapshot = options_.core->GetSnapshot();
+  response.set_version(Version());
+  response.set_runtime_id(options_.core->id());
+  response.set_pid(getpid());
+  *response.mutable_start_time() = daemon::ToProto(options_.core->start_time());
+  FillThread(snapshot, *response.mutable_thread());
+  FillLedger(snapshot.ledger, *response.mutable_ledger());
+  for (const std::shared_ptr<const Session>& session : snapshot.sessions) {
+    FillSession(*session, *response.add_sessions());
+  }
+  response.set_connections(static_cast<uint32_t>(options_.connections->size()));
+  for (const std::string& address : options_.addresses) response.add_addresses(address);
+  response.mutable_limits()->set_max_message_bytes(options_.max_message_bytes);
+  response.mutable_limits()->set_max_unfinished(options_.max_unfinished);
+  response.set_draining(snapshot.draining);
+  response.set_open_files(CountOpenFiles());
+  response.set_threads(CountThreads());
+  response.set_rejected_connections(
+      options_.connections->rejected_connections.load(std::memory_order_relaxed));
+  response.set_refused_peers(options_.connections->refused_peers.load(std::memory_order_relaxed));
+}
+
+}  // namespace runloop::daemon

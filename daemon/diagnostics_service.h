@@ -1,0 +1,48 @@
+#ifndef RUNLOOP_DAEMON_DIAGNOSTICS_SERVICE_H_
+#define RUNLOOP_DAEMON_DIAGNOSTICS_SERVICE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runloop/daemon/callers.h"
+#include "runloop/runtime/core.h"
+#include "runloop/v1/diagnostics.grpc.pb.h"
+
+namespace runloop::daemon {
+
+struct DiagnosticsOptions {
+  std::shared_ptr<internal::RuntimeCore> core;
+  // Both outlive the service.
+  const Callers* callers = nullptr;
+  const ConnectionTable* connections = nullptr;
+  // Listened on.
+  std::vector<std::string> addresses;
+  int64_t max_message_bytes = 0;
+  int64_t max_unfinished = 0;
+};
+
+// runloop.v1.Diagnostics, out of the runtime's snapshot: answers on gRPC's threads and never waits
+// for the runtime thread, so it works while that is stuck. Refuses roles. Must outlive the server
+// that it is registered with.
+class DiagnosticsService final : public v1::Diagnostics::CallbackService {
+ public:
+  explicit DiagnosticsService(DiagnosticsOptions options) : options_(std::move(options)) {}
+
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest* request,
+                                      v1::GetStatusResponse* response) override;
+  grpc::ServerUnaryReactor* ListOperations(grpc::CallbackServerContext* context,
+                                           const v1::ListOperationsRequest* request,
+                                           v1::ListOperationsResponse* response) override;
+
+ private:
+  void FillStatus(v1::GetStatusResponse& response) const;
+
+  const DiagnosticsOptions options_;
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_DIAGNOSTICS_SERVICE_H_

@@ -1,0 +1,89 @@
+#include "runloop/daemon/dispatcher_service.h"
+
+#include <utility>
+
+#include "runloop/daemon/durations.h"
+#include "runloop/daemon/operation_service.h"
+#include "runloop/daemon/unary_call.h"
+#include "runloop/ipc/status_codec.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/runtime_context.h"
+
+namespace runloop::daemon {
+
+// The RPC's side of a UnaryCall. Deletes itself when gRPC is done with it, which is not before the
+// answer was given; until then `response` is valid.
+class DispatcherService::Call final : public grpc::ServerUnaryReactor {
+ public:
+  explicit Call(const absl::Status& refusal) { Finish(ToGrpcStatus(refusal)); }
+
+  Call(const DispatcherService& service, internal::RuntimeCore::Call call, bool watch_deadline,
+       v1::DispatchResponse* response)
+      : operation_(call.operation),
+        max_message_bytes_(service.max_message_bytes_),
+        response_(response),
+        call_(std::make_shared<UnaryCall>(service.core_, service.replies_,
+                                          [this](UnaryCall::Outcome outcome, bool admitted) {
+                                            Answer(std::move(outcome), admitted);
+                                          })) {
+    call_->Start(std::move(call), watch_deadline);
+  }
+
+  void OnCancel() override {
+    if (call_ != nullptr) call_->Cancel();
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  void Answer(UnaryCall::Outcome outcome, bool admitted) {
+    if (outcome.ok()) {
+      const size_t size = (*outcome)->ByteSizeLong();
+      if (size <= static_cast<size_t>(max_message_bytes_)) {
+        (*outcome)->SerializeToString(response_->mutable_reply());
+      } else {
+        outcome = ReplyTooLarge(operation_->name(), size, max_message_bytes_);
+      }
+    }
+    if (!outcome.ok()) {
+      if (!admitted) {
+        Finish(ToGrpcStatus(outcome.status()));
+        return;
+      }
+      *response_->mutable_status() = runloop::ToProto(outcome.status());
+    }
+    Finish(grpc::Status::OK);
+  }
+
+  const Operation* const operation_ = nullptr;
+  const int64_t max_message_bytes_ = 0;
+  v1::DispatchResponse* const response_ = nullptr;
+  const std::shared_ptr<UnaryCall> call_;
+};
+
+grpc::ServerUnaryReactor* DispatcherService::Dispatch(grpc::CallbackServerContext* context,
+                                                      const v1::DispatchRequest* request,
+                                                      v1::DispatchResponse* response) {
+  const absl::StatusOr<const Operation*> operation = core_->FindOperation(request->operation());
+  if (!operation.ok()) return new Call(operation.status());
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> parsed =
+      (*operation)->ParseRequest(request->request());
+  if (!parsed.ok()) return new Call(parsed.status());
+  absl::Duration timeout = kDefaultTimeout;
+  if (request->has_timeout()) {
+    const absl::StatusOr<absl::Duration> asked = FromProto(request->timeout());
+    if (!asked.ok()) return new Call(asked.status());
+    timeout = *asked;
+  }
+  absl::StatusOr<std::shared_ptr<runloop::Session>> session = callers_.SessionOf(*context);
+  if (!session.ok()) return new Call(session.status());
+  const CallDeadline deadline = CallDeadline::Of(*context, timeout, core_->clock());
+  return new Call(*this,
+                  {.operation = *operation,
+                   .request = *std::move(parsed),
+                   .session = *std::move(session),
+                   .deadline = deadline.start_by},
+                  deadline.ends_before_rpc, response);
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,84 @@
+#include "runloop/daemon/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/daemon/host.h"
+#include "runloop/daemon/process_info.h"
+
+namespace runloop::daemon {
+namespace {
+
+constexpr int kExitUsage = 2;
+
+constexpr char kDescription[] =
+    "Runs operations, which plugins bring, on one thread with a running event loop, for other "
+    "processes.";
+
+constexpr char kFooter[] = R"(
+Examples:
+  runloopd --plugin=./mp4_writer.so --loop=glib
+      Serves a plugin at the default socket, with a GLib main loop under its runtime thread.
+  runloopd --listen=unix:/tmp/$USER/acme.sock --plugin=./a.so --plugin=./b.so
+      Serves two plugins at a socket of one's own. The directory has to be private.
+  runloopctl --address=unix:/tmp/$USER/acme.sock status
+      Looks at it.
+
+Sockets that systemd passes (LISTEN_FDS) are used instead of --listen. SIGTERM and SIGINT drain; a
+second one ends at once.
+
+Exit codes: 0 drained, 1 failed, 2 wrong flags or a plugin that was refused, 3 cut off while draining.)";
+
+absl::Duration ParseDuration(const std::string& text) {
+  absl::Duration duration;
+  if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration() ||
+      duration > absl::Hours(24)) {
+    throw CLI::ValidationError(
+        "--drain_timeout",
+        absl::StrCat("'", text, "' is no duration such as 10s or 500ms, or longer than 24h"));
+  }
+  return duration;
+}
+
+}  // namespace
+
+std::variant<Flags, int> ParseFlags(int argc, char** argv) {
+  const HostOptions defaults;
+  Flags flags{.max_message_bytes = defaults.max_message_bytes};
+  std::string loop = "epoll";
+  std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
+
+  CLI::App app(kDescription, "runloopd");
+  app.footer(kFooter);
+  app.set_version_flag("--version", absl::StrCat("runloopd ", Version()));
+  app.add_option("--listen", flags.listen,
+                 "Where to listen: unix:/path or /path. Default: /run/runloop/runloopd.sock as "
+                 "root, $XDG_RUNTIME_DIR/runloop/runloopd.sock as another user");
+  app.add_option("--plugin", flags.plugins, "A shared library with operations; may be repeated")
+      ->allow_extra_args(false);
+  app.add_option("--loop", loop, "The event loop under the runtime thread: epoll or glib")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"epoll", "glib"}));
+  app.add_option("--max_message_bytes", flags.max_message_bytes,
+                 "The largest gRPC message, both ways; units such as 64MiB are understood")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30));
+  app.add_option("--drain_timeout", drain_timeout,
+                 "How long admitted work may take after SIGTERM, such as 10s")
+      ->capture_default_str();
+  app.add_option("--probe_plugin", flags.probe_plugins)->allow_extra_args(false)->group("");
+  try {
+    app.parse(argc, argv);
+    flags.drain_timeout = ParseDuration(drain_timeout);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    fprintf(stderr, "runloopd: %s; see runloopd --help\n", error.what());
+    return kExitUsage;
+  }
+  flags.glib = loop == "glib";
+  return flags;
+}
+
+}  // namespace runloop::daemon

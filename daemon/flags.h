@@ -1,0 +1,30 @@
+#ifndef RUNLOOP_DAEMON_FLAGS_H_
+#define RUNLOOP_DAEMON_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace runloop::daemon {
+
+// runloopd's command line; --help describes it.
+struct Flags {
+  std::string listen;
+  std::vector<std::string> plugins;
+  bool glib = false;
+  int64_t max_message_bytes = 0;
+  absl::Duration drain_timeout;
+  // Not for people: probe these instead of serving (plugin_loader.h).
+  std::vector<std::string> probe_plugins;
+};
+
+// Either what was asked for, or the code to exit with: help or the version was printed (0), or what
+// is wrong, in one line (2).
+std::variant<Flags, int> ParseFlags(int argc, char** argv);
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_FLAGS_H_

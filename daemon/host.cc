@@ -1,0 +1,228 @@
+#include "runloop/daemon/host.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/daemon/connection_table.h"
+#include "runloop/daemon/exit_watchdog.h"
+#include "runloop/daemon/listener.h"
+#include "runloop/daemon/listening_socket.h"
+#include "runloop/daemon/server.h"
+#include "runloop/ipc/address.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/hosted_addresses.h"
+#include "runloop/runtime/signal_watch.h"
+
+namespace runloop {
+namespace {
+
+using daemon::ListeningSocket;
+
+constexpr int kExitDrained = 0;
+constexpr int kExitFailed = 1;
+constexpr int kExitCutOff = 3;
+
+// How long outcomes may take to reach the workers after a drain.
+constexpr absl::Duration kFlushTime = absl::Seconds(1);
+// How long after the drain's deadline a process is ended whose runtime thread is stuck.
+constexpr absl::Duration kWatchdogGrace = absl::Milliseconds(500);
+
+absl::StatusOr<std::vector<ListeningSocket>> OpenSockets(const HostOptions& options) {
+  std::vector<ListeningSocket> sockets;
+  absl::Status failed;
+  for (const int fd : options.listen_fds) {
+    // All are taken over, and so closed, even if one is refused.
+    absl::StatusOr<ListeningSocket> adopted = ListeningSocket::Adopt(fd);
+    if (adopted.ok()) {
+      sockets.push_back(*std::move(adopted));
+    } else {
+      failed.Update(adopted.status());
+    }
+  }
+  if (!failed.ok()) return failed;
+  if (!sockets.empty()) return sockets;
+  const absl::StatusOr<Address> address =
+      options.listen.empty() ? DefaultAddress() : ParseAddress(options.listen);
+  if (!address.ok()) return address.status();
+  absl::StatusOr<ListeningSocket> socket = ListeningSocket::Listen(*address);
+  if (!socket.ok()) return socket.status();
+  sockets.push_back(*std::move(socket));
+  return sockets;
+}
+
+}  // namespace
+
+// Members are in the order of their dependence: the listener, which uses the server, goes first;
+// the connections, which both use, last.
+class Host::Impl {
+ public:
+  Impl(Runtime& runtime, HostOptions options)
+      : runtime_(runtime),
+        core_(runtime.core()),
+        options_(std::move(options)),
+        log_(options_.log ? options_.log : StderrLog()),
+        bound_(core_->OnRuntimeThread()) {}
+  ~Impl() { Close(absl::ZeroDuration()); }
+
+  absl::Status Start();
+  int ServeUntilSignal();
+  Runtime::DrainResult Drain(absl::Duration timeout);
+  const std::vector<std::string>& addresses() const { return listener_addresses_; }
+
+ private:
+  void BeginDrain(absl::Duration timeout);
+  // Closes everything, and lets calls that are being answered end until `grace` has passed.
+  void Close(absl::Duration grace);
+  // Runs the loop until a signal, or waits for one while another thread runs the loop.
+  absl::Status RunUntilSignal();
+  void OnSignal(int signal, daemon::ExitWatchdog& watchdog);
+  // Ends the process; the runtime thread may be anywhere.
+  [[noreturn]] void CutOff(std::string_view why);
+
+  Runtime& runtime_;
+  const std::shared_ptr<internal::RuntimeCore> core_;
+  const HostOptions options_;
+  const LogSink log_;
+  const bool bound_;  // the owner's thread is the runtime thread
+
+  // Constant after Start.
+  std::vector<std::string> listener_addresses_;
+  std::vector<std::string> hosted_;  // in the process's table
+
+  daemon::ConnectionTable connections_;
+  std::unique_ptr<daemon::Server> server_;
+  std::unique_ptr<daemon::Listener> listener_;
+
+  absl::Mutex mutex_;
+  int signal_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+absl::Status Host::Impl::Start() {
+  absl::StatusOr<std::vector<ListeningSocket>> sockets = OpenSockets(options_);
+  if (!sockets.ok()) return sockets.status();
+  if (options_.max_message_bytes < 1 || options_.max_unfinished < 1) {
+    return absl::InvalidArgumentError("max_message_bytes and max_unfinished are at least 1");
+  }
+  for (const ListeningSocket& socket : *sockets) {
+    listener_addresses_.push_back(socket.name());
+    if (socket.address()) hosted_.push_back(socket.address()->ToString());
+  }
+  absl::StatusOr<std::unique_ptr<daemon::Server>> server =
+      daemon::Server::Create({.core = core_,
+                              .connections = &connections_,
+                              .addresses = listener_addresses_,
+                              .max_message_bytes = options_.max_message_bytes,
+                              .max_unfinished = options_.max_unfinished,
+                              .log = log_});
+  if (!server.ok()) return server.status();
+  server_ = *std::move(server);
+  absl::StatusOr<std::unique_ptr<daemon::Listener>> listener = daemon::Listener::Create(
+      {.sockets = *std::move(sockets),
+       .serve = [server = server_.get()](int fd) { server->AddConnection(fd); },
+       .connections = &connections_,
+       .log = log_});
+  if (!listener.ok()) return listener.status();
+  listener_ = *std::move(listener);
+  for (const std::string& address : hosted_) AddHostedAddress(address, runtime_.context());
+  return absl::OkStatus();
+}
+
+void Host::Impl::Close(absl::Duration grace) {
+  if (server_ == nullptr) return;
+  for (const std::string& address : hosted_) RemoveHostedAddress(address);
+  listener_.reset();  // the server gets no connection after this
+  server_->Shutdown(grace);
+  server_.reset();
+}
+
+void Host::Impl::BeginDrain(absl::Duration timeout) {
+  core_->BeginDrain();
+  server_->BeginDrain(timeout);
+}
+
+Runtime::DrainResult Host::Impl::Drain(absl::Duration timeout) {
+  if (server_ != nullptr) BeginDrain(timeout);
+  const Runtime::DrainResult result = runtime_.Drain(timeout);
+  Close(kFlushTime);
+  return result;
+}
+
+void Host::Impl::OnSignal(int signal, daemon::ExitWatchdog& watchdog) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (signal_ != 0) CutOff("a second signal");
+    signal_ = signal;
+  }
+  log_(LogSeverity::kInfo, absl::StrCat("signal ", signal, ": draining for at most ",
+                                        absl::FormatDuration(options_.drain_timeout)));
+  watchdog.Arm(options_.drain_timeout + kFlushTime + kWatchdogGrace);
+  BeginDrain(options_.drain_timeout);
+  // A thread of the runtime's own goes on until Drain.
+  if (bound_) runtime_.Stop();
+}
+
+void Host::Impl::CutOff(std::string_view why) {
+  const Runtime::Snapshot snapshot = core_->GetSnapshot();
+  std::string line = absl::StrCat("cut off by ", std::string(why));
+  if (!snapshot.current_operation.empty()) {
+    absl::StrAppend(&line, ": the runtime thread has been in ", snapshot.current_operation);
+    if (!snapshot.current_session.empty()) {
+      absl::StrAppend(&line, " of session ", snapshot.current_session);
+    }
+    absl::StrAppend(&line, " for ", absl::FormatDuration(snapshot.current_age));
+  }
+  log_(LogSeverity::kError, line);
+  log_(LogSeverity::kError, absl::StrCat("ledger: ", snapshot.ledger.ToString()));
+  _exit(kExitCutOff);
+}
+
+absl::Status Host::Impl::RunUntilSignal() {
+  if (bound_) return runtime_.Run();
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(
+      +[](int* signal) { return *signal != 0; }, &signal_));
+  return absl::OkStatus();
+}
+
+int Host::Impl::ServeUntilSignal() {
+  Runtime::DrainResult result;
+  {
+    daemon::ExitWatchdog watchdog([this] { CutOff("the deadline of the drain"); });
+    const absl::StatusOr<std::unique_ptr<SignalWatch>> signals =
+        SignalWatch::Create([this, &watchdog](int signal) { OnSignal(signal, watchdog); });
+    if (!signals.ok()) {
+      log_(LogSeverity::kError, signals.status().ToString());
+      return kExitFailed;
+    }
+    if (absl::Status ran = RunUntilSignal(); !ran.ok()) {
+      log_(LogSeverity::kError, ran.ToString());
+      return kExitFailed;
+    }
+    result = Drain(options_.drain_timeout);
+  }
+  log_(result.drained ? LogSeverity::kInfo : LogSeverity::kWarning,
+       absl::StrCat(result.drained ? "drained" : "cut off at the deadline of the drain",
+                    "; ledger: ", result.ledger.ToString()));
+  return result.drained ? kExitDrained : kExitCutOff;
+}
+
+Host::Host(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Host::~Host() = default;
+
+absl::StatusOr<std::unique_ptr<Host>> Host::Start(Runtime& runtime, HostOptions options) {
+  auto impl = std::make_unique<Impl>(runtime, std::move(options));
+  if (absl::Status started = impl->Start(); !started.ok()) return started;
+  return std::unique_ptr<Host>(new Host(std::move(impl)));
+}
+
+int Host::ServeUntilSignal() { return impl_->ServeUntilSignal(); }
+
+Runtime::DrainResult Host::Drain(absl::Duration timeout) { return impl_->Drain(timeout); }
+
+const std::vector<std::string>& Host::addresses() const { return impl_->addresses(); }
+
+}  // namespace runloop

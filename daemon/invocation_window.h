@@ -1,0 +1,71 @@
+#ifndef RUNLOOP_DAEMON_INVOCATION_WINDOW_H_
+#define RUNLOOP_DAEMON_INVOCATION_WINDOW_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+
+#include "runloop/runtime/operation_task.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::daemon {
+
+// What one session stream has dispatched and not yet told the worker the end of, in send order; and
+// what it tells the worker of the rest, as a watermark and ranges.
+//
+// An invocation is known here by its number on the stream, which counts from 0 without the gaps
+// that the worker's ids may have. Not thread-safe.
+class InvocationWindow {
+ public:
+  // Adds the next invocation and gives its number. `id` is larger than every id before.
+  uint64_t Add(uint64_t id);
+
+  // What to cancel it by; null clears it.
+  void SetTask(uint64_t number, std::shared_ptr<internal::OperationTask> task);
+  // The task of an unsettled id, null if there is none.
+  std::shared_ptr<internal::OperationTask> FindTask(uint64_t id) const;
+
+  // The id of an unsettled number.
+  uint64_t IdOf(uint64_t number) const;
+
+  // The worker is told its end. Once for each number.
+  void Settle(uint64_t number);
+
+  // Writes the settled set: the watermark is the last id before the first unsettled one. Ranges
+  // that were written before are left out where there are more than `kRepeatedRanges`.
+  void Describe(v1::InvocationRanges& ranges);
+
+  // Not settled yet.
+  size_t unsettled() const { return unsettled_; }
+  uint64_t last_id() const { return last_id_; }
+
+  // A worker that has many unfinished invocations between finished ones costs a range for each;
+  // they are repeated in every message only up to this number.
+  static constexpr size_t kRepeatedRanges = 64;
+
+ private:
+  struct Entry {
+    uint64_t id = 0;
+    std::shared_ptr<internal::OperationTask> task;
+  };
+  // Settled numbers above the first unsettled one.
+  struct Run {
+    uint64_t last = 0;
+    bool changed = true;  // since it was written
+  };
+
+  const Entry& At(uint64_t number) const { return entries_[number - first_number_]; }
+
+  uint64_t first_number_ = 0;  // of entries_[0], the first unsettled one
+  std::deque<Entry> entries_;
+  std::map<uint64_t, Run> runs_;  // by first number; neither overlapping nor adjacent
+  uint64_t watermark_ = 0;
+  uint64_t last_id_ = 0;
+  size_t unsettled_ = 0;
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_INVOCATION_WINDOW_H_

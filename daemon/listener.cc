@@ -1,0 +1,292 @@
+#include "runloop/daemon/listener.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/clock.h"
+
+namespace runloop::daemon {
+namespace {
+
+constexpr int kAcceptsATurn = 64;
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+// Descriptors for gRPC are numbered from here on, up to the process's limit or this bound.
+constexpr int kLowestNumber = 64;
+constexpr int kHighestNumber = 65'536;
+
+int HighestNumber() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > kHighestNumber) {
+    return kHighestNumber;
+  }
+  return static_cast<int>(limit.rlim_cur);
+}
+
+absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+bool HungUp(int fd) {
+  pollfd poll_fd = {.fd = fd, .events = POLLRDHUP, .revents = 0};
+  return poll(&poll_fd, 1, 0) > 0;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(ListenerOptions options) {
+  std::unique_ptr<Listener> listener(new Listener(std::move(options)));
+  if (absl::Status started = listener->Start(); !started.ok()) return started;
+  return listener;
+}
+
+Listener::Listener(ListenerOptions options)
+    : serve_(std::move(options.serve)),
+      connections_(*options.connections),
+      first_byte_timeout_(options.first_byte_timeout),
+      max_pending_(options.max_pending),
+      sockets_(std::move(options.sockets)),
+      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+      log_(options.log),
+      side_channels_(loop_,
+                     {.add =
+                          [this](UniqueFd socket, const std::string& role) {
+                            const int fd = socket.get();
+                            return AddSource({.fd = fd, .owned = std::move(socket), .role = role});
+                          },
+                      .remove = [this](int fd) { RemoveSource(fd); }},
+                     options.log) {
+  for (const ListeningSocket& socket : sockets_) addresses_.push_back(socket.name());
+}
+
+absl::Status Listener::Start() {
+  if (!timer_.valid()) return absl::ErrnoToStatus(errno, "no timer");
+  absl::Status status = loop_.Attach([](const DrainBudget&) { return false; });
+  if (!status.ok()) return status;
+  status = loop_.AddFd(timer_.get(), EPOLLIN, [this](uint32_t) { OnTimer(); });
+  if (!status.ok()) return status;
+  for (const ListeningSocket& socket : sockets_) {
+    status = AddSource({.fd = socket.fd()});
+    if (!status.ok()) return status;
+  }
+  thread_ = std::thread([this] { (void)loop_.Run(); });
+  return absl::OkStatus();
+}
+
+Listener::~Listener() {
+  if (thread_.joinable()) {
+    loop_.Quit();
+    thread_.join();
+  }
+  for (const auto& [fd, watched] : watched_) {
+    connections_.Remove(watched.grpc_fd, watched.connection);
+  }
+}
+
+absl::Status Listener::AddSource(Source source) {
+  const int fd = source.fd;
+  if (accepting_) {
+    absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { Accept(fd); });
+    if (!added.ok()) return added;
+  }
+  sources_[fd] = std::move(source);
+  return absl::OkStatus();
+}
+
+void Listener::RemoveSource(int fd) {
+  if (accepting_) (void)loop_.RemoveFd(fd);
+  sources_.erase(fd);
+}
+
+void Listener::Accept(int fd) {
+  const auto found = sources_.find(fd);
+  if (found == sources_.end()) return;
+  const std::string role = found->second.role;
+  if (!role.empty()) fcntl(fd, F_SETFL, O_NONBLOCK);
+  // Others get their turn after some; what is left makes the socket readable again.
+  for (int i = 0; i < kAcceptsATurn; ++i) {
+    UniqueFd socket(accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (socket.valid()) {
+      Admit(std::move(socket), role);
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno == EAGAIN) return;
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      log_.Warn(absl::StrCat("cannot accept connections: ", strerror(errno),
+                             "; trying again every 100 ms"));
+      PauseAccepting();
+    } else {
+      // Such as a role socket that its maker has shut down. It stays here, idle, until it is taken
+      // away.
+      log_.Warn(absl::StrCat("accepts no more on descriptor ", fd, ": ", strerror(errno)));
+      found->second.broken = true;
+      (void)loop_.RemoveFd(fd);
+    }
+    return;
+  }
+}
+
+void Listener::PauseAccepting() {
+  if (!accepting_) return;
+  accepting_ = false;
+  for (const auto& [fd, source] : sources_) (void)loop_.RemoveFd(fd);
+  resume_at_ = Now() + kAcceptPause;
+  SetTimer();
+}
+
+void Listener::ResumeAccepting() {
+  accepting_ = true;
+  resume_at_ = absl::InfiniteFuture();
+  for (const auto& [number, source] : sources_) {
+    if (source.broken) continue;
+    const int fd = number;
+    if (!loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { Accept(fd); }).ok()) {
+      PauseAccepting();
+      return;
+    }
+  }
+}
+
+void Listener::Admit(UniqueFd socket, const std::string& role) {
+  absl::StatusOr<PeerIdentity> peer = GetPeerIdentity(socket.get());
+  if (!peer.ok() || peer->uid != geteuid()) {
+    connections_.refused_peers.fetch_add(1, std::memory_order_relaxed);
+    log_.Warn(peer.ok() ? absl::StrCat("refused process ", peer->pid, " of user ", peer->uid,
+                                       ": only user ", geteuid(), " is let in")
+                        : absl::StrCat("refused a connection: ", peer.status().message()));
+    return;
+  }
+  peer->role = role;
+  const int fd = socket.get();
+  if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { Look(fd); });
+      !added.ok()) {
+    log_.Warn(absl::StrCat("closed a connection: ", added.message()));
+    return;
+  }
+  if (pending_.size() >= max_pending_) {
+    Reject(pending_.begin(), "too many others have sent nothing yet");
+  }
+  pending_.push_back({.socket = std::move(socket),
+                      .peer = *std::move(peer),
+                      .deadline = Now() + first_byte_timeout_});
+  pending_by_fd_[fd] = std::prev(pending_.end());
+  if (pending_.size() == 1) SetTimer();
+  Look(fd);  // often the first byte is there already
+}
+
+void Listener::Look(int fd) {
+  const auto found = pending_by_fd_.find(fd);
+  if (found == pending_by_fd_.end()) return;
+  const PendingList::iterator pending = found->second;
+  char first = 0;
+  const ssize_t got = recv(fd, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got <= 0) {
+    TakePending(pending);  // it has gone, as a probe does
+    return;
+  }
+  if (first != 'P' && first != 'R') {
+    Reject(pending, "it speaks neither gRPC nor the side channel's protocol");
+    return;
+  }
+  PeerIdentity peer = std::move(pending->peer);
+  UniqueFd socket = TakePending(pending);
+  if (first == 'P') {
+    HandToGrpc(std::move(socket), std::move(peer));
+  } else {
+    side_channels_.Add(std::move(socket), std::move(peer));
+  }
+}
+
+void Listener::Reject(PendingList::iterator pending, absl::string_view why) {
+  connections_.rejected_connections.fetch_add(1, std::memory_order_relaxed);
+  log_.Warn(absl::StrCat("closed a connection of process ", pending->peer.pid, ": ", why));
+  TakePending(pending);
+}
+
+UniqueFd Listener::TakePending(PendingList::iterator pending) {
+  UniqueFd socket = std::move(pending->socket);
+  (void)loop_.RemoveFd(socket.get());
+  pending_by_fd_.erase(socket.get());
+  pending_.erase(pending);
+  return socket;
+}
+
+void Listener::HandToGrpc(UniqueFd socket, PeerIdentity peer) {
+  const int fd = socket.get();
+  absl::StatusOr<int> grpc_fd = DuplicateHigh(fd);
+  if (!grpc_fd.ok()) {
+    log_.Warn(absl::StrCat("closed a connection of process ", peer.pid, ": ",
+                           grpc_fd.status().message()));
+    return;
+  }
+  UniqueFd for_grpc(*grpc_fd);
+  if (absl::Status added = loop_.AddFd(fd, EPOLLRDHUP, [this, fd](uint32_t) { OnHangUp(fd); });
+      !added.ok()) {
+    log_.Warn(absl::StrCat("closed a connection of process ", peer.pid, ": ", added.message()));
+    return;
+  }
+  std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, std::move(peer));
+  watched_[fd] = {.socket = std::move(socket), .grpc_fd = *grpc_fd, .connection = connection};
+  serve_(for_grpc.Release());
+}
+
+// The numbers rise and wrap around, so that one comes back only after all others were used: gRPC
+// knows a connection by its number, and the end of one may be seen here after gRPC has closed it.
+absl::StatusOr<int> Listener::DuplicateHigh(int fd) {
+  const int highest = HighestNumber();
+  if (next_number_ < kLowestNumber || next_number_ >= highest) next_number_ = kLowestNumber;
+  int number = fcntl(fd, F_DUPFD_CLOEXEC, std::min(next_number_, highest - 1));
+  if (number < 0 || number >= kHighestNumber) {
+    // From here to the limit all are taken.
+    if (number >= 0) close(number);
+    number = fcntl(fd, F_DUPFD_CLOEXEC, std::min(kLowestNumber, highest - 1));
+  }
+  if (number < 0) return absl::ErrnoToStatus(errno, "no descriptor left");
+  next_number_ = number + 1;
+  return number;
+}
+
+void Listener::OnHangUp(int fd) {
+  // The event may be an older one's of the same number.
+  if (!HungUp(fd)) return;
+  const auto found = watched_.find(fd);
+  if (found == watched_.end()) return;
+  const Watched watched = std::move(found->second);
+  watched_.erase(found);
+  (void)loop_.RemoveFd(fd);
+  connections_.Remove(watched.grpc_fd, watched.connection);
+}
+
+void Listener::OnTimer() {
+  uint64_t expirations;
+  (void)!read(timer_.get(), &expirations, sizeof(expirations));
+  const absl::Time now = Now();
+  if (resume_at_ <= now) ResumeAccepting();
+  while (!pending_.empty() && pending_.front().deadline <= now) {
+    Reject(pending_.begin(),
+           absl::StrCat("it sent nothing for ", absl::FormatDuration(first_byte_timeout_)));
+  }
+  SetTimer();
+}
+
+void Listener::SetTimer() {
+  absl::Time next = resume_at_;
+  if (!pending_.empty()) next = std::min(next, pending_.front().deadline);
+  itimerspec spec{};
+  if (next != absl::InfiniteFuture()) {
+    spec.it_value = absl::ToTimespec(std::max(next - Now(), absl::Milliseconds(1)));
+  }
+  timerfd_settime(timer_.get(), 0, &spec, nullptr);
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,199 @@
+#include "runloop/daemon/reflection_service.h"
+
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/descriptor.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "runloop/daemon/service_names.h"
+#include "runloop/ipc/status_codec.h"
+
+namespace runloop::daemon {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::DescriptorPool;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::FileDescriptor;
+using google::protobuf::FileDescriptorProto;
+
+// The two versions have the same messages under different names.
+struct V1 {
+  using Rpc = grpc::reflection::v1::ServerReflection;
+  using Request = grpc::reflection::v1::ServerReflectionRequest;
+  using Response = grpc::reflection::v1::ServerReflectionResponse;
+  using FileDescriptorResponse = grpc::reflection::v1::FileDescriptorResponse;
+};
+struct V1Alpha {
+  using Rpc = grpc::reflection::v1alpha::ServerReflection;
+  using Request = grpc::reflection::v1alpha::ServerReflectionRequest;
+  using Response = grpc::reflection::v1alpha::ServerReflectionResponse;
+  using FileDescriptorResponse = grpc::reflection::v1alpha::FileDescriptorResponse;
+};
+
+// Answers the requests of one stream. What they name is a peer's text: it is only looked up.
+template <typename Version>
+class Answerer {
+ public:
+  explicit Answerer(std::vector<std::string> services) : services_(std::move(services)) {}
+
+  void Answer(const typename Version::Request& request, typename Version::Response& response) {
+    response.Clear();
+    response.set_valid_host(request.host());
+    *response.mutable_original_request() = request;
+    switch (request.message_request_case()) {
+      case Version::Request::kListServices:
+        for (const std::string& name : services_) {
+          response.mutable_list_services_response()->add_service()->set_name(name);
+        }
+        break;
+      case Version::Request::kFileByFilename:
+        AddFile(Pool().FindFileByName(request.file_by_filename()), "no file of this name",
+                response);
+        break;
+      case Version::Request::kFileContainingSymbol:
+        AddFile(Pool().FindFileContainingSymbol(request.file_containing_symbol()),
+                "no symbol of this name", response);
+        break;
+      case Version::Request::kFileContainingExtension: {
+        const auto& asked = request.file_containing_extension();
+        const FieldDescriptor* extension = nullptr;
+        if (const Descriptor* type = Pool().FindMessageTypeByName(asked.containing_type())) {
+          extension = Pool().FindExtensionByNumber(type, asked.extension_number());
+        }
+        AddFile(extension == nullptr ? nullptr : extension->file(), "no such extension", response);
+        break;
+      }
+      case Version::Request::kAllExtensionNumbersOfType:
+        AddExtensionNumbers(request.all_extension_numbers_of_type(), response);
+        break;
+      case Version::Request::MESSAGE_REQUEST_NOT_SET:
+        SetError(absl::StatusCode::kInvalidArgument, "the request asks for nothing", response);
+        break;
+    }
+  }
+
+ private:
+  static const DescriptorPool& Pool() { return *DescriptorPool::generated_pool(); }
+
+  static void SetError(absl::StatusCode code, const std::string& message,
+                       typename Version::Response& response) {
+    response.mutable_error_response()->set_error_code(static_cast<int>(code));
+    response.mutable_error_response()->set_error_message(message);
+  }
+
+  void AddFile(const FileDescriptor* file, const std::string& otherwise,
+               typename Version::Response& response) {
+    if (file == nullptr) {
+      SetError(absl::StatusCode::kNotFound, otherwise, response);
+      return;
+    }
+    sent_.erase(file);  // what is asked for is sent, again if need be
+    AddWithImports(*file, *response.mutable_file_descriptor_response());
+  }
+
+  // The file, and what it imports unless this stream has it.
+  void AddWithImports(const FileDescriptor& file,
+                      typename Version::FileDescriptorResponse& response) {
+    if (!sent_.insert(&file).second) return;
+    FileDescriptorProto proto;
+    file.CopyTo(&proto);
+    proto.SerializeToString(response.add_file_descriptor_proto());
+    for (int i = 0; i < file.dependency_count(); ++i) {
+      AddWithImports(*file.dependency(i), response);
+    }
+  }
+
+  static void AddExtensionNumbers(const std::string& name, typename Version::Response& response) {
+    const Descriptor* type = Pool().FindMessageTypeByName(name);
+    if (type == nullptr) {
+      SetError(absl::StatusCode::kNotFound, "no message type of this name", response);
+      return;
+    }
+    auto& numbers = *response.mutable_all_extension_numbers_response();
+    numbers.set_base_type_name(name);
+    std::vector<const FieldDescriptor*> extensions;
+    Pool().FindAllExtensions(type, &extensions);
+    for (const FieldDescriptor* extension : extensions) {
+      numbers.add_extension_number(extension->number());
+    }
+  }
+
+  const std::vector<std::string> services_;
+  std::set<const FileDescriptor*> sent_;
+};
+
+template <typename Version>
+class Reflection final : public Version::Rpc::CallbackService {
+ public:
+  Reflection(std::shared_ptr<internal::RuntimeCore> core, const Callers& callers)
+      : core_(std::move(core)), callers_(callers) {}
+
+  grpc::ServerBidiReactor<typename Version::Request, typename Version::Response>*
+  ServerReflectionInfo(grpc::CallbackServerContext* context) override {
+    return new Stream(ServicesFor(*context));
+  }
+
+ private:
+  // One request, one response, until the peer half-closes. Deletes itself when gRPC is done.
+  class Stream final
+      : public grpc::ServerBidiReactor<typename Version::Request, typename Version::Response> {
+   public:
+    explicit Stream(std::vector<std::string> services) : answerer_(std::move(services)) {
+      this->StartRead(&request_);
+    }
+    void OnReadDone(bool ok) override {
+      if (!ok) {
+        this->Finish(grpc::Status::OK);  // half-closed, or cancelled
+        return;
+      }
+      answerer_.Answer(request_, response_);
+      this->StartWrite(&response_);
+    }
+    void OnWriteDone(bool ok) override {
+      if (ok) {
+        this->StartRead(&request_);
+      } else {
+        this->Finish(grpc::Status::CANCELLED);
+      }
+    }
+    void OnDone() override { delete this; }
+
+   private:
+    Answerer<Version> answerer_;
+    typename Version::Request request_;
+    typename Version::Response response_;
+  };
+
+  std::vector<std::string> ServicesFor(const grpc::CallbackServerContext& context) const {
+    std::set<std::string, std::less<>> names = OperationServices(core_->operations());
+    names.emplace(kDispatcherService);
+    names.emplace(kHealthService);
+    if (callers_.CheckMainSocket(context).ok()) names.emplace(kDiagnosticsService);
+    names.insert(V1::Rpc::service_full_name());
+    names.insert(V1Alpha::Rpc::service_full_name());
+    return {names.begin(), names.end()};
+  }
+
+  const std::shared_ptr<internal::RuntimeCore> core_;
+  const Callers& callers_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> NewReflectionV1(std::shared_ptr<internal::RuntimeCore> core,
+                                               const Callers& callers) {
+  return std::make_unique<Reflection<V1>>(std::move(core), callers);
+}
+
+std::unique_ptr<grpc::Service> NewReflectionV1Alpha(std::shared_ptr<internal::RuntimeCore> core,
+                                                    const Callers& callers) {
+  return std::make_unique<Reflection<V1Alpha>>(std::move(core), callers);
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,58 @@
+#include "runloop/daemon/run_daemon.h"
+
+#include <cstdio>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_join.h"
+#include "runloop/daemon/host.h"
+#include "runloop/daemon/inherited_sockets.h"
+#include "runloop/daemon/plugin_loader.h"
+#include "runloop/runtime/epoll_loop.h"
+#include "runloop/runtime/glib/glib_loop.h"
+#include "runloop/runtime/runtime.h"
+
+namespace runloop::daemon {
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+int Fail(int code, const absl::Status& status) {
+  fprintf(stderr, "runloopd: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+}  // namespace
+
+int RunDaemon(const Flags& flags) {
+  absl::StatusOr<std::vector<int>> inherited = TakeInheritedSockets();
+  if (!inherited.ok()) return Fail(kExitUsage, inherited.status());
+
+  OperationRegistry operations;
+  PluginLoader plugins;
+  for (const std::string& path : flags.plugins) {
+    if (absl::Status loaded = plugins.Load(path, operations); !loaded.ok()) {
+      return Fail(kExitUsage, loaded);
+    }
+  }
+
+  const absl::StatusOr<std::unique_ptr<Runtime>> runtime = Runtime::Create(
+      {.loop = flags.glib ? NewGlibLoop() : NewEpollLoop(), .operations = std::move(operations)});
+  if (!runtime.ok()) return Fail(kExitFailed, runtime.status());
+  const absl::StatusOr<std::unique_ptr<Host>> host =
+      Host::Start(**runtime, {.listen = flags.listen,
+                              .listen_fds = *std::move(inherited),
+                              .max_message_bytes = flags.max_message_bytes,
+                              .drain_timeout = flags.drain_timeout});
+  if (!host.ok()) return Fail(kExitFailed, host.status());
+
+  // Runs first of all that the loop runs: from then on work does not wait for it to start.
+  const std::string ready = absl::StrJoin((*host)->addresses(), ", ");
+  const absl::Status posted = (*runtime)->context().RunOnRuntimeThreadAsync(
+      [ready] { fprintf(stderr, "listening at %s\n", ready.c_str()); });
+  if (!posted.ok()) return Fail(kExitFailed, posted);
+  return (*host)->ServeUntilSignal();
+}
+
+}  // namespace runloop::daemon

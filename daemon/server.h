@@ -1,0 +1,75 @@
+#ifndef RUNLOOP_DAEMON_SERVER_H_
+#define RUNLOOP_DAEMON_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runloop/daemon/callers.h"
+#include "runloop/daemon/connection_table.h"
+#include "runloop/daemon/diagnostics_service.h"
+#include "runloop/daemon/dispatcher_service.h"
+#include "runloop/daemon/health_service.h"
+#include "runloop/daemon/operation_service.h"
+#include "runloop/daemon/reply_thread.h"
+#include "runloop/daemon/session_server.h"
+#include "runloop/runtime/core.h"
+
+namespace runloop::daemon {
+
+struct ServerOptions {
+  std::shared_ptr<internal::RuntimeCore> core;
+  // Must outlive the server.
+  const ConnectionTable* connections = nullptr;
+  // What status shows as listened on.
+  std::vector<std::string> addresses;
+  int64_t max_message_bytes = 0;
+  int64_t max_unfinished = 0;
+  LogSink log;
+};
+
+// The gRPC server with all its services: the one place where they are put together. It listens
+// nowhere; connections are handed to it.
+//
+// Threads: Create, Shutdown and the destructor on the owner's; AddConnection on one other, which
+// has ended before Shutdown; BeginDrain from any.
+class Server {
+ public:
+  static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options);
+  ~Server();
+
+  // Serves the connection that `fd`, non-blocking and in the connection table, belongs to. Takes
+  // the descriptor.
+  void AddConnection(int fd);
+
+  // Ends the session streams whose work is done, and tells the others.
+  void BeginDrain(absl::Duration timeout);
+
+  // Lets calls end until `grace` has passed, cancels the rest, and closes all connections.
+  // Idempotent.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  explicit Server(ServerOptions options);
+  absl::Status Start(int64_t max_message_bytes);
+
+  Callers callers_;
+  const std::shared_ptr<ReplyThread> replies_;
+  SessionServer sessions_;
+  OperationService operation_service_;
+  DispatcherService dispatcher_service_;
+  DiagnosticsService diagnostics_service_;
+  HealthService health_service_;
+  const std::unique_ptr<grpc::Service> reflection_v1_;
+  const std::unique_ptr<grpc::Service> reflection_v1alpha_;
+  std::unique_ptr<grpc::Server> server_;  // null once shut down
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_SERVER_H_

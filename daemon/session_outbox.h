@@ -1,0 +1,92 @@
+#ifndef RUNLOOP_DAEMON_SESSION_OUTBOX_H_
+#define RUNLOOP_DAEMON_SESSION_OUTBOX_H_
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/completion_queue.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "google/protobuf/message.h"
+
+namespace runloop::daemon {
+
+class SessionOutbox;
+class SessionStream;
+
+// Wakes the completion-queue thread of the session streams: one alarm, set once until that thread
+// has taken note, however many outcomes come meanwhile. Any thread. Shared by the server and the
+// outboxes, which may outlive it.
+class SessionWaker {
+ public:
+  // The queue gets `tag`.
+  SessionWaker(grpc::CompletionQueue* queue, void* tag) : tag_(tag), queue_(queue) {}
+
+  // Makes the thread look at `outbox`, or, without one, at everything else.
+  void Wake(std::shared_ptr<SessionOutbox> outbox);
+
+  // What was woken for since the last call. The queue's thread, when it gets the tag.
+  std::vector<std::shared_ptr<SessionOutbox>> Take();
+
+  // The queue is not touched any more after this.
+  void Stop();
+
+ private:
+  void* const tag_;
+
+  absl::Mutex mutex_;
+  grpc::CompletionQueue* queue_ ABSL_GUARDED_BY(mutex_);
+  bool set_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::shared_ptr<SessionOutbox>> ready_ ABSL_GUARDED_BY(mutex_);
+  grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One invocation's end, on its way to the worker.
+struct Finished {
+  uint64_t number = 0;  // InvocationWindow
+  absl::Status status;
+  std::unique_ptr<google::protobuf::Message> reply;  // if it was asked for
+  size_t bytes = 0;                                  // what it counts for while it is unsent
+};
+
+// Where the outcomes of one session stream gather until the stream writes them: the runtime thread
+// appends under a lock that is held for a few instructions, and wakes the stream's thread only if
+// that has run out of outcomes. Shared by the stream and its invocations, which may outlive it.
+class SessionOutbox : public std::enable_shared_from_this<SessionOutbox> {
+ public:
+  SessionOutbox(std::shared_ptr<SessionWaker> waker, SessionStream* stream)
+      : waker_(std::move(waker)), stream_(stream) {}
+
+  // Any thread. Dropped if the stream is closed.
+  void Append(Finished finished);
+
+  // Moves what has gathered to the end of `to`; if it is nothing, the next Append wakes. The
+  // stream's thread.
+  void Take(std::vector<Finished>& to);
+
+  // Bytes that have gathered. Any thread.
+  size_t bytes() const;
+
+  // From now on outcomes are dropped. The stream's thread.
+  void Close();
+  // Null once it is closed. The stream's thread.
+  SessionStream* stream() const { return stream_; }
+
+ private:
+  const std::shared_ptr<SessionWaker> waker_;
+  SessionStream* stream_;  // the stream's thread only
+
+  mutable absl::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool wake_ ABSL_GUARDED_BY(mutex_) = true;
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Finished> finished_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_SESSION_OUTBOX_H_

@@ -1,0 +1,82 @@
+#include "runloop/daemon/session_server.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "runloop/daemon/dispatcher_service.h"
+#include "runloop/daemon/session_stream.h"
+
+namespace runloop::daemon {
+
+SessionServer::SessionServer(SessionServerOptions options)
+    : options_(std::move(options)),
+      operations_(options_.core->operations().List()),
+      log_(options_.log) {}
+
+SessionServer::~SessionServer() { Shutdown(); }
+
+void SessionServer::Start(DispatcherService* service,
+                          std::unique_ptr<grpc::ServerCompletionQueue> queue) {
+  service_ = service;
+  queue_ = std::move(queue);
+  waker_ = std::make_shared<SessionWaker>(queue_.get(), static_cast<CompletionTag*>(&wake_tag_));
+  thread_ = std::thread([this] {
+    Listen();
+    Serve();
+  });
+}
+
+void SessionServer::Serve() {
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue_->Next(&tag, &ok)) static_cast<CompletionTag*>(tag)->Complete(ok);
+}
+
+void SessionServer::Listen() {
+  absl::MutexLock lock(&mutex_);
+  if (stopped_) return;
+  auto stream = std::make_unique<SessionStream>(*this);
+  stream->Listen();
+  SessionStream* const key = stream.get();
+  streams_[key] = std::move(stream);
+}
+
+void SessionServer::Delete(SessionStream* stream) { streams_.erase(stream); }
+
+void SessionServer::OnWake() {
+  for (const std::shared_ptr<SessionOutbox>& outbox : waker_->Take()) {
+    if (outbox->stream() != nullptr) outbox->stream()->OnOutcomes();
+  }
+  if (drain_seen_ || !drain_left()) return;
+  drain_seen_ = true;
+  for (const auto& [stream, owned] : streams_) stream->BeginDrain();
+}
+
+std::optional<absl::Duration> SessionServer::drain_left() const {
+  absl::MutexLock lock(&mutex_);
+  if (!drain_deadline_) return std::nullopt;
+  return std::max(*drain_deadline_ - core().clock().Now(), absl::ZeroDuration());
+}
+
+void SessionServer::BeginDrain(absl::Duration timeout) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (drain_deadline_ || stopped_) return;
+    drain_deadline_ = core().clock().Now() + timeout;
+  }
+  waker_->Wake(nullptr);
+}
+
+void SessionServer::Shutdown() {
+  if (!thread_.joinable()) return;
+  {
+    // Listen asks the queue for a stream under this lock, and not after it.
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  waker_->Stop();
+  queue_->Shutdown();
+  thread_.join();
+}
+
+}  // namespace runloop::daemon

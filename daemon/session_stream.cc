@@ -1,0 +1,343 @@
+#include "runloop/daemon/session_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/daemon/dispatcher_service.h"
+#include "runloop/daemon/durations.h"
+#include "runloop/daemon/operation_service.h"
+#include "runloop/ipc/status_codec.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::daemon {
+namespace {
+
+constexpr uint32_t kVersion = 1;  // the only one spoken
+constexpr size_t kMaxClientName = 128;
+// One response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
+// it.
+constexpr size_t kResponseBytes = size_t{1} << 20;
+// What an outcome counts for beside its reply.
+constexpr size_t kOutcomeBytes = 64;
+// Room for the fields around a reply.
+constexpr int64_t kEnvelopeBytes = 64;
+
+absl::Status Violation(absl::string_view what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION,
+                   absl::StrCat("session stream: ", what));
+}
+
+absl::Status Draining() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                   "the daemon is draining; connect again when its socket is back");
+}
+
+// A name for people, cut between characters of UTF-8 (which the parser has checked), with nothing
+// in it that a terminal would obey.
+std::string CleanName(std::string name) {
+  if (name.size() > kMaxClientName) {
+    size_t end = kMaxClientName;
+    while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;
+    name.resize(end);
+  }
+  for (char& c : name) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
+  }
+  return name;
+}
+
+}  // namespace
+
+void SessionStream::Tag::Complete(bool ok) {
+  SessionStream& stream = stream_;
+  --stream.outstanding_;
+  (stream.*handler_)(ok);
+  if (stream.outstanding_ == 0) stream.server_.Delete(&stream);
+}
+
+SessionStream::SessionStream(SessionServer& server) : server_(server), stream_(&context_) {}
+
+void SessionStream::Listen() {
+  // This tag comes only if a peer comes; OnAccepted counts it.
+  context_.AsyncNotifyWhenDone(static_cast<CompletionTag*>(&done_));
+  server_.service().RequestSession(&context_, &stream_, server_.queue(), server_.queue(),
+                                   accepted_.Start());
+}
+
+void SessionStream::OnAccepted(bool ok) {
+  if (!ok) return;  // the server is shutting down
+  (void)done_.Start();
+  server_.Listen();
+  stage_ = Stage::kHello;
+  if (server_.drain_left()) BeginDrain();
+  Advance();
+}
+
+void SessionStream::OnDone(bool) {
+  if (!context_.IsCancelled()) return;  // finished
+  broken_ = true;
+  EndSession();
+}
+
+void SessionStream::OnRead(bool ok) {
+  reading_ = false;
+  if (!ok) {
+    // Either the worker has half-closed or it has gone; OnDone comes too if it has.
+    half_closed_ = true;
+    if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
+  } else if (ending_) {
+    // Too late: what it brings was never admitted.
+  } else if (stage_ == Stage::kHello) {
+    HandleHello();
+  } else if (absl::Status status = HandleRequest(); !status.ok()) {
+    server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
+                                    session_->info().peer.pid, ": ", status.message()));
+    End(std::move(status));
+  }
+  Advance();
+}
+
+void SessionStream::OnWritten(bool ok) {
+  writing_ = false;
+  written_bytes_ = 0;
+  if (!ok) broken_ = true;  // OnDone follows
+  Advance();
+}
+
+void SessionStream::BeginDrain() {
+  draining_ = true;
+  if (stage_ == Stage::kHello) End(Draining());
+  Advance();
+}
+
+void SessionStream::Advance() {
+  if (stage_ == Stage::kListening || broken_ || finishing_) return;
+  if (!writing_ && !ending_ && FillResponse()) {
+    writing_ = true;
+    stream_.Write(response_, written_.Start());
+  }
+  if (!writing_) {
+    if (!ending_ && stage_ == Stage::kOpen && window_.unsettled() == 0) {
+      if (half_closed_) End(absl::OkStatus());
+      if (!ending_ && draining_) End(Draining());
+    }
+    if (ending_) {
+      finishing_ = true;
+      stream_.Finish(ToGrpcStatus(*ending_), finished_.Start());
+      return;
+    }
+  }
+  if (reading_ || half_closed_ || ending_) return;
+  if (outbox_ != nullptr && outbox_->bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
+    return;
+  }
+  reading_ = true;
+  stream_.Read(&request_, read_.Start());
+}
+
+bool SessionStream::FillResponse() {
+  if (stage_ != Stage::kOpen) return false;
+  if (!welcomed_) {
+    welcomed_ = true;  // Welcome has filled it
+    return true;
+  }
+  outbox_->Take(taken_);
+  for (Finished& finished : taken_) {
+    unsent_bytes_ += finished.bytes;
+    unsent_.push_back(std::move(finished));
+  }
+  taken_.clear();
+
+  response_.Clear();
+  const size_t bound = std::min<size_t>(kResponseBytes, server_.options().max_message_bytes / 2);
+  bool acknowledged = false;
+  std::vector<uint64_t> told;  // with an outcome of their own
+  size_t bytes = 0;
+  while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
+    Finished& finished = unsent_.front();
+    unsent_bytes_ -= finished.bytes;
+    written_bytes_ += finished.bytes;
+    if (finished.status.ok() && finished.reply == nullptr) {
+      window_.Settle(finished.number);
+      acknowledged = true;
+    } else {
+      bytes += finished.bytes;
+      FillOutcome(finished, *response_.add_outcomes());
+      told.push_back(finished.number);
+    }
+    unsent_.pop_front();
+  }
+  // The ranges pass over invocations with an outcome of their own only once that was sent in an
+  // earlier message, so a worker may take the two fields in either order.
+  if (acknowledged) window_.Describe(*response_.mutable_succeeded());
+  for (const uint64_t number : told) window_.Settle(number);
+
+  const bool tell_drain = draining_ && !drain_told_;
+  if (tell_drain) {
+    drain_told_ = true;
+    *response_.mutable_draining()->mutable_deadline() =
+        ToProto(server_.drain_left().value_or(absl::ZeroDuration()));
+  }
+  return acknowledged || !told.empty() || tell_drain;
+}
+
+void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
+  outcome.set_invocation_id(window_.IdOf(finished.number));
+  if (finished.reply != nullptr) {
+    const int64_t limit = server_.options().max_message_bytes - kEnvelopeBytes;
+    const size_t size = finished.reply->ByteSizeLong();
+    if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
+      finished.reply->SerializeToString(outcome.mutable_reply());
+      return;
+    }
+    finished.status = ReplyTooLarge(finished.reply->GetTypeName(), size, limit);
+  }
+  *outcome.mutable_status() = runloop::ToProto(finished.status);
+}
+
+void SessionStream::HandleHello() {
+  if (!request_.has_hello() || request_.dispatches_size() > 0 || request_.cancels_size() > 0 ||
+      request_.has_received()) {
+    End(Violation("the first message holds hello and nothing else"));
+    return;
+  }
+  if (absl::Status welcomed = Welcome(request_.hello()); !welcomed.ok()) End(std::move(welcomed));
+}
+
+absl::Status SessionStream::Welcome(const v1::Hello& hello) {
+  const v1::VersionRange& versions = hello.versions();
+  if (versions.min() == 0 || versions.max() < versions.min()) {
+    return Violation("hello.versions is no range of versions from 1 on");
+  }
+  if (versions.min() > kVersion) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_VERSION_MISMATCH,
+                     absl::StrCat("the daemon speaks version ", kVersion, " to ", kVersion,
+                                  " of the session protocol, the client ", versions.min(), " to ",
+                                  versions.max(), ": update the daemon"),
+                     {{"daemon", absl::StrCat(kVersion, "-", kVersion)},
+                      {"client", absl::StrCat(versions.min(), "-", versions.max())}});
+  }
+  absl::StatusOr<std::shared_ptr<Connection>> connection =
+      server_.options().callers->ConnectionOf(context_);
+  if (!connection.ok()) return connection.status();
+
+  session_ = server_.core().OpenSession({.client_name = CleanName(hello.client_name()),
+                                         .peer = (*connection)->peer(),
+                                         .transport = "stream"});
+  server_.options().callers->AddSession(session_);
+  outbox_ = std::make_shared<SessionOutbox>(server_.waker(), this);
+  stage_ = Stage::kOpen;
+
+  v1::Welcome& welcome = *response_.mutable_welcome();
+  welcome.set_version(kVersion);
+  welcome.set_session_id(session_->info().id);
+  welcome.set_transport(v1::TRANSPORT_STREAM);
+  welcome.mutable_limits()->set_max_message_bytes(server_.options().max_message_bytes);
+  welcome.mutable_limits()->set_max_unfinished(server_.options().max_unfinished);
+  uint32_t id = 0;
+  for (const Operation* operation : server_.operations()) {
+    v1::OperationId& named = *welcome.add_operations();
+    named.set_id(++id);
+    named.set_name(operation->name());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionStream::HandleRequest() {
+  if (request_.has_hello()) return Violation("a second hello");
+  for (const v1::Dispatch& dispatch : request_.dispatches()) {
+    if (dispatch.invocation_id() <= window_.last_id()) {
+      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id(), " came after ",
+                                    window_.last_id(), "; ids start at 1 and rise"));
+    }
+    const uint64_t number = window_.Add(dispatch.invocation_id());
+    absl::Status refused = Dispatch(number, dispatch);
+    if (refused.ok()) continue;
+    const size_t bytes = kOutcomeBytes + refused.message().size();
+    unsent_bytes_ += bytes;
+    unsent_.push_back({.number = number, .status = std::move(refused), .bytes = bytes});
+  }
+  for (const v1::Cancel& cancel : request_.cancels()) {
+    if (const auto task = window_.FindTask(cancel.invocation_id())) server_.core().Cancel(*task);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const Operation*> SessionStream::FindOperation(const v1::Dispatch& dispatch) const {
+  switch (dispatch.operation_case()) {
+    case v1::Dispatch::kOperationId: {
+      const std::vector<const Operation*>& operations = server_.operations();
+      const uint32_t id = dispatch.operation_id();
+      if (id >= 1 && id <= operations.size()) return operations[id - 1];
+      return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+                       absl::StrCat("no operation has the id ", id,
+                                    "; welcome.operations lists those there are"));
+    }
+    case v1::Dispatch::kOperationName:
+      return server_.core().FindOperation(dispatch.operation_name());
+    case v1::Dispatch::OPERATION_NOT_SET:
+      break;
+  }
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                   "the dispatch names no operation");
+}
+
+absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispatch) {
+  const int64_t max_unfinished = server_.options().max_unfinished;
+  if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+        absl::StrCat("the session has ", max_unfinished,
+                     " unfinished invocations, as many as it may; wait for some to finish"),
+        {{"limit", absl::StrCat(max_unfinished)}, {"session", session_->info().id}});
+  }
+  const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
+  if (!operation.ok()) return operation.status();
+  absl::Time deadline = absl::InfiniteFuture();
+  if (dispatch.has_timeout()) {
+    const absl::StatusOr<absl::Duration> timeout = FromProto(dispatch.timeout());
+    if (!timeout.ok()) return timeout.status();
+    if (*timeout > absl::ZeroDuration()) deadline = server_.core().clock().Now() + *timeout;
+  }
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> request =
+      (*operation)->ParseRequest(dispatch.request());
+  if (!request.ok()) return request.status();
+
+  // Runs on the runtime thread, mostly: it keeps the reply only if it was asked for, and leaves
+  // serializing it to the stream's thread.
+  auto done = [outbox = outbox_, number, wanted = dispatch.reply_wanted()](
+                  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome) {
+    Finished finished{.number = number, .bytes = kOutcomeBytes};
+    if (!outcome.ok()) {
+      finished.status = outcome.status();
+    } else if (wanted) {
+      finished.reply = *std::move(outcome);
+      finished.bytes += finished.reply->ByteSizeLong();
+    }
+    outbox->Append(std::move(finished));
+  };
+  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
+      server_.core().Dispatch({.operation = *operation,
+                               .request = *std::move(request),
+                               .session = session_,
+                               .deadline = deadline,
+                               .done = std::move(done)});
+  if (!task.ok()) return task.status();
+  window_.SetTask(number, *std::move(task));
+  return absl::OkStatus();
+}
+
+void SessionStream::End(absl::Status status) {
+  if (!ending_) ending_ = std::move(status);
+  EndSession();
+}
+
+void SessionStream::EndSession() {
+  if (session_ == nullptr) return;
+  server_.options().callers->RemoveSession(*session_);
+  if (!session_->ended()) session_->End();
+  outbox_->Close();
+}
+
+}  // namespace runloop::daemon

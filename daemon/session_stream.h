@@ -1,0 +1,123 @@
+#ifndef RUNLOOP_DAEMON_SESSION_STREAM_H_
+#define RUNLOOP_DAEMON_SESSION_STREAM_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_stream.h>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runloop/daemon/invocation_window.h"
+#include "runloop/daemon/session_outbox.h"
+#include "runloop/daemon/session_server.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::daemon {
+
+// One session stream, from waiting for its peer to its end.
+//
+// Threads: the completion-queue thread only. One read and one write are outstanding at most; while
+// a write is, outcomes gather, and the next write takes them all. Ownership: the server's; it
+// deletes the stream when nothing is outstanding any more.
+//
+// What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
+// parse. What concerns one invocation is that invocation's outcome; what breaks the rules of the
+// stream (PROTOCOL_VIOLATION) ends it, and with it the session. A worker that does not read its
+// outcomes is not read from, once `kMaxUnsentBytes` of them wait.
+class SessionStream {
+ public:
+  explicit SessionStream(SessionServer& server);
+
+  // Asks gRPC for a peer.
+  void Listen();
+  // Outcomes have gathered.
+  void OnOutcomes() { Advance(); }
+  // The daemon drains: tell the worker, and end the stream when its work is done.
+  void BeginDrain();
+
+  static constexpr size_t kMaxUnsentBytes = size_t{32} << 20;
+
+ private:
+  enum class Stage { kListening, kHello, kOpen };
+
+  class Tag final : public CompletionTag {
+   public:
+    Tag(SessionStream& stream, void (SessionStream::*handler)(bool))
+        : stream_(stream), handler_(handler) {}
+    void Complete(bool ok) override;
+    // Counts one more operation that is outstanding.
+    void* Start() {
+      ++stream_.outstanding_;
+      return static_cast<CompletionTag*>(this);
+    }
+
+   private:
+    SessionStream& stream_;
+    void (SessionStream::*const handler_)(bool);
+  };
+
+  // What the queue gives back.
+  void OnAccepted(bool ok);
+  void OnRead(bool ok);
+  void OnWritten(bool ok);
+  void OnFinished(bool) {}
+  void OnDone(bool);
+
+  // Starts whatever can be started now: a write, the end, a read.
+  void Advance();
+  // True if there is something to write.
+  bool FillResponse();
+  void FillOutcome(Finished& finished, v1::Outcome& outcome);
+
+  void HandleHello();
+  absl::Status Welcome(const v1::Hello& hello);
+  // An error is a violation of the protocol.
+  absl::Status HandleRequest();
+  // An error is the invocation's outcome.
+  absl::Status Dispatch(uint64_t number, const v1::Dispatch& dispatch);
+  absl::StatusOr<const Operation*> FindOperation(const v1::Dispatch& dispatch) const;
+
+  // Ends the stream with `status` as soon as no write is outstanding.
+  void End(absl::Status status);
+  void EndSession();
+
+  SessionServer& server_;
+  grpc::ServerContext context_;
+  grpc::ServerAsyncReaderWriter<v1::SessionResponse, v1::SessionRequest> stream_;
+
+  Tag accepted_{*this, &SessionStream::OnAccepted};
+  Tag read_{*this, &SessionStream::OnRead};
+  Tag written_{*this, &SessionStream::OnWritten};
+  Tag finished_{*this, &SessionStream::OnFinished};
+  Tag done_{*this, &SessionStream::OnDone};
+  int outstanding_ = 0;
+
+  Stage stage_ = Stage::kListening;
+  bool welcomed_ = false;  // the welcome is being or has been written
+  bool reading_ = false;
+  bool writing_ = false;
+  bool half_closed_ = false;  // the worker has said all it will
+  bool broken_ = false;       // the peer has gone: start nothing more
+  bool draining_ = false;
+  bool drain_told_ = false;
+  bool finishing_ = false;              // Finish was started
+  std::optional<absl::Status> ending_;  // what to finish with
+
+  v1::SessionRequest request_;
+  v1::SessionResponse response_;
+  std::shared_ptr<Session> session_;
+  std::shared_ptr<SessionOutbox> outbox_;
+  InvocationWindow window_;
+  std::vector<Finished> taken_;  // empty but inside FillResponse
+  std::deque<Finished> unsent_;  // taken out of the outbox, or refused
+  size_t unsent_bytes_ = 0;      // of unsent_
+  size_t written_bytes_ = 0;     // of the outstanding write
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_SESSION_STREAM_H_

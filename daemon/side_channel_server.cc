@@ -1,0 +1,192 @@
+#include "runloop/daemon/side_channel_server.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "runloop/ipc/side_channel_frame.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::daemon {
+namespace {
+
+constexpr size_t kLengthBytes = 4;
+constexpr size_t kMaxChannels = 1024;
+constexpr size_t kMaxRoleSockets = 64;  // of one channel
+constexpr size_t kMaxRole = 64;
+
+size_t DecodeLength(std::string_view bytes) {
+  size_t length = 0;
+  for (size_t i = 0; i < kLengthBytes; ++i) {
+    length |= static_cast<size_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+  }
+  return length;
+}
+
+bool IsRole(std::string_view role) {
+  return !role.empty() && role.size() <= kMaxRole && absl::ascii_islower(role[0]) &&
+         std::all_of(role.begin(), role.end(), [](char c) {
+           return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '_' ||
+                  c == '-';
+         });
+}
+
+}  // namespace
+
+SideChannelServer::SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, LogSink log)
+    : loop_(loop), role_sockets_(std::move(role_sockets)), log_(std::move(log)) {}
+
+SideChannelServer::~SideChannelServer() {
+  while (!channels_.empty()) Close(channels_.begin()->first);
+}
+
+void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer) {
+  const int fd = socket.get();
+  if (channels_.size() >= kMaxChannels) {
+    log_.Warn(absl::StrCat("refused a side channel of process ", peer.pid, ": ", kMaxChannels,
+                           " are open"));
+    return;
+  }
+  if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { OnReadable(fd); });
+      !added.ok()) {
+    log_.Warn(absl::StrCat("closed a side channel: ", added.message()));
+    return;
+  }
+  auto channel = std::make_unique<Channel>();
+  channel->socket = std::move(socket);
+  channel->peer = std::move(peer);
+  channels_[fd] = std::move(channel);
+}
+
+void SideChannelServer::OnReadable(int fd) {
+  const auto found = channels_.find(fd);
+  if (found == channels_.end()) return;
+  Channel& channel = *found->second;
+  const absl::Status status = Read(channel);
+  if (status.ok()) return;
+  if (!absl::IsCancelled(status)) {
+    log_.Warn(absl::StrCat("closed the side channel of process ", channel.peer.pid, ": ",
+                           status.message()));
+  }
+  Close(fd);
+}
+
+absl::StatusOr<size_t> SideChannelServer::Missing(const Channel& channel) {
+  if (!channel.greeted) return kSideChannelMagic.size() - channel.frame.size();
+  if (channel.frame.size() < kLengthBytes) return kLengthBytes - channel.frame.size();
+  const size_t length = DecodeLength(channel.frame);
+  if (length > kMaxSideChannelMessage) {
+    return absl::InvalidArgumentError(absl::StrCat("it announced a frame of ", length,
+                                                   " bytes; at most ", kMaxSideChannelMessage));
+  }
+  return kLengthBytes + length - channel.frame.size();
+}
+
+// Never reads past the end of a frame, so that descriptors, which ride with the first byte of
+// theirs, cannot be taken for another's.
+absl::Status SideChannelServer::Read(Channel& channel) {
+  // A peer that sends without end must not keep the others waiting: the loop comes back.
+  for (int reads = 0; reads < 64; ++reads) {
+    absl::StatusOr<size_t> missing = Missing(channel);
+    if (!missing.ok()) return missing.status();
+    char buffer[4096];
+    const absl::StatusOr<SocketIo> io =
+        ReceiveWithFds(channel.socket.get(),
+                       absl::MakeSpan(buffer, std::min(*missing, sizeof(buffer))), channel.fds);
+    if (!io.ok()) return io.status();
+    if (io->would_block) return absl::OkStatus();
+    if (io->end) return absl::CancelledError("the peer closed it");
+    if (channel.fds.size() > kMaxFdsPerMessage) {
+      return absl::InvalidArgumentError("too many descriptors in one frame");
+    }
+    channel.frame.append(buffer, io->bytes);
+    missing = Missing(channel);
+    if (!missing.ok()) return missing.status();
+    if (*missing > 0) continue;
+    if (!channel.greeted) {
+      if (channel.frame != kSideChannelMagic) {
+        return absl::InvalidArgumentError("it did not begin with RUNLOOP1");
+      }
+      channel.greeted = true;
+      channel.frame.clear();
+      channel.fds.clear();
+      continue;
+    }
+    const std::string message = channel.frame.substr(kLengthBytes);
+    channel.frame.clear();
+    v1::SideChannelResponse response;
+    *response.mutable_status() = ToProto(Handle(channel, message, std::exchange(channel.fds, {})));
+    const absl::StatusOr<std::string> encoded = EncodeSideChannelFrame(response);
+    if (!encoded.ok()) return encoded.status();
+    const absl::StatusOr<SocketIo> sent = SendWithFds(channel.socket.get(), *encoded, {});
+    if (!sent.ok()) return sent.status();
+    if (sent->bytes < encoded->size()) {
+      return absl::ResourceExhaustedError("it does not read its responses");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SideChannelServer::Handle(Channel& channel, const std::string& message,
+                                       std::vector<UniqueFd> fds) {
+  v1::SideChannelRequest request;
+  if (!request.ParseFromString(message)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     "the frame holds no SideChannelRequest");
+  }
+  switch (request.request_case()) {
+    case v1::SideChannelRequest::kAddRoleSocket:
+      return AddRoleSocket(channel, request.add_role_socket(), std::move(fds));
+    case v1::SideChannelRequest::REQUEST_NOT_SET:
+      break;
+  }
+  return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_INVALID_REQUEST,
+                   "the side channel request is empty or of a later version");
+}
+
+absl::Status SideChannelServer::AddRoleSocket(Channel& channel, const v1::AddRoleSocket& request,
+                                              std::vector<UniqueFd> fds) {
+  const auto invalid = [](const std::string& message) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST, message);
+  };
+  if (!channel.peer.role.empty()) {
+    return MakeError(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_ALLOWED,
+                     absl::StrCat("a worker with the role '", channel.peer.role,
+                                  "' cannot add role sockets; connect to the main socket"),
+                     {{"role", channel.peer.role}});
+  }
+  if (!IsRole(request.role())) {
+    return invalid("a role is 1 to 64 characters of [a-z0-9._-], the first a letter");
+  }
+  if (fds.size() != 1) {
+    return invalid(absl::StrCat("exactly one descriptor rides along, not ", fds.size()));
+  }
+  if (absl::Status checked = CheckListeningUnixSocket(fds[0].get()); !checked.ok()) {
+    return invalid(std::string(checked.message()));
+  }
+  if (channel.role_sockets.size() >= kMaxRoleSockets) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                     absl::StrCat("a side channel holds at most ", kMaxRoleSockets,
+                                  " role sockets; open another"));
+  }
+  const int fd = fds[0].get();
+  if (absl::Status added = role_sockets_.add(std::move(fds[0]), request.role()); !added.ok()) {
+    return added;
+  }
+  channel.role_sockets.push_back(fd);
+  return absl::OkStatus();
+}
+
+void SideChannelServer::Close(int fd) {
+  const auto found = channels_.find(fd);
+  const std::unique_ptr<Channel> channel = std::move(found->second);
+  channels_.erase(found);
+  for (const int role_socket : channel->role_sockets) role_sockets_.remove(role_socket);
+  (void)loop_.RemoveFd(fd);
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,73 @@
+#ifndef RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
+#define RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "runloop/daemon/log_limiter.h"
+#include "runloop/ipc/unix_socket.h"
+#include "runloop/runtime/epoll_loop.h"
+#include "runloop/v1/side_channel.pb.h"
+
+namespace runloop::daemon {
+
+// Serves the side channels (side_channel.proto): connections that carry file descriptors.
+//
+// Threads: the loop's thread only, but for construction and destruction while the loop does not
+// run. The loop must outlive it. Destruction closes every channel.
+//
+// What is distrusted: every byte and every descriptor. A frame's length is checked before anything
+// is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
+// it is. Descriptors that were not expected are closed. A peer that breaks the framing, or does
+// not read its responses, loses the channel.
+class SideChannelServer {
+ public:
+  // What the channels act on. Called on the loop's thread.
+  struct RoleSockets {
+    // Accepts on `listening` under `role` from now on.
+    std::function<absl::Status(UniqueFd listening, const std::string& role)> add;
+    // Stops accepting on it; connections that it accepted stay.
+    std::function<void(int fd)> remove;
+  };
+
+  SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, LogSink log);
+  ~SideChannelServer();
+
+  // Serves a connection whose first byte is that of the magic.
+  void Add(UniqueFd socket, PeerIdentity peer);
+
+  size_t size() const { return channels_.size(); }
+
+ private:
+  struct Channel {
+    UniqueFd socket;
+    PeerIdentity peer;
+    bool greeted = false;       // the magic was read
+    std::string frame;          // what has arrived of the current one, its length included
+    std::vector<UniqueFd> fds;  // that came with it
+    std::vector<int> role_sockets;
+  };
+
+  void OnReadable(int fd);
+  // Reads until nothing is left. An error ends the channel.
+  absl::Status Read(Channel& channel);
+  // How many bytes complete what is being read: magic, length or message.
+  static absl::StatusOr<size_t> Missing(const Channel& channel);
+  absl::Status Handle(Channel& channel, const std::string& message, std::vector<UniqueFd> fds);
+  absl::Status AddRoleSocket(Channel& channel, const v1::AddRoleSocket& request,
+                             std::vector<UniqueFd> fds);
+  void Close(int fd);
+
+  EpollLoop& loop_;
+  const RoleSockets role_sockets_;
+  LogLimiter log_;
+  absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_

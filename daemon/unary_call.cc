@@ -1,0 +1,109 @@
+#include "runloop/daemon/unary_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::daemon {
+
+namespace {
+
+// What expires before it starts has its own outcome, which the runtime gives at the deadline; only
+// after that is the rest known to be running.
+constexpr absl::Duration kGrace = absl::Milliseconds(20);
+
+}  // namespace
+
+using internal::OperationTask;
+using internal::RuntimeCore;
+
+void UnaryCall::Start(RuntimeCore::Call call, bool watch_deadline) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finished_) return;
+  }
+  const absl::Time deadline = call.deadline;
+  call.done = [self = shared_from_this()](Outcome outcome) {
+    ReplyThread& replies = *self->replies_;
+    replies.Post([self, outcome = std::move(outcome)]() mutable {
+      self->Complete(std::move(outcome), true);
+    });
+  };
+  const absl::StatusOr<std::shared_ptr<OperationTask>> task = core_->Dispatch(std::move(call));
+  if (!task.ok()) {
+    Complete(task.status(), false);
+    return;
+  }
+  bool ended;
+  {
+    absl::MutexLock lock(&mutex_);
+    ended = finished_;
+    if (!ended) {
+      task_ = *task;
+      if (watch_deadline && deadline != absl::InfiniteFuture()) {
+        alarm_ = std::make_unique<grpc::Alarm>();
+        alarm_->Set(absl::ToChronoTime(absl::Now() + (deadline - core_->clock().Now()) + kGrace),
+                    [weak = weak_from_this()](bool due) {
+                      const std::shared_ptr<UnaryCall> self = weak.lock();
+                      if (due && self != nullptr) self->OnDeadline();
+                    });
+      }
+    }
+  }
+  // The RPC ended meanwhile: by this invocation's outcome, or the peer has gone.
+  if (ended) core_->Cancel(**task);
+}
+
+void UnaryCall::Cancel() {
+  std::shared_ptr<OperationTask> task;
+  {
+    absl::MutexLock lock(&mutex_);
+    task = task_;
+  }
+  if (task != nullptr) {
+    const bool late = task->deadline <= core_->clock().Now();
+    const OutcomeKind kind = late ? OutcomeKind::kExpired : OutcomeKind::kCancelled;
+    if (core_->EndQueued(*task, kind)) task->Skip(kind);
+  }
+  Complete(MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
+                     "the caller cancelled the call"),
+           task != nullptr);
+}
+
+void UnaryCall::OnDeadline() {
+  std::shared_ptr<OperationTask> task;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finished_) return;
+    task = task_;
+  }
+  // If it has not started, its outcome says so.
+  if (core_->EndQueued(*task, OutcomeKind::kExpired)) {
+    task->Skip(OutcomeKind::kExpired);
+    return;
+  }
+  Complete(MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat(task->operation->name(),
+                                  " had started when the deadline passed; it runs on"),
+                     {{"operation", task->operation->name()}}),
+           true);
+}
+
+void UnaryCall::Complete(Outcome outcome, bool admitted) {
+  Finish finish;
+  std::shared_ptr<OperationTask> task;
+  std::unique_ptr<grpc::Alarm> alarm;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finished_) return;
+    finished_ = true;
+    finish = std::move(finish_);
+    task = std::move(task_);
+    alarm = std::move(alarm_);
+  }
+  std::move(finish)(std::move(outcome), admitted);
+}
+
+}  // namespace runloop::daemon
