@@ -1,0 +1,146 @@
+#include "runloop/client/cli/app.h"
+
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/time/time.h"
+#include "runloop/client/cli/commands.h"
+
+namespace runloop::cli {
+namespace {
+
+constexpr char kExamples[] = R"(examples:
+  runloopctl status                                      what the runtime thread does now
+  runloopctl operations --describe acme.v1.Clock/Now     an operation's types
+  runloopctl call acme.v1.Clock/Now '{"zone": "UTC"}'    one operation, JSON in and out
+  runloopctl run -- ./worker --fps 30                    a worker that sees one socket
+
+exit codes: 0 done, 1 the call failed, 2 usage, 69 no daemon; `run` ends with the command's own.)";
+
+constexpr char kStatusExamples[] = R"(examples:
+  runloopctl status
+  runloopctl --json status | jq .thread.state
+  runloopctl --address /run/acme/acme.sock status)";
+
+constexpr char kOperationsExamples[] = R"(examples:
+  runloopctl operations
+  runloopctl operations --describe acme.v1.Clock/Now
+  runloopctl --json operations --describe acme.v1.Clock/Now   (a FileDescriptorSet))";
+
+constexpr char kCallExamples[] = R"(examples:
+  runloopctl call acme.v1.Clock/Now
+  runloopctl call acme.v1.Clock.Now '{"zone": "UTC"}'
+  jq -n '{zone: "UTC"}' | runloopctl call acme.v1.Clock/Now - --timeout 5s)";
+
+constexpr char kRunExamples[] = R"(examples:
+  runloopctl run -- ./worker --fps 30
+  runloopctl run --role recorder --bind /srv/videos -- /opt/acme/bin/recorder
+  runloopctl run --ro-bind /opt/acme/lib --setenv LD_LIBRARY_PATH=/opt/acme/lib -- /opt/acme/bin/recorder
+  runloopctl run --no-sandbox -- ./worker
+
+In the sandbox there is /usr, an empty /tmp and home, and the socket that RUNLOOP_ADDRESS names: no network, no other
+process. A command outside /usr brings the directory that it lies in, read-only.)";
+
+absl::Duration ParseTimeout(const std::string& text) {
+  absl::Duration timeout;
+  const bool bare = !text.empty() && absl::ascii_isdigit(static_cast<unsigned char>(text.back()));
+  if (!absl::ParseDuration(bare ? text + "s" : text, &timeout) || timeout <= absl::ZeroDuration()) {
+    throw CLI::ValidationError("--timeout", "'" + text + "' is not a time such as 5s or 500ms");
+  }
+  return timeout;
+}
+
+struct Options {
+  GlobalOptions global;
+  OperationsOptions operations;
+  CallOptions call;
+  RunOptions run;
+};
+
+void AddGlobal(CLI::App& app, GlobalOptions& global) {
+  app.add_option("--address", global.address,
+                 "The daemon's socket: unix:/path or /path. Default: RUNLOOP_ADDRESS, or the "
+                 "default socket")
+      ->type_name("ADDRESS");
+  app.add_flag("--json", global.json, "Print JSON");
+  app.add_option_function<std::string>(
+         "--timeout", [&global](const std::string& text) { global.timeout = ParseTimeout(text); },
+         "How long to wait for the daemon, such as 5s or 500ms. Default: 10s")
+      ->type_name("TIME");
+  app.set_version_flag("--version", "runloopctl " RUNLOOP_VERSION);
+}
+
+CLI::App* AddOperations(CLI::App& app, OperationsOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("operations", "List the operations with their counts and times");
+  command
+      ->add_option("--describe", options.describe, "Show the types of one operation as .proto text")
+      ->type_name("NAME");
+  command->footer(kOperationsExamples);
+  return command;
+}
+
+CLI::App* AddCall(CLI::App& app, CallOptions& options) {
+  CLI::App* command = app.add_subcommand("call", "Call one operation with JSON");
+  command->add_option("METHOD", options.method, "package.Service/Method")->required();
+  command->add_option("JSON", options.request, "The request; `-` reads it from stdin. Default: {}");
+  command->footer(kCallExamples);
+  return command;
+}
+
+CLI::App* AddRun(CLI::App& app, RunOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("run", "Run a worker in a sandbox in which it can reach the daemon");
+  command->add_option("--role", options.role, "The role it is let in under. Default: worker")
+      ->type_name("NAME");
+  CLI::Option* no_sandbox =
+      command->add_flag("!--no-sandbox", options.sandbox,
+                        "Run it without a sandbox, with a role socket all the same");
+  command
+      ->add_option("--ro-bind", options.read_only_binds, "Show it a file or directory, read-only")
+      ->type_name("PATH")
+      ->allow_extra_args(false)
+      ->excludes(no_sandbox);
+  command->add_option("--bind", options.binds, "Show it a file or directory that it may write")
+      ->type_name("PATH")
+      ->allow_extra_args(false)
+      ->excludes(no_sandbox);
+  command->add_option("--setenv", options.environment, "Set a variable of its environment")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  command->add_flag("--verbose", options.verbose, "Say what the sandbox holds");
+  command->add_option("COMMAND", options.command, "What to run, after --")->required();
+  command->positionals_at_end();
+  command->footer(kRunExamples);
+  return command;
+}
+
+}  // namespace
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Looks at and talks to a runloop daemon.", "runloopctl");
+  AddGlobal(app, options.global);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(kExamples);
+  CLI::App* status = app.add_subcommand("status", "Show thread, queue, ledger and sessions");
+  status->footer(kStatusExamples);
+  CLI::App* operations = AddOperations(app, options.operations);
+  CLI::App* call = AddCall(app, options.call);
+  AddRun(app, options.run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return Fail(UsageError(std::string(error.what()) + "; see `runloopctl --help`"));
+  }
+  if (status->parsed()) return RunStatus(options.global);
+  if (operations->parsed()) return RunOperations(options.global, options.operations);
+  if (call->parsed()) return RunCall(options.global, options.call);
+  return RunRun(options.global, options.run);
+}
+
+}  // namespace runloop::cli

@@ -1,0 +1,40 @@
+#ifndef RUNLOOP_CLIENT_CLI_COMMANDS_H_
+#define RUNLOOP_CLIENT_CLI_COMMANDS_H_
+
+#include <string>
+#include <vector>
+
+#include "runloop/client/cli/daemon.h"
+
+namespace runloop::cli {
+
+// The commands of runloopctl. Each prints its result to stdout, its error to stderr, and returns
+// the exit code.
+
+int RunStatus(const GlobalOptions& global);
+
+struct OperationsOptions {
+  std::string describe;  // an operation's name; empty: list all
+};
+int RunOperations(const GlobalOptions& global, const OperationsOptions& options);
+
+struct CallOptions {
+  std::string method;
+  std::string request = "{}";  // JSON; `-`: stdin
+};
+int RunCall(const GlobalOptions& global, const CallOptions& options);
+
+struct RunOptions {
+  std::string role = "worker";
+  bool sandbox = true;
+  bool verbose = false;
+  std::vector<std::string> read_only_binds;
+  std::vector<std::string> binds;
+  std::vector<std::string> environment;  // NAME=VALUE
+  std::vector<std::string> command;
+};
+int RunRun(const GlobalOptions& global, const RunOptions& options);
+
+}  // namespace runloop::cli
+
+#endif  // RUNLOOP_CLIENT_CLI_COMMANDS_H_

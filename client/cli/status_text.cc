@@ -1,0 +1,112 @@
+#include "runloop/client/cli/status_text.h"
+
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "google/protobuf/timestamp.pb.h"
+#include "runloop/client/cli/text.h"
+
+namespace runloop::cli {
+namespace {
+
+std::string Age(const google::protobuf::Timestamp& start, absl::Time now) {
+  const absl::Time time = absl::FromUnixSeconds(start.seconds()) + absl::Nanoseconds(start.nanos());
+  return HumanDuration(absl::Trunc(std::max(now - time, absl::ZeroDuration()), absl::Seconds(1)));
+}
+
+std::string ThreadText(const v1::RuntimeThread& thread) {
+  std::string state = v1::RuntimeThread::State_Name(thread.state());
+  state = absl::AsciiStrToLower(state.substr(state.find('_') + 1));
+  for (char& c : state) {
+    if (c == '_') c = ' ';
+  }
+  std::string text = state;
+  if (!thread.current_operation().empty()) {
+    absl::StrAppend(&text, ": ", Printable(thread.current_operation()));
+    if (!thread.current_session().empty()) {
+      absl::StrAppend(&text, " of session ", Printable(thread.current_session()));
+    }
+    absl::StrAppend(&text, ", for ", HumanDuration(thread.current_age()));
+  }
+  return absl::StrCat(text, " (loop: ", Printable(thread.loop()), ")");
+}
+
+std::string LedgerText(const v1::Ledger& ledger) {
+  std::vector<std::string> places;
+  const auto add = [&places](uint64_t count, const char* name) {
+    if (count != 0) places.push_back(absl::StrCat(count, " ", name));
+  };
+  add(ledger.succeeded(), "succeeded");
+  add(ledger.failed(), "failed");
+  add(ledger.cancelled(), "cancelled");
+  add(ledger.expired(), "expired");
+  add(ledger.superseded(), "superseded");
+  add(ledger.abandoned(), "abandoned");
+  add(ledger.queued(), "queued");
+  add(ledger.running(), "running");
+  add(ledger.deferred(), "deferred");
+  return absl::StrCat(ledger.admitted(), " admitted", places.empty() ? "" : " = ",
+                      absl::StrJoin(places, " + "), "; ", ledger.refused(), " refused");
+}
+
+std::string TransportText(v1::Transport transport) {
+  const std::string name = v1::Transport_Name(transport);
+  if (transport == v1::TRANSPORT_UNSPECIFIED || name.empty()) return "-";
+  return absl::AsciiStrToLower(name.substr(name.find('_') + 1));
+}
+
+}  // namespace
+
+std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
+  std::vector<std::string> addresses;
+  for (const std::string& address : status.addresses()) addresses.push_back(Printable(address));
+  std::string text =
+      absl::StrCat("runloopd ", Printable(status.version()), ", pid ", status.pid(), ", up ",
+                   Age(status.start_time(), now), ", at ", absl::StrJoin(addresses, " "),
+                   status.draining() ? ", draining" : "", "\n");
+  if (!status.thread().notice().empty()) {
+    absl::StrAppend(&text, "NOTICE   ", Printable(status.thread().notice()), "\n");
+  }
+  absl::StrAppend(&text, "thread   ", ThreadText(status.thread()), "\n");
+  absl::StrAppend(&text, "ledger   ", LedgerText(status.ledger()), "\n");
+  absl::StrAppend(&text, "process  ", status.threads(), " threads, ", status.open_files(),
+                  " open files, ", status.connections(),
+                  " connections; turned away: ", status.refused_peers(), " by identity, ",
+                  status.rejected_connections(), " by protocol\n");
+  absl::StrAppend(&text, "limits   ", HumanBytes(status.limits().max_message_bytes()),
+                  " a message, ", status.limits().max_unfinished(),
+                  " unfinished invocations a session\n");
+  if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
+  Table table(
+      {"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED", "AGE"});
+  for (const v1::SessionStatus& session : status.sessions()) {
+    table.Add({Printable(session.session_id()), Printable(session.client_name()),
+               absl::StrCat(session.peer_pid()), absl::StrCat(session.peer_uid()),
+               session.role().empty() ? "-" : Printable(session.role()),
+               TransportText(session.transport()), absl::StrCat(session.queued()),
+               absl::StrCat(session.running()), absl::StrCat(session.finished()),
+               Age(session.start_time(), now)});
+  }
+  return absl::StrCat(text, "\n", table.ToString());
+}
+
+std::string OperationsText(const v1::ListOperationsResponse& operations) {
+  if (operations.operations().empty()) {
+    return "no operations: start the daemon with --plugin=FILE.so\n";
+  }
+  Table table({"OPERATION", "SUCCEEDED", "FAILED", "NOT STARTED", "QUEUED", "WAIT P50", "P99",
+               "RUN P50", "P99", "MAX"});
+  for (const v1::OperationStatus& operation : operations.operations()) {
+    table.Add({Printable(operation.name()), absl::StrCat(operation.succeeded()),
+               absl::StrCat(operation.failed()), absl::StrCat(operation.not_started()),
+               absl::StrCat(operation.queued()), HumanDuration(operation.queue_wait().p50()),
+               HumanDuration(operation.queue_wait().p99()),
+               HumanDuration(operation.run_time().p50()), HumanDuration(operation.run_time().p99()),
+               HumanDuration(operation.run_time().max())});
+  }
+  return table.ToString();
+}
+
+}  // namespace runloop::cli
