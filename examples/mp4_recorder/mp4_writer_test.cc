@@ -295,7 +295,6 @@ TEST_F(Mp4WriterTest, ACallbackMayDropTheLastReference) {
 }
 
 TEST_F(Mp4WriterTest, AnErrorOfThePipelineFailsWhatWaitsAndWhatComes) {
-  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   std::filesystem::create_symlink("/dev/full", Path());
   auto writer = Create(Format(640, 480, false));
   absl::Status status;

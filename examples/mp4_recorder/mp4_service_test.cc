@@ -1,0 +1,203 @@
+// The operations of Mp4Writer on a runtime with the GLib loop, from sessions in the same process.
+#include "runloop/examples/mp4_recorder/mp4_service.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "runloop/runtime/glib/glib_loop.h"
+#include "runloop/runtime/runtime.h"
+#include "runloop/runtime/runtime_context.h"
+
+namespace runloop::examples {
+namespace {
+
+using media::v1::AppendReply;
+using media::v1::AppendRequest;
+using media::v1::FinishReply;
+using media::v1::FinishRequest;
+using media::v1::OpenReply;
+using media::v1::OpenRequest;
+using testing::HasSubstr;
+
+constexpr char kService[] = "runloop.examples.media.v1.Mp4Writer/";
+constexpr int64_t kFrameNanos = 40'000'000;
+
+class Mp4ServiceTest : public testing::Test {
+ protected:
+  Mp4ServiceTest() {
+    std::string pattern = testing::TempDir() + "/mp4_service_XXXXXX";
+    directory_ = std::filesystem::canonical(mkdtemp(pattern.data()));
+    Start(NewGlibLoop());
+  }
+  ~Mp4ServiceTest() override {
+    runtime_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  void Start(std::unique_ptr<RunLoop> loop) {
+    OperationRegistry operations;
+    ASSERT_EQ(Mp4Service::Register(operations, directory_), absl::OkStatus());
+    auto runtime = Runtime::Create({.loop = std::move(loop),
+                                    .operations = std::move(operations),
+                                    .thread = RuntimeThread::kSpawn});
+    ASSERT_TRUE(runtime.ok()) << runtime.status();
+    runtime_ = *std::move(runtime);
+  }
+
+  // A worker's session.
+  RuntimeContext Worker(const std::string& name = "worker") const {
+    return runtime_->context().AsRuntimeContext(name);
+  }
+
+  static OpenRequest Format(const std::string& name) {
+    OpenRequest request;
+    request.set_file_name(name);
+    request.mutable_video()->set_width(64);
+    request.mutable_video()->set_height(64);
+    request.mutable_video()->set_frame_rate_numerator(25);
+    request.mutable_video()->set_frame_rate_denominator(1);
+    return request;
+  }
+
+  static absl::StatusOr<OpenReply> Open(const RuntimeContext& worker, const std::string& name) {
+    return worker.DispatchBlocking<OpenReply>(absl::StrCat(kService, "Open"), Format(name));
+  }
+
+  static uint64_t MustOpen(const RuntimeContext& worker, const std::string& name) {
+    absl::StatusOr<OpenReply> reply = Open(worker, name);
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    return reply.ok() ? reply->writer() : 0;
+  }
+
+  static Invocation StartAppend(const RuntimeContext& worker, uint64_t writer, int frame) {
+    AppendRequest request;
+    request.set_writer(writer);
+    request.mutable_video()->set_i420(std::string(64 * 64 * 3 / 2, static_cast<char>(frame)));
+    request.mutable_video()->set_pts_nanos(frame * kFrameNanos);
+    return worker.DispatchAsync(absl::StrCat(kService, "Append"), std::move(request));
+  }
+
+  static absl::StatusOr<FinishReply> Finish(const RuntimeContext& worker, uint64_t writer) {
+    FinishRequest request;
+    request.set_writer(writer);
+    return worker.DispatchBlocking<FinishReply>(absl::StrCat(kService, "Finish"),
+                                                std::move(request));
+  }
+
+  std::string Path(const std::string& name) const { return directory_ + "/" + name; }
+
+  // How many frames ffprobe finds in the file; nothing while it is incomplete.
+  std::string Frames(const std::string& name) const {
+    FILE* pipe =
+        popen(absl::StrCat("ffprobe -v quiet -count_frames -select_streams v -show_entries "
+                           "stream=nb_read_frames -of csv=p=0 '",
+                           Path(name), "'")
+                  .c_str(),
+              "r");
+    char output[64] = "";
+    const size_t length = fread(output, 1, sizeof output, pipe);
+    pclose(pipe);
+    return std::string(output, length);
+  }
+
+  std::string directory_;
+  std::unique_ptr<Runtime> runtime_;
+};
+
+TEST_F(Mp4ServiceTest, RecordsFramesThatWereAppendedWithoutWaiting) {
+  RuntimeContext worker = Worker();
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  std::vector<Invocation> appends;
+  for (int i = 0; i < 50; ++i) appends.push_back(StartAppend(worker, writer, i));
+  absl::StatusOr<FinishReply> reply = Finish(worker, writer);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->video_frames(), 50);
+  EXPECT_EQ(reply->bytes(), std::filesystem::file_size(Path("a.mp4")));
+  for (const Invocation& append : appends) EXPECT_EQ(append.Await(), absl::OkStatus());
+}
+
+TEST_F(Mp4ServiceTest, AWriterIsUnknownInEverySessionButItsOwn) {
+  RuntimeContext owner = Worker("owner"), other = Worker("other");
+  const uint64_t writer = MustOpen(owner, "a.mp4");
+  EXPECT_EQ(StartAppend(other, writer, 0).Await().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Finish(other, writer).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(StartAppend(owner, writer, 0).Await(), absl::OkStatus());
+  EXPECT_TRUE(Finish(owner, writer).ok());
+  EXPECT_EQ(Finish(owner, writer).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(Mp4ServiceTest, AFileNameCannotLeaveTheDirectory) {
+  for (const char* name : {"", ".", "..", ".hidden", "/tmp/x.mp4", "a/b.mp4", "../x.mp4", "a\nb"}) {
+    EXPECT_EQ(Open(Worker(), name).status().code(), absl::StatusCode::kInvalidArgument) << name;
+  }
+  EXPECT_EQ(Open(Worker(), std::string(201, 'a')).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+TEST_F(Mp4ServiceTest, TwoWritersNeverShareAFile) {
+  RuntimeContext first = Worker("first"), second = Worker("second");
+  const uint64_t writer = MustOpen(first, "a.mp4");
+  EXPECT_EQ(Open(second, "a.mp4").status().code(), absl::StatusCode::kAlreadyExists);
+  StartAppend(first, writer, 0);
+  ASSERT_TRUE(Finish(first, writer).ok());
+  EXPECT_TRUE(Open(second, "a.mp4").ok());
+}
+
+TEST_F(Mp4ServiceTest, ASessionHasABoundedNumberOfWriters) {
+  RuntimeContext worker = Worker();
+  uint64_t last = 0;
+  for (int i = 0; i < Mp4Service::kMaxWriters; ++i)
+    last = MustOpen(worker, absl::StrCat(i, ".mp4"));
+  EXPECT_EQ(Open(worker, "more.mp4").status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Open(Worker("other"), "other.mp4").ok());
+  Finish(worker, last).IgnoreError();
+  EXPECT_TRUE(Open(worker, "more.mp4").ok());
+}
+
+TEST_F(Mp4ServiceTest, ADirectoryThatCannotBeWrittenIsNamed) {
+  std::filesystem::remove(directory_);
+  absl::Status status = Open(Worker(), "a.mp4").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr(Path("a.mp4")));
+}
+
+TEST_F(Mp4ServiceTest, TheFileOfASessionThatEndedIsCompleted) {
+  {
+    RuntimeContext worker = Worker();
+    const uint64_t writer = MustOpen(worker, "a.mp4");
+    for (int i = 0; i < 25; ++i)
+      EXPECT_EQ(StartAppend(worker, writer, i).Await(), absl::OkStatus());
+  }
+  while (Frames("a.mp4") != "25\n") {
+  }
+}
+
+TEST_F(Mp4ServiceTest, TheFilesOfARuntimeThatStopsAreCompleted) {
+  std::optional<RuntimeContext> worker = Worker();
+  const uint64_t writer = MustOpen(*worker, "a.mp4");
+  for (int i = 0; i < 25; ++i) EXPECT_EQ(StartAppend(*worker, writer, i).Await(), absl::OkStatus());
+  runtime_.reset();
+  worker.reset();
+  EXPECT_EQ(Frames("a.mp4"), "25\n");
+}
+
+TEST_F(Mp4ServiceTest, WithoutTheGlibLoopOpenSaysWhatToDo) {
+  runtime_.reset();
+  Start(nullptr);
+  absl::Status status = Open(Worker(), "a.mp4").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("--loop=glib"));
+}
+
+}  // namespace
+}  // namespace runloop::examples
