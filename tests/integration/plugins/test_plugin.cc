@@ -1,0 +1,64 @@
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "runloop/runtime/plugin.h"
+#include "runloop/test/v1/test_control.pb.h"
+#include "runloop/tests/testing/test_operations.h"
+
+// The test operations, for tests that are processes of their own: see test_control.proto.
+
+namespace runloop {
+namespace {
+
+using test::v1::GetRecordReply;
+using test::v1::GetRecordRequest;
+using test::v1::SteerReply;
+using test::v1::SteerRequest;
+
+// Carries out the commands that come by `fifo`, until the process ends.
+void ObeyForEver(TestOperations& tests, const std::string& fifo) {
+  for (;;) {
+    std::ifstream commands(fifo);
+    if (!commands) return;
+    for (std::string line; std::getline(commands, line);) {
+      if (line == "let-go") {
+        tests.LetGo();
+      } else if (line.rfind("finish ", 0) == 0) {
+        test::v1::DeferReply reply;
+        reply.set_text(line.substr(7));
+        tests.TakeDeferred().Finish(std::move(reply));
+      }
+    }
+  }
+}
+
+absl::Status RegisterAll(OperationRegistry& operations) {
+  const std::shared_ptr<TestOperations> tests = TestOperations::Register(operations);
+
+  absl::Status added = operations.Register<SteerRequest, SteerReply>(
+      "runloop.test.v1.TestControl/Steer",
+      [tests](OperationContext&, SteerRequest request) -> absl::StatusOr<SteerReply> {
+        std::thread([tests, fifo = request.fifo()] { ObeyForEver(*tests, fifo); }).detach();
+        return SteerReply();
+      });
+  if (!added.ok()) return added;
+
+  return operations.Register<GetRecordRequest, GetRecordReply>(
+      "runloop.test.v1.TestControl/GetRecord",
+      [tests](OperationContext&, GetRecordRequest) -> absl::StatusOr<GetRecordReply> {
+        GetRecordReply reply;
+        for (const auto& [producer, index] : tests->record()) {
+          reply.add_producers(producer);
+          reply.add_indices(index);
+        }
+        for (std::string& id : tests->ended_sessions()) reply.add_ended_sessions(std::move(id));
+        return reply;
+      });
+}
+
+}  // namespace
+}  // namespace runloop
+
+RUNLOOP_PLUGIN("test", &runloop::RegisterAll);

@@ -1,0 +1,82 @@
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "runloop/client/connect.h"
+#include "runloop/test/v1/test_operations.pb.h"
+
+// runloop_test_producer NUMBER COUNT: dispatches COUNT Records, as fast as it can, in one session.
+// Says `ready` once it is connected, starts when a line comes on stdin, ends with `done COUNT`.
+// COUNT 0: goes on until it is killed, and says `sent N` from time to time.
+
+namespace {
+
+using runloop::Invocation;
+using runloop::RuntimeContext;
+using runloop::test::v1::RecordReply;
+using runloop::test::v1::RecordRequest;
+
+constexpr char kRecord[] = "runloop.test.v1.TestOperations/Record";
+// Unfinished invocations that it lets gather; every so many dispatches one is awaited.
+constexpr uint64_t kWindow = 8192;
+// Every so many items one is sent blocking, in order with the others.
+constexpr uint64_t kBlockingEvery = 5000;
+
+void Say(const std::string& line) { std::cout << line << std::endl; }
+
+[[noreturn]] void Fail(const std::string& what, const absl::Status& status) {
+  std::cerr << "producer: " << what << ": " << status << std::endl;
+  std::exit(1);
+}
+
+RecordRequest Item(uint32_t producer, uint64_t index) {
+  RecordRequest request;
+  request.set_producer(producer);
+  request.set_index(index);
+  return request;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::cerr << "usage: runloop_test_producer NUMBER COUNT" << std::endl;
+    return 64;
+  }
+  const auto producer = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
+  const uint64_t count = std::strtoull(argv[2], nullptr, 10);
+
+  const absl::StatusOr<RuntimeContext> context =
+      runloop::Connect({.client_name = std::string("producer-") + argv[1]});
+  if (!context.ok()) Fail("connect", context.status());
+  Say("ready");
+  std::string go;
+  if (!std::getline(std::cin, go)) return 1;
+
+  std::vector<Invocation> unfinished;
+  for (uint64_t index = 0; count == 0 || index < count; ++index) {
+    if (index % kBlockingEvery == kBlockingEvery - 1) {
+      const absl::StatusOr<RecordReply> reply =
+          context->DispatchBlocking<RecordReply>(kRecord, Item(producer, index));
+      if (!reply.ok()) Fail("a blocking dispatch", reply.status());
+      if (count == 0) Say("sent " + std::to_string(index + 1));
+      continue;
+    }
+    unfinished.push_back(context->DispatchAsync(kRecord, Item(producer, index)));
+    if (unfinished.size() < kWindow) continue;
+    for (const Invocation& invocation : unfinished) {
+      const absl::Status outcome = invocation.Await(absl::Minutes(2));
+      if (!outcome.ok()) Fail("a dispatch", outcome);
+    }
+    unfinished.clear();
+  }
+  for (const Invocation& invocation : unfinished) {
+    const absl::Status outcome = invocation.Await(absl::Minutes(2));
+    if (!outcome.ok()) Fail("a dispatch", outcome);
+  }
+  Say("done " + std::to_string(count));
+  return 0;
+}
