@@ -240,6 +240,8 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
     v1::OperationId& named = *welcome.add_operations();
     named.set_id(++id);
     named.set_name(operation->name());
+    named.set_request_type(operation->method().input_type()->full_name());
+    named.set_reply_type(operation->method().output_type()->full_name());
   }
   return absl::OkStatus();
 }
