@@ -70,7 +70,9 @@ absl::StatusOr<Processor::Next> Recorder::Process() {
   AppendRequest request;
   request.set_writer(writer_);
   if (auto* frame = std::get_if<VideoFrame>(&*item)) {
-    media_nanos_ = frame->pts_nanos();
+    const auto& format = source_->video_format();
+    media_nanos_ = frame->pts_nanos() + int64_t{1'000'000'000} * format.frame_rate_denominator() /
+                                            format.frame_rate_numerator();
     ++frames_;
     *request.mutable_video() = std::move(*frame);
   } else if (auto* chunk = std::get_if<AudioChunk>(&*item)) {

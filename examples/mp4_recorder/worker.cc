@@ -1,6 +1,7 @@
 // mp4_recorder_worker: records a file or a test pattern through a daemon that has loaded the
 // mp4_recorder plugin.
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <string>
 
 #include "runloop/client/processor.h"
@@ -20,7 +21,7 @@ int main(int argc, char** argv) {
       "  mp4_recorder_worker --test-source --duration 10 --output test.mp4\n"
       "SIGTERM and Ctrl-C complete the file. Exit codes: 0 recorded, 1 failed, 2 the file could "
       "not be completed, "
-      "69 no daemon.");
+      "69 no daemon.\n");
   auto* input = app.add_option("--input", options.input,
                                "The file to record, of any format that GStreamer reads");
   auto* test = app.add_flag("--test-source", test_source,
@@ -39,9 +40,14 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--progress", options.progress,
                "Print lines of key=value: started, progress, finished");
-  CLI11_PARSE(app, argc, argv);
-  if (options.input.empty() && !test_source) {
-    return app.exit(CLI::RequiredError("--input FILE or --test-source"));
+  try {
+    app.parse(argc, argv);
+    if (options.input.empty() && !test_source)
+      throw CLI::RequiredError("--input FILE or --test-source");
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::fprintf(stderr, "mp4_recorder_worker: %s; see --help\n", error.what());
+    return runloop::kProcessorFailed;
   }
   if (duration->count() > 0) options.max_duration = absl::Seconds(seconds);
 
