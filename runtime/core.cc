@@ -114,7 +114,11 @@ absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view nam
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) {
-  if (draining_.load(std::memory_order_acquire) && !stopped()) {
+  if (stopped()) {
+    ledger_.Refuse();
+    return StoppedError();
+  }
+  if (draining_.load(std::memory_order_acquire)) {
     ledger_.Refuse();
     return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                      "the runtime is draining and takes no new work; reconnect later");
@@ -187,9 +191,9 @@ bool RuntimeCore::EndQueued(Task& task, OutcomeKind kind) {
   return true;
 }
 
-bool RuntimeCore::Cancel(OperationTask& task) {
-  if (!EndQueued(task, OutcomeKind::kCancelled)) return false;
-  task.Skip(OutcomeKind::kCancelled);
+bool RuntimeCore::Cancel(OperationTask& task, OutcomeKind kind) {
+  if (!EndQueued(task, kind)) return false;
+  task.Skip(kind);
   return true;
 }
 
@@ -199,8 +203,8 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   if (depth_ > 0 || stopped()) return false;  // a loop nested in a task runs no other
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
                            .tasks = std::min(asked.tasks, budget_.tasks)};
-  started_.store(true, std::memory_order_release);
   asleep_.store(false, std::memory_order_relaxed);
+  if (!started_.exchange(true)) watched_.store(false);  // the service thread waits for another time
   Watch();
   const absl::Time begin = clock_->Now();
   absl::Time now = begin;
@@ -440,22 +444,19 @@ void RuntimeCore::Serve() {
 }
 
 absl::Time RuntimeCore::Tick(absl::Time now) {
-  absl::Time next = absl::InfiniteFuture();
   if (drain_deadline_ <= now) {
     drain_deadline_ = absl::InfiniteFuture();
     loop_->Quit();
   }
-  next = drain_deadline_;
+  const absl::Time next = drain_deadline_;
   if (!watched_.load()) return next;
   if (!started_.load(std::memory_order_acquire)) {
     const absl::Time say = first_post_.load() + kNotStartedNotice;
-    if (say > now) return std::min(next, say == absl::InfiniteFuture() ? now + kIntakeAfter : say);
-    if (!std::exchange(not_started_logged_, true))
+    if (say > now) return std::min(next, say);
+    if (!std::exchange(not_started_logged_, true)) {
       log_(LogSeverity::kWarning, NotStartedNotice(now));
-    watched_.store(false);
-    // It may have started meanwhile, and found itself watched.
-    if (started_.load() && !watched_.exchange(true)) return now;
-    return next;
+    }
+    return next;  // the start comes with a Watch
   }
   LookAtCurrent(now);
   if (now >= next_expiry_scan_) {

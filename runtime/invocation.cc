@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::internal {
@@ -16,6 +17,7 @@ void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
     status_ = status;
     if (outcome.ok()) reply_ = *std::move(outcome);
     done_ = true;
+    changed_.SignalAll();
     watchers.swap(watchers_);
   }
   for (auto& watcher : watchers) std::move(watcher)(status);
@@ -32,8 +34,12 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
         "waiting on the runtime thread for work that it has to run itself; use DispatchBlocking, "
         "which runs in place, or Watch");
   }
+  const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
   absl::MutexLock lock(&mutex_);
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&done_), timeout)) {
+  while (!done_ && Clock::Monotonic()->Now() < deadline) {
+    Clock::Monotonic()->WaitUntil(&mutex_, &changed_, deadline);
+  }
+  if (!done_) {
     return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat("no outcome after ", absl::FormatDuration(timeout),
                                   "; the invocation goes on"));

@@ -47,6 +47,7 @@ class InvocationState {
 
  private:
   mutable absl::Mutex mutex_;
+  absl::CondVar changed_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::optional<Reply> reply_ ABSL_GUARDED_BY(mutex_);  // until it is taken

@@ -78,13 +78,15 @@ class LocalInvocation final : public InvocationState {
     absl::MutexLock lock(&mutex_);
     task_ = std::move(task);
   }
-  void Cancel() override {
+  void Cancel() override { End(OutcomeKind::kCancelled); }
+  // Ends it, with the outcome of `kind`, if it has not started.
+  void End(OutcomeKind kind) {
     std::shared_ptr<OperationTask> task;
     {
       absl::MutexLock lock(&mutex_);
       task = task_.lock();
     }
-    if (task != nullptr) core_->Cancel(*task);
+    if (task != nullptr) core_->Cancel(*task, kind);
   }
   bool WaitWouldDeadlock() const override { return core_->OnRuntimeThread(); }
 
@@ -108,6 +110,22 @@ class LocalTarget final : public DispatchTarget {
   }
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
+    return DispatchLocal(std::move(call));
+  }
+
+  absl::StatusOr<Reply> DispatchBlocking(Call call) override {
+    if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
+    const absl::Duration timeout = call.timeout;
+    const std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(call));
+    absl::StatusOr<Reply> reply = invocation->AwaitReply(timeout);
+    if (ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) return reply;
+    // If it has not started, this ends it and is its outcome.
+    invocation->End(OutcomeKind::kExpired);
+    return invocation->AwaitReply(absl::ZeroDuration());
+  }
+
+ private:
+  std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) {
@@ -123,8 +141,7 @@ class LocalTarget final : public DispatchTarget {
     return invocation;
   }
 
-  absl::StatusOr<Reply> DispatchBlocking(Call call) override {
-    if (!core_->OnRuntimeThread()) return DispatchTarget::DispatchBlocking(std::move(call));
+  absl::StatusOr<Reply> DispatchInPlace(Call call) {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) return prepared.status();
@@ -138,7 +155,6 @@ class LocalTarget final : public DispatchTarget {
     return invocation->AwaitReply(absl::ZeroDuration());
   }
 
- private:
   absl::StatusOr<RuntimeCore::Call> Prepare(Call& call,
                                             const std::shared_ptr<LocalInvocation>& invocation) {
     absl::StatusOr<const Operation*> operation = core_->FindOperation(call.operation);

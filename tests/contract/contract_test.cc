@@ -252,7 +252,8 @@ TEST_P(ContractTest, ADeferredOperationFinishesLaterFromAnyThreadAndHoldsNobodyU
 
 TEST_P(ContractTest, ADeferredCompletionDroppedOnAnotherThreadGivesAborted) {
   Start();
-  const Invocation deferred = Context().DispatchAsync(kDefer, DeferRequest());
+  const RuntimeContext context = Context();
+  const Invocation deferred = context.DispatchAsync(kDefer, DeferRequest());
   { const Completion<DeferReply> dropped = operations_->TakeDeferred(); }
   EXPECT_EQ(deferred.Await().code(), absl::StatusCode::kAborted);
 }
@@ -340,8 +341,8 @@ TEST_P(ContractTest, WorkQueuedBeforeTheLoopStartsRunsOnceItDoes) {
     EXPECT_TRUE(early.Await().ok());
     runtime_->Stop();
   });
-  // The loop starts only when something waits for it.
-  while (runtime_->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  // The loop starts only when both wait for it.
+  while (runtime_->GetSnapshot().ledger.queued < 2) std::this_thread::yield();
   ASSERT_TRUE(runtime_->Run().ok());
   worker.join();
   EXPECT_EQ(operations_->record().size(), 2u);

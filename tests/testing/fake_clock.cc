@@ -15,6 +15,7 @@ void FakeClock::WaitUntil(absl::Mutex* mutex, absl::CondVar* changed, absl::Time
     absl::MutexLock lock(&mutex_);
     if (now_ >= deadline) return;
     waiters_.push_back(&waiter);
+    waiters_changed_.SignalAll();
   }
   // Advance may signal between here and the wait; it takes `mutex` first, which this thread still
   // holds.
@@ -39,14 +40,13 @@ void FakeClock::Advance(absl::Duration by) {
 }
 
 void FakeClock::AwaitWaiter(absl::Duration within) {
-  const auto has_waiter = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    for (const Waiter* waiter : waiters_) {
-      if (waiter->deadline <= now_ + within) return true;
-    }
-    return false;
-  };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&has_waiter));
+  for (;;) {
+    for (const Waiter* waiter : waiters_) {
+      if (waiter->deadline <= now_ + within) return;
+    }
+    waiters_changed_.Wait(&mutex_);
+  }
 }
 
 }  // namespace runloop

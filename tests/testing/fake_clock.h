@@ -31,6 +31,7 @@ class FakeClock final : public Clock {
   };
 
   mutable absl::Mutex mutex_;
+  absl::CondVar waiters_changed_;
   absl::Time now_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch() + absl::Hours(1);
   std::vector<Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);
 };

@@ -40,6 +40,7 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
           absl::MutexLock lock(&self->mutex_);
           reply.set_position(self->record_.size());
           self->record_.emplace_back(request.producer(), request.index());
+          self->changed_.SignalAll();
           if (std::find(self->known_sessions_.begin(), self->known_sessions_.end(), id) ==
               self->known_sessions_.end()) {
             self->known_sessions_.push_back(id);
@@ -50,6 +51,7 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
           context.session()->AtEnd([self, id] {
             absl::MutexLock lock(&self->mutex_);
             self->ended_sessions_.push_back(id);
+            self->changed_.SignalAll();
           });
         }
         return reply;
@@ -69,10 +71,8 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
       kHold, [self](OperationContext&, HoldRequest) -> absl::StatusOr<HoldReply> {
         absl::MutexLock lock(&self->mutex_);
         ++self->held_;
-        const auto may_go = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-          return self->let_go_ > 0;
-        };
-        self->mutex_.Await(absl::Condition(&may_go));
+        self->changed_.SignalAll();
+        while (self->let_go_ == 0) self->changed_.Wait(&self->mutex_);
         --self->let_go_;
         --self->held_;
         return HoldReply();
@@ -82,6 +82,7 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
       kDefer, [self](OperationContext&, DeferRequest, Completion<DeferReply> completion) {
         absl::MutexLock lock(&self->mutex_);
         self->deferred_.push_back(std::move(completion));
+        self->changed_.SignalAll();
       }));
 
   Must(registry.RegisterDeferred<DropRequest, DropReply>(
@@ -96,27 +97,24 @@ std::vector<TestOperations::Item> TestOperations::record() const {
 }
 
 void TestOperations::AwaitRecorded(size_t count) const {
-  const auto there = [&]()
-                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return record_.size() >= count; };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&there));
+  while (record_.size() < count) changed_.Wait(&mutex_);
 }
 
 void TestOperations::AwaitHeld() {
-  const auto held = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return held_ > 0; };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&held));
+  while (held_ == 0) changed_.Wait(&mutex_);
 }
 
 void TestOperations::LetGo() {
   absl::MutexLock lock(&mutex_);
   ++let_go_;
+  changed_.SignalAll();
 }
 
 Completion<test::v1::DeferReply> TestOperations::TakeDeferred() {
-  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !deferred_.empty(); };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&there));
+  while (!(!deferred_.empty())) changed_.Wait(&mutex_);
   Completion<test::v1::DeferReply> taken = std::move(deferred_.front());
   deferred_.erase(deferred_.begin());
   return taken;
@@ -128,11 +126,8 @@ std::vector<std::string> TestOperations::ended_sessions() const {
 }
 
 void TestOperations::AwaitEndedSessions(size_t count) const {
-  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ended_sessions_.size() >= count;
-  };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&there));
+  while (!(ended_sessions_.size() >= count)) changed_.Wait(&mutex_);
 }
 
 }  // namespace runloop

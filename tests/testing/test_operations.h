@@ -48,6 +48,7 @@ class TestOperations {
 
  private:
   mutable absl::Mutex mutex_;
+  mutable absl::CondVar changed_;
   std::vector<Item> record_ ABSL_GUARDED_BY(mutex_);
   int held_ ABSL_GUARDED_BY(mutex_) = 0;
   int let_go_ ABSL_GUARDED_BY(mutex_) = 0;
