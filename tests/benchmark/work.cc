@@ -23,7 +23,7 @@ uint64_t Sum(std::string_view payload) {
 
 v1::OperateRequest MakeRequest(std::string_view payload) {
   v1::OperateRequest request;
-  request.set_payload(payload.data(), payload.size());
+  request.mutable_payload()->assign(payload.data(), payload.size());
   return request;
 }
 
