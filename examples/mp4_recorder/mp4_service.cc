@@ -37,6 +37,9 @@ absl::Status CheckFileName(absl::string_view name) {
 }
 
 absl::Status InitializeGstreamer() {
+  // Streaming threads end with their pipeline instead of waiting in a pool: what a session leaves
+  // behind can be counted.
+  g_thread_pool_set_max_unused_threads(0);
   GError* error = nullptr;
   if (gst_init_check(nullptr, nullptr, &error)) return absl::OkStatus();
   absl::Status status = absl::FailedPreconditionError(absl::StrCat(
