@@ -48,9 +48,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
   // Runs it in place if this is the runtime thread; the caller has checked that. Same errors.
   absl::Status DispatchInPlace(Call call);
-  // True if the task had not started: it never will, and its outcome CANCELLED was given on this
-  // thread.
-  bool Cancel(OperationTask& task);
+  // True if the task had not started: it never will, and its outcome (CANCELLED, or that of
+  // `kind`) was given on this thread.
+  bool Cancel(OperationTask& task, OutcomeKind kind = OutcomeKind::kCancelled);
 
   // UNIMPLEMENTED (UNKNOWN_OPERATION) with a hint if there is none of this name.
   absl::StatusOr<const Operation*> FindOperation(std::string_view name) const;
