@@ -127,6 +127,8 @@ absl::Status Host::Impl::Start() {
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
   for (const std::string& address : hosted_) AddHostedAddress(address, runtime_.context());
+  // Has the loop call the runtime once even without work, so that health knows that it runs.
+  core_->loop().Wake();
   return absl::OkStatus();
 }
 

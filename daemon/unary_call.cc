@@ -65,7 +65,7 @@ void UnaryCall::Cancel() {
   if (task != nullptr) {
     const bool late = task->deadline <= core_->clock().Now();
     const OutcomeKind kind = late ? OutcomeKind::kExpired : OutcomeKind::kCancelled;
-    if (core_->EndQueued(*task, kind)) task->Skip(kind);
+    core_->Cancel(*task, kind);
   }
   Complete(MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
                      "the caller cancelled the call"),
@@ -80,10 +80,7 @@ void UnaryCall::OnDeadline() {
     task = task_;
   }
   // If it has not started, its outcome says so.
-  if (core_->EndQueued(*task, OutcomeKind::kExpired)) {
-    task->Skip(OutcomeKind::kExpired);
-    return;
-  }
+  if (core_->Cancel(*task, OutcomeKind::kExpired)) return;
   Complete(MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat(task->operation->name(),
                                   " had started when the deadline passed; it runs on"),

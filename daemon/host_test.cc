@@ -1,0 +1,381 @@
+#include "runloop/daemon/host.h"
+
+#include <gmock/gmock.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "runloop/daemon/testing/host_fixture.h"
+#include "runloop/ipc/side_channel_frame.h"
+#include "runloop/ipc/unix_socket.h"
+#include "runloop/runtime/hosted_addresses.h"
+#include "runloop/v1/side_channel.pb.h"
+
+namespace runloop::daemon {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+// What a program of one's own does to offer operations to other processes.
+int EmbeddedHost(const std::string& socket) {
+  runloop::OperationRegistry operations;
+  absl::Status added = operations.Register<test::v1::EchoRequest, test::v1::EchoReply>(
+      "runloop.test.v1.TestOperations/Echo",
+      [](runloop::OperationContext&, test::v1::EchoRequest request) {
+        test::v1::EchoReply reply;
+        reply.set_text(request.text());
+        return absl::StatusOr<test::v1::EchoReply>(reply);
+      });
+  if (!added.ok()) return 1;
+  auto runtime = runloop::Runtime::Create({.operations = std::move(operations)});
+  if (!runtime.ok()) return 1;
+  auto host = runloop::Host::Start(**runtime, {.listen = socket});
+  return host.ok() ? (*host)->ServeUntilSignal() : 1;
+}
+
+class HostTest : public HostFixture {};
+
+TEST_F(HostTest, EmbedsInAProgramInUnderFifteenLines) {
+  std::thread worker([this] {
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    test::v1::EchoRequest request;
+    request.set_text("hello");
+    test::v1::EchoReply reply;
+    EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Echo(&context, request, &reply).ok());
+    EXPECT_EQ(reply.text(), "hello");
+    kill(getpid(), SIGTERM);
+  });
+  EXPECT_EQ(EmbeddedHost(directory_ + "/s"), 0);
+  worker.join();
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/s"));
+}
+
+TEST_F(HostTest, ServesUntilASignalWhileTheRuntimeHasItsOwnThread) {
+  Start();
+  std::thread worker([this] {
+    const auto stub = test::v1::TestOperations::NewStub(Connect());
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    test::v1::EchoReply reply;
+    EXPECT_TRUE(stub->Echo(&context, {}, &reply).ok());
+    EXPECT_TRUE(reply.on_runtime_thread());
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(host_->ServeUntilSignal(), 0);
+  worker.join();
+}
+
+TEST_F(HostTest, IsFoundByItsOwnProcess) {
+  Start();
+  const std::string address = "unix:" + directory_ + "/s";
+  EXPECT_THAT(host_->addresses(), testing::ElementsAre(address));
+  EXPECT_TRUE(FindHostedAddress(address).has_value());
+  host_.reset();
+  EXPECT_FALSE(FindHostedAddress(address).has_value());
+}
+
+TEST_F(HostTest, RefusesAnAddressThatAnotherHostHas) {
+  Start();
+  const auto second = Host::Start(*runtime_, {.listen = directory_ + "/s"});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_F(HostTest, AnUnknownMethodSaysSo) {
+  Start();
+  grpc::ClientContext context;
+  v1::DispatchRequest request;
+  request.set_operation("runloop.test.v1.TestOperations/Nothing");
+  v1::DispatchResponse response;
+  const grpc::Status status =
+      v1::Dispatcher::NewStub(Connect())->Dispatch(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_UNKNOWN_OPERATION);
+
+  grpc::ClientContext plain;
+  test::v1::StreamReply reply;
+  auto writer = test::v1::TestOperations::NewStub(Connect())->Stream(&plain, &reply);
+  EXPECT_EQ(ReasonOf(writer->Finish()), v1::ERROR_REASON_UNKNOWN_OPERATION);
+}
+
+TEST_F(HostTest, DispatchTellsRefusalAndOutcomeApart) {
+  Start();
+  const auto stub = v1::Dispatcher::NewStub(Connect());
+  v1::DispatchRequest request;
+  v1::DispatchResponse response;
+  request.set_operation(kFail);
+  test::v1::FailRequest fail;
+  fail.set_code(static_cast<int>(absl::StatusCode::kNotFound));
+  fail.set_message("not here");
+  request.set_request(fail.SerializeAsString());
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+    EXPECT_EQ(response.status().message(), "not here");
+  }
+  request.set_request("\xff\xff");
+  grpc::ClientContext context;
+  const grpc::Status status = stub->Dispatch(&context, request, &response);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_INVALID_REQUEST);
+}
+
+TEST_F(HostTest, DispatchStopsWaitingAtItsTimeout) {
+  Start();
+  const auto stub = v1::Dispatcher::NewStub(Connect());
+  std::thread holder([&] {
+    grpc::ClientContext context;
+    v1::DispatchRequest request;
+    request.set_operation(kHold);
+    request.mutable_timeout()->set_nanos(50'000'000);
+    v1::DispatchResponse response;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+    EXPECT_EQ(runloop::ReasonOf(FromProto(response.status())), v1::ERROR_REASON_STILL_RUNNING);
+  });
+  operations_->AwaitHeld();
+  {
+    grpc::ClientContext context;
+    v1::DispatchRequest request;
+    request.set_operation(kEcho);
+    request.mutable_timeout()->set_nanos(10'000'000);
+    v1::DispatchResponse response;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+    EXPECT_EQ(runloop::ReasonOf(FromProto(response.status())), v1::ERROR_REASON_EXPIRED);
+  }
+  holder.join();
+  operations_->LetGo();
+}
+
+TEST_F(HostTest, ACallThatIsCancelledWhileItWaitsNeverRuns) {
+  Start();
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  std::thread holder([&] {
+    grpc::ClientContext context;
+    test::v1::HoldReply reply;
+    EXPECT_TRUE(stub->Hold(&context, {}, &reply).ok());
+  });
+  operations_->AwaitHeld();
+  grpc::ClientContext context;
+  std::thread canceller([&] {
+    Await([](const Runtime::Snapshot& snapshot) { return snapshot.ledger.queued == 1; });
+    context.TryCancel();
+  });
+  test::v1::RecordReply reply;
+  EXPECT_EQ(stub->Record(&context, {}, &reply).error_code(), grpc::StatusCode::CANCELLED);
+  canceller.join();
+  Await([](const Runtime::Snapshot& snapshot) { return snapshot.ledger.cancelled == 1; });
+  operations_->LetGo();
+  holder.join();
+  EXPECT_TRUE(operations_->record().empty());
+}
+
+TEST_F(HostTest, ACallThatRunsWhenItsCallerGoesHarmsNobody) {
+  Start();
+  auto channel = Connect();
+  const auto stub = test::v1::TestOperations::NewStub(channel);
+  grpc::ClientContext context;
+  std::thread canceller([&] {
+    operations_->AwaitHeld();
+    context.TryCancel();
+  });
+  test::v1::HoldReply held;
+  EXPECT_EQ(stub->Hold(&context, {}, &held).error_code(), grpc::StatusCode::CANCELLED);
+  canceller.join();
+  operations_->LetGo();
+  grpc::ClientContext next;
+  test::v1::EchoReply reply;
+  EXPECT_TRUE(stub->Echo(&next, {}, &reply).ok());
+}
+
+TEST_F(HostTest, AMessageOverTheLimitIsRefusedAndTheNextOneServed) {
+  Start({.max_message_bytes = 10'000});
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  test::v1::EchoRequest request;
+  test::v1::EchoReply reply;
+  request.set_payload(std::string(20'000, 'x'));
+  grpc::ClientContext large;
+  EXPECT_EQ(stub->Echo(&large, request, &reply).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  request.set_payload("x");
+  grpc::ClientContext small;
+  EXPECT_TRUE(stub->Echo(&small, request, &reply).ok());
+}
+
+TEST_F(HostTest, WhatAPlainCallLeavesEndsWithItsConnection) {
+  Start();
+  {
+    grpc::ClientContext context;
+    test::v1::RecordReply reply;
+    ASSERT_TRUE(test::v1::TestOperations::NewStub(Connect())->Record(&context, {}, &reply).ok());
+  }
+  operations_->AwaitEndedSessions(1);
+}
+
+TEST_F(HostTest, DiagnosticsAnswerWhileTheRuntimeThreadIsHeld) {
+  Start();
+  const auto channel = Connect();
+  std::thread holder([&] {
+    grpc::ClientContext context;
+    test::v1::HoldReply reply;
+    EXPECT_TRUE(test::v1::TestOperations::NewStub(channel)->Hold(&context, {}, &reply).ok());
+  });
+  operations_->AwaitHeld();
+  const auto stub = v1::Diagnostics::NewStub(channel);
+  grpc::ClientContext context;
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(stub->GetStatus(&context, {}, &status).ok());
+  EXPECT_EQ(status.thread().current_operation(), kHold);
+  EXPECT_EQ(status.ledger().running(), 1u);
+  EXPECT_EQ(status.connections(), 1u);
+  EXPECT_EQ(status.sessions(0).peer_pid(), getpid());
+  EXPECT_GT(status.open_files(), 0u);
+  EXPECT_GT(status.threads(), 1u);
+  operations_->LetGo();
+  holder.join();
+  grpc::ClientContext list;
+  v1::ListOperationsResponse operations;
+  ASSERT_TRUE(stub->ListOperations(&list, {}, &operations).ok());
+  EXPECT_EQ(operations.operations_size(), 7);
+}
+
+TEST_F(HostTest, ARoleMayCallOperationsAndNotLook) {
+  Start();
+  const UniqueFd channel = *ConnectUnix(Address{.path = directory_ + "/s"});
+  {
+    const UniqueFd listening = *ListenUnix(Address{.path = directory_ + "/role"});
+    v1::SideChannelRequest request;
+    request.mutable_add_role_socket()->set_role("camera");
+    ASSERT_TRUE(SendWithFds(channel.get(), kSideChannelMagic, {}).ok());
+    ASSERT_TRUE(
+        SendWithFds(channel.get(), *EncodeSideChannelFrame(request), {listening.get()}).ok());
+    char response[64];
+    ASSERT_GT(recv(channel.get(), response, sizeof(response), 0), 0);
+  }
+  const auto worker = Connect("role");
+  grpc::ClientContext call;
+  test::v1::EchoReply reply;
+  EXPECT_TRUE(test::v1::TestOperations::NewStub(worker)->Echo(&call, {}, &reply).ok());
+  grpc::ClientContext look;
+  v1::GetStatusResponse status;
+  const grpc::Status refused = v1::Diagnostics::NewStub(worker)->GetStatus(&look, {}, &status);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_NOT_ALLOWED);
+  const auto snapshot = runtime_->GetSnapshot();
+  ASSERT_EQ(snapshot.sessions.size(), 1u);
+  EXPECT_EQ(snapshot.sessions[0]->info().peer.role, "camera");
+}
+
+template <typename Stub, typename Request, typename Response>
+std::vector<std::string> ListServices(std::shared_ptr<grpc::Channel> channel) {
+  grpc::ClientContext context;
+  auto stream = Stub::NewStub(std::move(channel))->ServerReflectionInfo(&context);
+  Request request;
+  request.set_list_services("");
+  EXPECT_TRUE(stream->Write(request));
+  Response response;
+  EXPECT_TRUE(stream->Read(&response));
+  std::vector<std::string> names;
+  for (const auto& service : response.list_services_response().service()) {
+    names.push_back(service.name());
+    Request describe;
+    describe.set_file_containing_symbol(service.name());
+    EXPECT_TRUE(stream->Write(describe));
+    Response described;
+    EXPECT_TRUE(stream->Read(&described));
+    EXPECT_GE(described.file_descriptor_response().file_descriptor_proto_size(), 1)
+        << service.name();
+  }
+  request.set_file_containing_symbol("no.such.Thing");
+  EXPECT_TRUE(stream->Write(request));
+  EXPECT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.error_response().error_code(), grpc::StatusCode::NOT_FOUND);
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+  return names;
+}
+
+TEST_F(HostTest, ReflectionListsAndDescribesEveryService) {
+  Start();
+  namespace v1r = grpc::reflection::v1;
+  namespace v1a = grpc::reflection::v1alpha;
+  const auto names = ListServices<v1r::ServerReflection, v1r::ServerReflectionRequest,
+                                  v1r::ServerReflectionResponse>(Connect());
+  EXPECT_THAT(names,
+              testing::IsSupersetOf({"runloop.test.v1.TestOperations", "runloop.v1.Dispatcher",
+                                     "runloop.v1.Diagnostics", "grpc.health.v1.Health",
+                                     "grpc.reflection.v1.ServerReflection"}));
+  const auto alpha = ListServices<v1a::ServerReflection, v1a::ServerReflectionRequest,
+                                  v1a::ServerReflectionResponse>(Connect());
+  EXPECT_EQ(alpha, names);
+}
+
+TEST_F(HostTest, HealthKnowsTheDaemonTheThreadAndTheServices) {
+  Start();
+  const auto stub = grpc::health::v1::Health::NewStub(Connect());
+  const auto check = [&](const std::string& service) {
+    grpc::ClientContext context;
+    HealthCheckRequest request;
+    request.set_service(service);
+    HealthCheckResponse response;
+    const grpc::Status status = stub->Check(&context, request, &response);
+    return status.ok() ? response.status() : HealthCheckResponse::SERVICE_UNKNOWN;
+  };
+  Await([](const auto& snapshot) { return snapshot.state == Runtime::Snapshot::State::kIdle; });
+  for (const char* name :
+       {"", "runloop.v1.Dispatcher", "runloop.RuntimeThread", "runloop.test.v1.TestOperations"}) {
+    EXPECT_EQ(check(name), HealthCheckResponse::SERVING) << name;
+  }
+  EXPECT_EQ(check("runloop.v1.Nothing"), HealthCheckResponse::SERVICE_UNKNOWN);
+}
+
+TEST_F(HostTest, AHealthWatchSeesTheDrainAndEnds) {
+  Start();
+  const auto stub = grpc::health::v1::Health::NewStub(Connect());
+  grpc::ClientContext context;
+  auto stream = stub->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  runtime_->BeginDrain();
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  host_.reset();
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(HostTest, ADrainRunsWhatWasAdmittedAndRefusesTheRest) {
+  Start();
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  std::thread holder([&] {
+    grpc::ClientContext context;
+    test::v1::HoldReply reply;
+    EXPECT_TRUE(stub->Hold(&context, {}, &reply).ok());
+  });
+  operations_->AwaitHeld();
+  std::thread queued([&] {
+    grpc::ClientContext context;
+    test::v1::RecordReply reply;
+    EXPECT_TRUE(stub->Record(&context, {}, &reply).ok());
+  });
+  Await([](const auto& snapshot) { return snapshot.ledger.queued == 1; });
+  std::thread late([&] {
+    Await([](const auto& snapshot) { return snapshot.draining; });
+    grpc::ClientContext context;
+    test::v1::RecordReply reply;
+    const grpc::Status status = stub->Record(&context, {}, &reply);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_DRAINING);
+    operations_->LetGo();
+  });
+  const Runtime::DrainResult result = host_->Drain(absl::Seconds(60));
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(result.ledger.succeeded, 2u);
+  holder.join();
+  queued.join();
+  late.join();
+}
+
+}  // namespace
+}  // namespace runloop::daemon

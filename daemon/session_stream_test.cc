@@ -1,0 +1,398 @@
+#include <gmock/gmock.h>
+
+#include <map>
+#include <optional>
+#include <set>
+
+#include "runloop/daemon/testing/host_fixture.h"
+
+namespace runloop::daemon {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A worker that speaks the protocol by hand.
+class Worker {
+ public:
+  explicit Worker(std::shared_ptr<grpc::Channel> channel)
+      : stub_(v1::Dispatcher::NewStub(std::move(channel))), stream_(stub_->Session(&context_)) {}
+
+  bool Send(const v1::SessionRequest& request) { return stream_->Write(request); }
+
+  void SendHello(uint32_t min = 1, uint32_t max = 1) {
+    v1::SessionRequest request;
+    request.mutable_hello()->mutable_versions()->set_min(min);
+    request.mutable_hello()->mutable_versions()->set_max(max);
+    request.mutable_hello()->set_client_name("worker\n\x1b[31m");
+    Send(request);
+  }
+
+  v1::Welcome Open() {
+    SendHello();
+    v1::SessionResponse response;
+    EXPECT_TRUE(stream_->Read(&response));
+    EXPECT_TRUE(response.has_welcome());
+    return response.welcome();
+  }
+
+  v1::Dispatch& Add(v1::SessionRequest& request, const std::string& operation,
+                    const google::protobuf::Message* message = nullptr) {
+    v1::Dispatch& dispatch = *request.add_dispatches();
+    dispatch.set_invocation_id(next_id_++);
+    dispatch.set_operation_name(operation);
+    if (message != nullptr) dispatch.set_request(message->SerializeAsString());
+    return dispatch;
+  }
+
+  // Reads one message into what is known; false at the stream's end.
+  bool Read() {
+    v1::SessionResponse response;
+    if (!stream_->Read(&response)) return false;
+    ++messages_;
+    draining_ = draining_ || response.has_draining();
+    for (const v1::Outcome& outcome : response.outcomes()) {
+      EXPECT_TRUE(outcomes_.emplace(outcome.invocation_id(), outcome).second);
+    }
+    const v1::InvocationRanges& succeeded = response.succeeded();
+    for (uint64_t id = 1; id < next_id_; ++id) {
+      bool in = id <= succeeded.watermark();
+      for (const auto& range : succeeded.ranges()) {
+        in = in || (id >= range.first() && id <= range.last());
+      }
+      if (in && !outcomes_.contains(id)) succeeded_.insert(id);
+    }
+    return true;
+  }
+
+  void AwaitEnded(size_t count) {
+    while (succeeded_.size() + outcomes_.size() < count) ASSERT_TRUE(Read());
+  }
+
+  v1::ErrorReason ReasonOf(uint64_t id) {
+    return runloop::ReasonOf(FromProto(outcomes_[id].status()));
+  }
+
+  void HalfClose() { stream_->WritesDone(); }
+  void Break() { context_.TryCancel(); }
+  grpc::Status Finish() {
+    while (Read()) {
+    }
+    return stream_->Finish();
+  }
+
+  std::map<uint64_t, v1::Outcome> outcomes_;
+  std::set<uint64_t> succeeded_;
+  int messages_ = 0;
+  bool draining_ = false;
+
+ private:
+  std::atomic<uint64_t> next_id_{1};
+  grpc::ClientContext context_;
+  std::unique_ptr<v1::Dispatcher::Stub> stub_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> stream_;
+};
+
+class SessionStreamTest : public HostFixture {
+ protected:
+  static test::v1::RecordRequest Record(uint64_t index) {
+    test::v1::RecordRequest request;
+    request.set_index(index);
+    return request;
+  }
+
+  // What the stream ends with after `request` instead of a hello, or after the hello.
+  absl::Status EndAfter(const v1::SessionRequest& request, bool hello = true) {
+    Worker worker(Connect());
+    if (hello) worker.Open();
+    worker.Send(request);
+    return FromGrpcStatus(worker.Finish());
+  }
+};
+
+TEST_F(SessionStreamTest, WelcomesAWorkerWithALimitAndNamesItForPeople) {
+  Start({.max_unfinished = 7});
+  Worker worker(Connect());
+  const v1::Welcome welcome = worker.Open();
+  EXPECT_EQ(welcome.version(), 1u);
+  EXPECT_EQ(welcome.limits().max_unfinished(), 7u);
+  EXPECT_EQ(welcome.operations_size(), 7);
+  EXPECT_FALSE(welcome.resumed());
+  const auto sessions = runtime_->GetSnapshot().sessions;
+  ASSERT_EQ(sessions.size(), 1u);
+  EXPECT_EQ(sessions[0]->info().id, welcome.session_id());
+  EXPECT_EQ(sessions[0]->info().client_name, "worker??[31m");
+  EXPECT_EQ(sessions[0]->info().peer.pid, getpid());
+}
+
+TEST_F(SessionStreamTest, RefusesVersionsThatItDoesNotSpeak) {
+  Start();
+  Worker worker(Connect());
+  worker.SendHello(2, 5);
+  const grpc::Status status = worker.Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_VERSION_MISMATCH);
+  EXPECT_THAT(status.error_message(), HasSubstr("2 to 5"));
+}
+
+TEST_F(SessionStreamTest, EndsAStreamThatBreaksTheRules) {
+  Start();
+  v1::SessionRequest none, hello, zero, falling;
+  hello.mutable_hello()->mutable_versions()->set_min(1);
+  hello.mutable_hello()->mutable_versions()->set_max(1);
+  zero.add_dispatches()->set_operation_name(kEcho);
+  falling.add_dispatches()->set_invocation_id(5);
+  falling.add_dispatches()->set_invocation_id(5);
+  v1::SessionRequest both = hello;
+  both.add_dispatches()->set_invocation_id(1);
+  v1::SessionRequest no_version;
+  no_version.mutable_hello();
+  for (const absl::Status& status :
+       {EndAfter(none, false), EndAfter(both, false), EndAfter(no_version, false), EndAfter(hello),
+        EndAfter(zero), EndAfter(falling)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
+  }
+  Await([](const auto& snapshot) { return snapshot.sessions.empty(); });
+}
+
+TEST_F(SessionStreamTest, AcknowledgesSuccessesAndSendsRepliesThatWereAskedFor) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  for (uint64_t i = 1; i <= 500; ++i) {
+    const test::v1::RecordRequest record = Record(i);
+    worker.Add(request, kRecord, &record).set_reply_wanted(i % 100 == 0);
+  }
+  worker.Send(request);
+  worker.HalfClose();
+  EXPECT_TRUE(worker.Finish().ok());
+  EXPECT_EQ(worker.succeeded_.size(), 495u);
+  ASSERT_EQ(worker.outcomes_.size(), 5u);
+  test::v1::RecordReply reply;
+  ASSERT_TRUE(reply.ParseFromString(worker.outcomes_[300].reply()));
+  EXPECT_EQ(reply.position(), 299u);
+  const auto record = operations_->record();
+  ASSERT_EQ(record.size(), 500u);
+  for (uint64_t i = 0; i < 500; ++i) EXPECT_EQ(record[i].second, i + 1);
+}
+
+TEST_F(SessionStreamTest, WhatIsWrongWithOneInvocationIsItsOutcome) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, "runloop.test.v1.TestOperations/Nothing");
+  worker.Add(request, kEcho).set_operation_id(99);
+  worker.Add(request, kEcho).set_request("\xff\xff");
+  worker.Add(request, kEcho).clear_operation();
+  worker.Add(request, kEcho).mutable_timeout()->set_nanos(-2'000'000'000);
+  test::v1::ThrowRequest thrown;
+  thrown.set_text("oh");
+  worker.Add(request, kThrow, &thrown);
+  worker.Add(request, kDrop);
+  worker.Add(request, kEcho);
+  worker.Send(request);
+  worker.AwaitEnded(8);
+  EXPECT_EQ(worker.ReasonOf(1), v1::ERROR_REASON_UNKNOWN_OPERATION);
+  EXPECT_EQ(worker.ReasonOf(2), v1::ERROR_REASON_UNKNOWN_OPERATION);
+  EXPECT_EQ(worker.ReasonOf(3), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_EQ(worker.ReasonOf(4), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_EQ(worker.ReasonOf(5), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_EQ(worker.ReasonOf(6), v1::ERROR_REASON_HANDLER_THREW);
+  EXPECT_EQ(worker.ReasonOf(7), v1::ERROR_REASON_COMPLETION_DROPPED);
+  EXPECT_TRUE(worker.succeeded_.contains(8));
+}
+
+TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
+  Start({.max_unfinished = 3});
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kHold);
+  for (int i = 0; i < 4; ++i) worker.Add(request, kEcho);
+  worker.Send(request);
+  worker.AwaitEnded(2);
+  EXPECT_EQ(worker.ReasonOf(4), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(worker.ReasonOf(5), v1::ERROR_REASON_QUEUE_FULL);
+  operations_->LetGo();
+  worker.AwaitEnded(5);
+  EXPECT_EQ(worker.succeeded_, (std::set<uint64_t>{1, 2, 3}));
+}
+
+TEST_F(SessionStreamTest, CancelsWhatHasNotStarted) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kHold);
+  worker.Add(request, kRecord);
+  worker.Add(request, kRecord);
+  worker.Send(request);
+  operations_->AwaitHeld();
+  v1::SessionRequest cancel;
+  for (const uint64_t id : {1, 3, 77}) cancel.add_cancels()->set_invocation_id(id);
+  worker.Send(cancel);
+  worker.AwaitEnded(1);
+  EXPECT_EQ(worker.ReasonOf(3), v1::ERROR_REASON_CANCELLED);
+  operations_->LetGo();
+  worker.AwaitEnded(3);
+  EXPECT_EQ(worker.succeeded_, (std::set<uint64_t>{1, 2}));
+  EXPECT_EQ(operations_->record().size(), 1u);
+}
+
+TEST_F(SessionStreamTest, WhatHasNotStartedAtItsDeadlineNeverRuns) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kHold);
+  worker.Add(request, kRecord).mutable_timeout()->set_nanos(1'000'000);
+  worker.Send(request);
+  worker.AwaitEnded(1);
+  EXPECT_EQ(worker.ReasonOf(2), v1::ERROR_REASON_EXPIRED);
+  operations_->LetGo();
+  worker.AwaitEnded(2);
+  EXPECT_TRUE(operations_->record().empty());
+}
+
+TEST_F(SessionStreamTest, AnUnfinishedOneHoldsNobodyBack) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kDefer).set_reply_wanted(true);
+  for (int i = 0; i < 100; ++i) worker.Add(request, kEcho);
+  worker.Send(request);
+  worker.AwaitEnded(100);
+  EXPECT_FALSE(worker.succeeded_.contains(1));
+  test::v1::DeferReply reply;
+  reply.set_text("late");
+  operations_->TakeDeferred().Finish(reply);
+  worker.AwaitEnded(101);
+  EXPECT_EQ(worker.outcomes_.count(1), 1u);
+}
+
+TEST_F(SessionStreamTest, ABrokenStreamEndsTheSessionAndItsQueuedWork) {
+  Start();
+  {
+    Worker worker(Connect());
+    worker.Open();
+    v1::SessionRequest request;
+    worker.Add(request, kRecord);
+    worker.Add(request, kHold);
+    worker.Add(request, kRecord);
+    worker.Send(request);
+    operations_->AwaitHeld();
+    worker.Break();
+  }
+  Await([](const auto& snapshot) {
+    return snapshot.sessions.empty() || snapshot.sessions[0]->ended();
+  });
+  operations_->LetGo();
+  operations_->AwaitEndedSessions(1);
+  Await([](const auto& snapshot) { return snapshot.ledger.abandoned == 1; });
+  EXPECT_EQ(operations_->record().size(), 1u);
+}
+
+TEST_F(SessionStreamTest, AHalfClosedStreamGetsAllItsOutcomes) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kHold);
+  worker.Add(request, kRecord);
+  worker.Send(request);
+  worker.HalfClose();
+  operations_->AwaitHeld();
+  operations_->LetGo();
+  EXPECT_TRUE(worker.Finish().ok());
+  EXPECT_EQ(worker.succeeded_.size(), 2u);
+  operations_->AwaitEndedSessions(1);
+}
+
+TEST_F(SessionStreamTest, AWorkerThatReadsLateGetsEverything) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  // More than the daemon keeps unsent: it stops reading until the worker does.
+  constexpr int kCount = 150;
+  std::thread writer([&worker] {
+    test::v1::EchoRequest echo;
+    echo.set_text(std::string(1 << 20, 'x'));
+    for (int i = 0; i < kCount; ++i) {
+      v1::SessionRequest request;
+      worker.Add(request, kEcho, &echo).set_reply_wanted(true);
+      EXPECT_TRUE(worker.Send(request));
+    }
+    worker.HalfClose();
+  });
+  Await([](const auto& snapshot) { return snapshot.ledger.succeeded >= 32; });
+  while (worker.outcomes_.size() < kCount) ASSERT_TRUE(worker.Read());
+  writer.join();
+  EXPECT_TRUE(worker.Finish().ok());
+}
+
+TEST_F(SessionStreamTest, PlainCallsJoinASessionOfTheSameProcessOnly) {
+  Start();
+  Worker worker(Connect());
+  const std::string id = worker.Open().session_id();
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  test::v1::RecordReply reply;
+  grpc::ClientContext joins;
+  joins.AddMetadata("runloop-session", id);
+  EXPECT_TRUE(stub->Record(&joins, {}, &reply).ok());
+  EXPECT_EQ(runtime_->GetSnapshot().sessions.size(), 1u);  // no implicit one
+  grpc::ClientContext unknown;
+  unknown.AddMetadata("runloop-session", "s999");
+  const grpc::Status refused = stub->Record(&unknown, {}, &reply);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_UNKNOWN_SESSION);
+  worker.HalfClose();
+  EXPECT_TRUE(worker.Finish().ok());
+  operations_->AwaitEndedSessions(1);
+  EXPECT_EQ(operations_->ended_sessions()[0], id);
+}
+
+TEST_F(SessionStreamTest, ADrainIsAnnouncedAndEndsTheStreamWhenItsWorkIsDone) {
+  Start();
+  Worker idle(Connect()), busy(Connect());
+  idle.Open();
+  busy.Open();
+  v1::SessionRequest request;
+  busy.Add(request, kHold);
+  busy.Send(request);
+  operations_->AwaitHeld();
+  Runtime::DrainResult result;
+  std::thread drain([&] { result = host_->Drain(absl::Seconds(60)); });
+  const grpc::Status ended = idle.Finish();
+  EXPECT_TRUE(idle.draining_);
+  EXPECT_EQ(ReasonOf(ended), v1::ERROR_REASON_DRAINING);
+  while (!busy.draining_) ASSERT_TRUE(busy.Read());
+  v1::SessionRequest late;
+  busy.Add(late, kRecord);
+  busy.Send(late);
+  busy.AwaitEnded(1);
+  EXPECT_EQ(busy.ReasonOf(2), v1::ERROR_REASON_DRAINING);
+  operations_->LetGo();
+  EXPECT_EQ(busy.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(busy.succeeded_.contains(1));
+  drain.join();
+  EXPECT_TRUE(result.drained);
+}
+
+TEST_F(SessionStreamTest, StreamsThatAreOpenWhenTheHostGoesEnd) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kDefer);
+  worker.Send(request);
+  Completion<test::v1::DeferReply> deferred = operations_->TakeDeferred();
+  host_.reset();
+  EXPECT_FALSE(worker.Finish().ok());
+  deferred.Finish(test::v1::DeferReply());  // its stream and server have gone
+}
+
+}  // namespace
+}  // namespace runloop::daemon
