@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/descriptor.h"
 #include "runloop/client/daemon_channel.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
@@ -44,10 +45,35 @@ absl::Status Cancelled() {
                    "cancelled before it was sent; it never runs");
 }
 
+// What the operation takes, if its generated code is linked in here too; else null, and the daemon
+// has to tell.
+const google::protobuf::Descriptor* RequestType(const std::string& operation) {
+  struct Known {
+    std::string operation;
+    const google::protobuf::Descriptor* type = nullptr;
+  };
+  thread_local Known last;  // a flood asks for the same one again and again
+  if (last.type != nullptr && last.operation == operation) return last.type;
+  std::string name = operation;
+  std::replace(name.begin(), name.end(), '/', '.');
+  const google::protobuf::MethodDescriptor* method =
+      google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
+  if (method == nullptr) return nullptr;
+  last = {operation, method->input_type()};
+  return last.type;
+}
+
 absl::Status CheckCall(const DispatchTarget::Call& call) {
   if (!IsOperationName(call.operation)) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
                      "no operation can have this name; write package.Service/Method");
+  }
+  const google::protobuf::Descriptor* type = RequestType(call.operation);
+  if (type != nullptr && type != call.request->GetDescriptor() &&
+      type->full_name() != call.request->GetTypeName()) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     absl::StrCat(call.operation, " takes a ", type->full_name(), ", not a ",
+                                  call.request->GetTypeName()));
   }
   if (!call.request->IsInitialized()) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,

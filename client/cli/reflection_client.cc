@@ -13,15 +13,17 @@ ReflectionClient::ReflectionClient(const Daemon& daemon)
 }
 
 ReflectionClient::~ReflectionClient() {
+  if (finished_) return;
   context_.TryCancel();
   stream_->Finish().IgnoreError();
 }
 
 absl::StatusOr<ReflectionClient::Response> ReflectionClient::Ask(const Request& request) {
   Response response;
+  if (finished_) return absl::InternalError("the daemon's reflection has ended the stream");
   if (!stream_->Write(request) || !stream_->Read(&response)) {
-    absl::Status status = daemon_.Check(stream_->Finish());
-    context_.TryCancel();
+    finished_ = true;
+    const absl::Status status = daemon_.Check(stream_->Finish());
     if (status.ok()) return absl::InternalError("the daemon's reflection gave no answer");
     return status;
   }

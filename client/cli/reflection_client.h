@@ -44,6 +44,7 @@ class ReflectionClient {
   grpc::ClientContext context_;
   std::unique_ptr<grpc::reflection::v1::ServerReflection::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<Request, Response>> stream_;
+  bool finished_ = false;  // the stream's status was taken
   std::map<std::string, google::protobuf::FileDescriptorProto> files_;
 };
 

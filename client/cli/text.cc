@@ -107,7 +107,7 @@ std::vector<std::string> NearNames(const std::string& name, const std::vector<st
     const std::string lower = absl::AsciiStrToLower(candidate);
     const std::string last = LastPart(lower);
     const size_t whole = EditDistance(wanted, lower);
-    if (whole <= std::max<size_t>(2, wanted.size() / 4)) {
+    if (whole <= 3 && whole < wanted.size()) {
       near.emplace_back(whole, candidate);
     } else if (EditDistance(wanted_last, last) <= wanted_last.size() / 4 ||
                (wanted.size() >= 3 && absl::StrContains(lower, wanted))) {
