@@ -8,7 +8,9 @@
 // The mangled names are those of Debian 12's inline namespace, debian3.
 #include <absl/synchronization/mutex.h>
 #include <absl/synchronization/notification.h>
+#include <absl/time/clock.h>
 #include <dlfcn.h>
+#include <poll.h>
 #include <sanitizer/tsan_interface.h>
 
 namespace {
@@ -19,10 +21,39 @@ Function Library(const char* symbol) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, symbol));
 }
 
+// Holds `mutex` again when it returns. False: `deadline` came first.
+bool AwaitByLooking(absl::Mutex& mutex, const absl::Condition& condition,
+                    absl::Time deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  while (!condition.Eval()) {
+    if (absl::Now() >= deadline) return false;
+    mutex.Unlock();
+    poll(nullptr, 0, 1);
+    mutex.Lock();
+  }
+  return true;
+}
+
 }  // namespace
 
 namespace absl {
 ABSL_NAMESPACE_BEGIN
+
+void Mutex::Await(const Condition& condition) {
+  AwaitByLooking(*this, condition, absl::InfiniteFuture());
+}
+
+bool Mutex::AwaitWithTimeout(const Condition& condition, Duration timeout) {
+  return AwaitByLooking(*this, condition, absl::Now() + timeout);
+}
+
+bool Mutex::AwaitWithDeadline(const Condition& condition, Time deadline) {
+  return AwaitByLooking(*this, condition, deadline);
+}
+
+void Mutex::LockWhen(const Condition& condition) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  Lock();
+  Await(condition);
+}
 
 void Mutex::Lock() {
   static auto lock = Library<void (*)(Mutex*)>("_ZN4absl7debian35Mutex4LockEv");
