@@ -186,7 +186,9 @@ def connect(address, **options):
     return grpc.insecure_channel(address, options=[('grpc.use_local_subchannel_pool', 1)] + list(options.items()))
 
 
-# What a daemon holds. All of it returns to the old numbers when a client has gone.
+# What a daemon holds. All of it returns to the old numbers when a client has gone. gRPC's pools are not counted: they
+# grow with the load, to a bound that goes by the number of processors, and keep their threads.
+GRPC_POOLS = ('default-executo', 'event_engine', 'grpc_global_tim', 'resolver-execut', 'timer_manager')
 Usage = collections.namedtuple('Usage', 'files threads connections sessions')
 
 
@@ -220,8 +222,15 @@ class Daemon(Process):
 
     def usage(self):
         status = self.status()
-        return Usage(len(os.listdir(f'/proc/{self.pid}/fd')), len(os.listdir(f'/proc/{self.pid}/task')),
-                     status.connections, len(status.sessions))
+        threads = [name for name in self.thread_names() if name not in GRPC_POOLS]
+        return Usage(len(os.listdir(f'/proc/{self.pid}/fd')), len(threads), status.connections, len(status.sessions))
+
+    def thread_names(self):
+        names = []
+        for thread in os.listdir(f'/proc/{self.pid}/task'):
+            with contextlib.suppress(OSError), open(f'/proc/{self.pid}/task/{thread}/comm', encoding='utf-8') as name:
+                names.append(name.read().strip())
+        return names
 
     def await_usage(self, before):
         """Waits until the daemon holds no more than `before`."""
@@ -243,19 +252,22 @@ class Daemon(Process):
             return status if condition(status) else None
         return wait_until(look, what)
 
-    def _command(self, line):
-        """Sends a command to the test plugin: see test_control.proto."""
+    def steer(self):
+        """Makes the test plugin listen to commands: see test_control.proto. What sends them does so itself, too."""
         if self.fifo is None:
             path = self.socket + '.commands'
             os.mkfifo(path, 0o600)
             self.watch.control.Steer(test_control_pb2.SteerRequest(fifo=path), timeout=DEADLINE)
-            # Reading, too, so that opening waits for nobody.
-            self.fifo = open(os.open(path, os.O_RDWR), 'w', buffering=1)
+            # Waits until the plugin has opened its end.
+            self.fifo = open(path, 'w', buffering=1)
+
+    def _command(self, line):
+        self.steer()
         self.fifo.write(line + '\n')
 
     def hold(self):
         """Holds the runtime thread until let_go; returns the call that holds it."""
-        self._command('')
+        self.steer()
         call = self.watch.operations.Hold.future(test_operations_pb2.HoldRequest())
         self.await_status(lambda status: status.thread.current_operation == HOLD, 'the thread is held')
         return call
@@ -326,6 +338,15 @@ class TestCase(unittest.TestCase):
         self.assertEqual(len(text.strip().splitlines()), 1, f'not one line:\n{text}')
         for part in parts:
             self.assertRegex(text, part)
+
+
+def session_is_open(stubs, session):
+    """True if a plain call of this process may join the session; only its own process may."""
+    try:
+        stubs.echo('', metadata=(('runloop-session', session),), timeout=0.2)
+    except grpc.RpcError as error:
+        return error.code() != grpc.StatusCode.INVALID_ARGUMENT
+    return True
 
 
 def error_info(error):

@@ -1,9 +1,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <iostream>
 #include <string>
-#include <vector>
 
 #include "runloop/client/connect.h"
 #include "runloop/test/v1/test_operations.pb.h"
@@ -20,16 +20,22 @@ using runloop::test::v1::RecordReply;
 using runloop::test::v1::RecordRequest;
 
 constexpr char kRecord[] = "runloop.test.v1.TestOperations/Record";
-// Unfinished invocations that it lets gather; every so many dispatches one is awaited.
-constexpr uint64_t kWindow = 8192;
-// Every so many items one is sent blocking, in order with the others.
-constexpr uint64_t kBlockingEvery = 5000;
+// Unfinished invocations that it lets gather before it waits for the first of them.
+constexpr size_t kWindow = 8192;
+// Every so many items: one is sent blocking, in order with the others; or how many there were is said.
+constexpr uint64_t kMark = 5000;
 
 void Say(const std::string& line) { std::cout << line << std::endl; }
 
 [[noreturn]] void Fail(const std::string& what, const absl::Status& status) {
   std::cerr << "producer: " << what << ": " << status << std::endl;
   std::exit(1);
+}
+
+void AwaitFirst(std::deque<Invocation>& unfinished) {
+  const absl::Status outcome = unfinished.front().Await(absl::Minutes(2));
+  if (!outcome.ok()) Fail("a dispatch", outcome);
+  unfinished.pop_front();
 }
 
 RecordRequest Item(uint32_t producer, uint64_t index) {
@@ -56,27 +62,21 @@ int main(int argc, char** argv) {
   std::string go;
   if (!std::getline(std::cin, go)) return 1;
 
-  std::vector<Invocation> unfinished;
-  for (uint64_t index = 0; count == 0 || index < count; ++index) {
-    if (index % kBlockingEvery == kBlockingEvery - 1) {
+  const bool endless = count == 0;
+  std::deque<Invocation> unfinished;
+  for (uint64_t index = 0; endless || index < count; ++index) {
+    const bool at_mark = index % kMark == kMark - 1;
+    if (at_mark && endless) Say("sent " + std::to_string(index));
+    if (at_mark && !endless) {
       const absl::StatusOr<RecordReply> reply =
           context->DispatchBlocking<RecordReply>(kRecord, Item(producer, index));
       if (!reply.ok()) Fail("a blocking dispatch", reply.status());
-      if (count == 0) Say("sent " + std::to_string(index + 1));
-      continue;
+    } else {
+      unfinished.push_back(context->DispatchAsync(kRecord, Item(producer, index)));
     }
-    unfinished.push_back(context->DispatchAsync(kRecord, Item(producer, index)));
-    if (unfinished.size() < kWindow) continue;
-    for (const Invocation& invocation : unfinished) {
-      const absl::Status outcome = invocation.Await(absl::Minutes(2));
-      if (!outcome.ok()) Fail("a dispatch", outcome);
-    }
-    unfinished.clear();
+    if (unfinished.size() >= kWindow) AwaitFirst(unfinished);
   }
-  for (const Invocation& invocation : unfinished) {
-    const absl::Status outcome = invocation.Await(absl::Minutes(2));
-    if (!outcome.ok()) Fail("a dispatch", outcome);
-  }
+  while (!unfinished.empty()) AwaitFirst(unfinished);
   Say("done " + std::to_string(count));
   return 0;
 }

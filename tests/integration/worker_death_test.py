@@ -1,0 +1,97 @@
+"""kill -9 of a worker in the middle of a flood: the others' work is complete, and the daemon gives everything back."""
+
+import signal
+import subprocess
+import unittest
+
+import harness
+from runloop.v1 import diagnostics_pb2
+
+ITEMS = 30_000
+SURVIVOR, VICTIM = 1, 2
+
+
+class WorkerDeathTest(harness.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = self.start_daemon()
+
+    def start_producer(self, number, count):
+        producer = self.start([harness.program('runloop_test_producer'), str(number), str(count)],
+                              env={'RUNLOOP_ADDRESS': self.daemon.address}, stdin=subprocess.PIPE)
+        producer.await_line('^ready$', 'stdout')
+        return producer
+
+    def session_of(self, producer):
+        return next(session.session_id for session in self.daemon.status().sessions
+                    if session.peer_pid == producer.pid)
+
+    def warm_up(self):
+        """Whatever the daemon makes once, for its first clients, is there afterwards."""
+        producers = [self.start_producer(100 + number, 2000) for number in range(2)]
+        for producer in producers:
+            producer.write('go\n')
+        for producer in producers:
+            self.assertEqual(producer.wait(), 0, producer.stderr)
+        self.daemon.await_status(lambda status: status.connections == 1, 'only our own connection is left')
+        return self.daemon.usage()
+
+    def test_killing_one_worker_leaves_the_others_work_complete_and_the_daemon_as_it_was(self):
+        before = self.warm_up()
+        survivor = self.start_producer(SURVIVOR, ITEMS)
+        victim = self.start_producer(VICTIM, 0)
+        session = self.session_of(victim)
+        victim.write('go\n')
+        survivor.write('go\n')
+        victim.await_line('^sent', 'stdout')
+        victim.signal(signal.SIGKILL)
+        self.assertEqual(victim.wait(), -signal.SIGKILL)
+
+        self.assertEqual(survivor.wait(), 0, survivor.stderr)
+        self.daemon.await_usage(before)
+        items, ended = self.daemon.watch.record()
+        self.assertEqual([index for producer, index in items if producer == SURVIVOR], list(range(ITEMS)))
+        recorded = [index for producer, index in items if producer == VICTIM]
+        self.assertEqual(recorded, list(range(len(recorded))))
+        self.assertIn(session, ended)
+        ledger = self.daemon.status().ledger
+        self.assertEqual(ledger.admitted, ledger.succeeded + ledger.abandoned + ledger.running)
+
+    def recorded(self):
+        """How many Records have run: known while the thread is held, too."""
+        response = self.daemon.watch.diagnostics.ListOperations(
+            diagnostics_pb2.ListOperationsRequest(), timeout=harness.DEADLINE)
+        return next(operation.succeeded for operation in response.operations if operation.name == harness.RECORD)
+
+    def test_what_a_killed_worker_had_queued_never_runs_and_its_session_ends(self):
+        self.daemon.steer()
+        before = self.warm_up()
+        # Some items, so that there is something for the session's end to clean up; then the thread is held and the
+        # flood piles up behind.
+        victim = self.start_producer(VICTIM, 0)
+        session = self.session_of(victim)
+        victim.write('go\n')
+        victim.await_line('^sent', 'stdout')
+        held = self.daemon.hold()
+        self.daemon.await_status(lambda status: status.ledger.queued >= 1000, 'much is queued')
+        victim.signal(signal.SIGKILL)
+        self.assertEqual(victim.wait(), -signal.SIGKILL)
+        harness.wait_until(lambda: self.daemon.usage().files <= before.files, 'the connection is closed')
+        recorded = self.recorded()
+        queued = next(other.queued for other in self.daemon.status().sessions if other.session_id == session)
+        self.daemon.let_go()
+        held.result()
+
+        self.daemon.await_usage(before)
+        self.assertEqual(self.recorded(), recorded)
+        ledger = self.daemon.status().ledger
+        self.assertEqual(ledger.abandoned, queued, ledger)
+        self.assertGreaterEqual(queued, 1000)
+        _, ended = self.daemon.watch.record()
+        self.assertIn(session, ended)
+        self.assertEqual(self.daemon.watch.echo('others go on'), 'others go on')
+
+
+if __name__ == '__main__':
+    unittest.main()
