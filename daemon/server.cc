@@ -1,5 +1,6 @@
 #include "runloop/daemon/server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
 
@@ -51,6 +52,9 @@ Server::Server(ServerOptions options)
       reflection_v1alpha_(NewReflectionV1Alpha(options.core, callers_)) {}
 
 absl::Status Server::Start(int64_t max_message_bytes) {
+  // One reference to the library is kept for the process: giving up the last one can wait up to ten
+  // seconds, for a poller that a blocked write has left behind.
+  [[maybe_unused]] static const bool kept = (grpc_init(), true);
   grpc::ServerBuilder builder;
   builder.SetMaxReceiveMessageSize(Clamp(max_message_bytes));
   builder.SetMaxSendMessageSize(Clamp(max_message_bytes));
