@@ -314,6 +314,8 @@ TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {
   Start();
   const UniqueFd channel = Open();
   const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("none"));
+  (void)Response(channel);  // the daemon has the channel's other end now
   const uint32_t before = CountOpenFiles();
   for (const char* role : {"", "Camera", "1camera", "a/b", "a b"}) {
     Send(channel, Frame(role), {listening.get()});
