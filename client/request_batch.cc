@@ -1,7 +1,6 @@
 #include "runloop/client/request_batch.h"
 
 #include <array>
-#include <memory>
 #include <utility>
 
 #include "google/protobuf/io/coded_stream.h"
@@ -14,7 +13,7 @@ namespace {
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedOutputStream;
 
-// From this size on bytes are referred to where they lie.
+// From this size on a request is referred to where it lies.
 constexpr size_t kOwnSlice = 4096;
 
 constexpr uint32_t VarintTag(int field) {
@@ -148,17 +147,8 @@ grpc::ByteBuffer RequestBatch::Take() && {
 
 void RequestBatch::FlushTail() {
   if (tail_.empty()) return;
-  if (tail_.size() < kOwnSlice) {
-    slices_.emplace_back(tail_);
-    tail_.clear();
-    return;
-  }
-  auto owned = std::make_unique<std::string>();
-  owned->swap(tail_);
-  std::string* bytes = owned.release();
-  slices_.emplace_back(
-      bytes->data(), bytes->size(), [](void* data) { delete static_cast<std::string*>(data); },
-      bytes);
+  slices_.emplace_back(tail_);
+  tail_.clear();
 }
 
 }  // namespace runloop::internal
