@@ -56,7 +56,7 @@ class Recorder final : public Processor {
   std::deque<Invocation> unfinished_;
   int64_t frames_ = 0;
   int64_t media_nanos_ = 0;  // where the last frame ends
-  bool failed_ = false;  // an append did, so Finish would only say it again
+  bool failed_ = false;      // an append did, so Finish would only say it again
   absl::Time opened_at_;
   absl::Time next_progress_;
 };
