@@ -13,7 +13,8 @@
 // The headers of gRPC's callback server hand objects from thread to thread inside a library that
 // the sanitizer does not see. Only this stand-in uses them.
 extern "C" const char* __tsan_default_suppressions() {
-  return "race:grpc::internal::CallbackWithSuccessTag::Run\n"
+  return "race:grpc::CompletionQueue::AsyncNextInternal\n"
+         "race:grpc::internal::CallbackWithSuccessTag::Run\n"
          "race:grpc::internal::CallbackWithStatusTag\n"
          "race:grpc::internal::CallbackBidiHandler\n"
          "race:runloop::internal::ScriptedDaemon::Reactor\n";
