@@ -459,7 +459,7 @@ absl::Time RuntimeCore::Tick(absl::Time now) {
     return next;  // the start comes with a Watch
   }
   LookAtCurrent(now);
-  if (now >= next_expiry_scan_) {
+  if (now >= next_expiry_scan_ && queue_.MayHaveExpired(now)) {
     next_expiry_scan_ = now + kExpiryScan;
     ExpireQueued(now);
   }

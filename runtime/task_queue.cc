@@ -1,5 +1,6 @@
 #include "runloop/runtime/task_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace runloop::internal {
@@ -56,6 +57,7 @@ void TaskQueue::Append(Task* oldest, absl::Time now) {
     oldest = std::exchange(task->next_, nullptr);
     task->sequence_ = next_sequence_++;
     task->admitted_at_ = now;
+    earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
     (last_ == nullptr ? first_ : last_->next_) = task;
     last_ = task;
   }
@@ -93,10 +95,19 @@ absl::Time TaskQueue::OldestAdmitted(absl::Time now) {
   return first_ == nullptr ? absl::InfiniteFuture() : first_->admitted_at_;
 }
 
+bool TaskQueue::MayHaveExpired(absl::Time now) const {
+  absl::MutexLock lock(&intake_);
+  return earliest_deadline_ <= now;
+}
+
 void TaskQueue::Look(absl::Time now, absl::FunctionRef<void(Task&)> visit) {
   absl::MutexLock lock(&intake_);
   Append(posts_.Take(), now);
-  for (Task* task = first_; task != nullptr; task = task->next_) visit(*task);
+  earliest_deadline_ = absl::InfiniteFuture();
+  for (Task* task = first_; task != nullptr; task = task->next_) {
+    visit(*task);
+    if (task->deadline > now) earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
+  }
 }
 
 }  // namespace runloop::internal

@@ -61,6 +61,10 @@ class TaskQueue {
   // Does intake; when the oldest queued task was admitted, or InfiniteFuture.
   absl::Time OldestAdmitted(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
+  // True if a task that is queued may have reached its deadline: cheap, and false where there are
+  // no deadlines.
+  bool MayHaveExpired(absl::Time now) const ABSL_LOCKS_EXCLUDED(intake_);
+
   // Does intake, then shows each queued task, oldest first, while the lock is held. `visit` must be
   // quick and must not come back to the queue.
   void Look(absl::Time now, absl::FunctionRef<void(Task&)> visit) ABSL_LOCKS_EXCLUDED(intake_);
@@ -74,6 +78,8 @@ class TaskQueue {
   Task* first_ ABSL_GUARDED_BY(intake_) = nullptr;
   Task* last_ ABSL_GUARDED_BY(intake_) = nullptr;
   uint64_t next_sequence_ ABSL_GUARDED_BY(intake_) = 1;
+  // No queued task has an earlier one; those that have left may have had it.
+  absl::Time earliest_deadline_ ABSL_GUARDED_BY(intake_) = absl::InfiniteFuture();
 };
 
 }  // namespace runloop::internal
