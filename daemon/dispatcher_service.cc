@@ -33,7 +33,10 @@ class DispatcherService::Call final : public grpc::ServerUnaryReactor {
     if (call_ != nullptr) call_->Cancel();
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (call_ != nullptr) call_->Join();
+    delete this;
+  }
 
  private:
   void Answer(UnaryCall::Outcome outcome, bool admitted) {

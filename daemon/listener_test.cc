@@ -323,8 +323,6 @@ TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {
   }
   Send(channel, Frame(std::string(65, 'a')), {listening.get()});
   EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
-  Send(channel, Frame("none"));
-  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
   Send(channel, Frame("two"), {listening.get(), listening.get()});
   EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
   Send(channel, Frame("connected"), {channel.get()});

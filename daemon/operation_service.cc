@@ -103,7 +103,10 @@ class OperationService::Call final : public grpc::ServerGenericBidiReactor {
     if (call_ != nullptr) call_->Cancel();
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (call_ != nullptr) call_->Join();
+    delete this;
+  }
 
  private:
   void Answer(UnaryCall::Outcome outcome) {
