@@ -100,13 +100,14 @@ absl::Status RoleRegistration::OnReadable() {
   while (true) {
     std::vector<UniqueFd> unexpected;
     absl::StatusOr<SocketIo> io = ReceiveWithFds(fd(), absl::MakeSpan(buffer), unexpected);
+    if (absl::IsUnavailable(io.status()) || (io.ok() && io->end)) {
+      return internal::NotConnected(
+          "the daemon closed the side channel: it is ending, or it serves only processes of its "
+          "own "
+          "user");
+    }
     if (!io.ok()) return io.status();
     if (io->would_block) return absl::OkStatus();
-    if (io->end) {
-      return internal::NotConnected(
-          "the daemon closed the side channel: it is ending, or it serves "
-          "only processes of its own user");
-    }
     decoder_.Append(std::string_view(buffer, io->bytes));
     absl::StatusOr<std::optional<std::string>> bytes = decoder_.Next();
     if (!bytes.ok()) return bytes.status();
