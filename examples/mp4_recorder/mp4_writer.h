@@ -29,7 +29,9 @@ namespace runloop::examples {
 // Threads: everything here belongs to one thread, which runs a GLib main context as its default
 // one: the runtime thread of a host with the GLib loop. The pipeline encodes on threads of its own;
 // what they have to say (room, end, errors) comes to this thread as messages on the bus, whose
-// watch is a source of that context. Nothing here waits for them, but for the destructor.
+// watch is a source of that context. Nothing here waits for them but the
+// end: stopping the pipeline takes as long as the frame that is being encoded, and the destructor
+// may complete the file.
 //
 // Callbacks run on this thread, from the loop or within the call that was given them, once each,
 // and are destroyed unrun with the writer. They may drop the last reference to it.
