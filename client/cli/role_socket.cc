@@ -1,11 +1,15 @@
 #include "runloop/client/cli/role_socket.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <filesystem>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -34,6 +38,31 @@ absl::Status EnsureOwnDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
+constexpr char kSocketName[] = "runloopd.sock";
+// A directory this young may not have its owner's lock yet.
+constexpr time_t kYoungSeconds = 10;
+
+UniqueFd OpenDirectory(const std::string& path) {
+  return UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
+// Removes what runs that were killed have left in `parent`: directories that nobody holds the lock
+// of.
+void RemoveLeftovers(const std::string& parent) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+    if (!entry.path().filename().string().starts_with("run-")) continue;
+    const UniqueFd directory = OpenDirectory(entry.path().string());
+    struct stat info;
+    if (!directory.valid() || flock(directory.get(), LOCK_EX | LOCK_NB) != 0 ||
+        fstat(directory.get(), &info) != 0 || info.st_mtime + kYoungSeconds > time(nullptr)) {
+      continue;
+    }
+    unlinkat(directory.get(), kSocketName, 0);
+    rmdir(entry.path().c_str());
+  }
+}
+
 absl::StatusOr<std::string> DirectoryPattern() {
   std::string parent = "/run/runloop";
   if (geteuid() != 0) {
@@ -44,6 +73,7 @@ absl::StatusOr<std::string> DirectoryPattern() {
     parent = absl::StrCat(runtime_directory, "/runloop");
   }
   if (absl::Status status = EnsureOwnDirectory(parent); !status.ok()) return status;
+  RemoveLeftovers(parent);
   return absl::StrCat(parent, "/run-XXXXXX");
 }
 
@@ -55,12 +85,14 @@ absl::StatusOr<std::unique_ptr<RoleSocket>> RoleSocket::Create() {
   if (mkdtemp(directory->data()) == nullptr) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot make a directory ", *directory));
   }
-  absl::StatusOr<Address> address = ParseAddress(absl::StrCat(*directory, "/runloopd.sock"));
+  absl::StatusOr<Address> address = ParseAddress(absl::StrCat(*directory, "/", kSocketName));
   if (!address.ok()) {
     rmdir(directory->c_str());
     return address.status();
   }
   std::unique_ptr<RoleSocket> socket(new RoleSocket(*std::move(directory), *std::move(address)));
+  socket->lock_ = OpenDirectory(socket->directory());
+  flock(socket->lock_.get(), LOCK_EX | LOCK_NB);
   absl::StatusOr<UniqueFd> listening = ListenUnix(socket->address(), 0600);
   if (!listening.ok()) return listening.status();
   socket->listening_ = *std::move(listening);

@@ -13,7 +13,8 @@
 namespace runloop::cli {
 
 // A listening socket `runloopd.sock` in a fresh directory that only this user may enter.
-// Destruction removes both.
+// Destruction
+// removes both; what a killed process left, the next Create removes.
 class RoleSocket {
  public:
   // Makes the directory in /run/runloop as root, else in $XDG_RUNTIME_DIR/runloop, or where that is
@@ -33,6 +34,7 @@ class RoleSocket {
 
   const std::string directory_;
   const Address address_;
+  UniqueFd lock_;  // on the directory: shows others that it is in use
   UniqueFd listening_;
 };
 
