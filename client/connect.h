@@ -28,6 +28,10 @@ struct ConnectOptions {
 // UNAVAILABLE (NOT_CONNECTED); the next dispatch connects again, in a new session, trying for
 // `connect_timeout`.
 //
+// When the last copy of the context is destroyed, what was dispatched is still sent and run: the
+// destructor waits for that, for at most 5 s, and then breaks the session off. Keep the context for
+// as long as outcomes matter.
+//
 // UNAVAILABLE: nothing listens there; the message says what to do. PERMISSION_DENIED: the socket is
 // somebody else's. FAILED_PRECONDITION: no protocol version in common. INVALID_ARGUMENT: not an
 // address.

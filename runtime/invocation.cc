@@ -31,8 +31,8 @@ bool InvocationState::done() const {
 absl::Status InvocationState::Await(absl::Duration timeout) {
   if (WaitWouldDeadlock() && !done()) {
     return absl::FailedPreconditionError(
-        "waiting on the runtime thread for work that it has to run itself; use DispatchBlocking, "
-        "which runs in place, or Watch");
+        "waiting on the very thread that has to run this or to bring its outcome; use "
+        "DispatchBlocking, which runs in place on the runtime thread, or Watch");
   }
   const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
   absl::MutexLock lock(&mutex_);
