@@ -337,8 +337,8 @@ void SessionStream::End(absl::Status status) {
 
 void SessionStream::EndSession() {
   if (session_ == nullptr) return;
+  session_->End();
   server_.options().callers->RemoveSession(*session_);
-  if (!session_->ended()) session_->End();
   outbox_->Close();
 }
 

@@ -417,6 +417,8 @@ void RuntimeCore::Shutdown() {
   }
   AbortDeferred(nullptr, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_RUNTIME_STOPPED,
                                    "the runtime stopped before the operation finished"));
+  // What handlers keep may lead back here: a completion, for one, that was never finished.
+  for (const Operation* operation : operations_.List()) operation->DropHandler();
   loop_->Detach();
   {
     absl::MutexLock lock(&service_mutex_);

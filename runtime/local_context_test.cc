@@ -11,6 +11,7 @@
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/tests/testing/fake_clock.h"
+#include "runloop/tests/testing/test_operations.h"
 
 namespace runloop {
 namespace {
@@ -351,6 +352,27 @@ TEST(Drain, OfASpawnedRuntimeHappensOnItsThread) {
   EXPECT_TRUE(result.drained);
   EXPECT_NE(ran_on, std::thread::id());
   EXPECT_NE(ran_on, std::this_thread::get_id());
+}
+
+TEST(AStoppedRuntime, DestroysItsHandlersAndTheCompletionsThatTheyKept) {
+  auto kept = std::make_shared<std::vector<Completion<test::v1::DeferReply>>>();
+  OperationRegistry operations;
+  ASSERT_TRUE((operations.RegisterDeferred<test::v1::DeferRequest, test::v1::DeferReply>(
+                   kDefer,
+                   [kept](OperationContext&, test::v1::DeferRequest,
+                          Completion<test::v1::DeferReply> completion) {
+                     kept->push_back(std::move(completion));
+                   }))
+                  .ok());
+  auto runtime = Spawn({.operations = std::move(operations)});
+  const Invocation deferred =
+      runtime->context().AsRuntimeContext().DispatchAsync(kDefer, test::v1::DeferRequest());
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  const std::weak_ptr<void> handler_state = kept;
+  kept.reset();
+  runtime.reset();
+  EXPECT_EQ(deferred.Await().code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE(handler_state.expired());
 }
 
 TEST(WaitForSignal, ReturnsTheSignalThatCame) {

@@ -50,6 +50,10 @@ class Operation {
 
  private:
   friend class internal::OperationTask;
+  friend class internal::RuntimeCore;
+
+  // Destroys the handler; nothing calls it any more. The runtime thread.
+  void DropHandler() const { handler_ = nullptr; }
 
   const google::protobuf::MethodDescriptor* const method_;
   const std::string name_;
@@ -72,7 +76,8 @@ class OperationRegistry {
   //
   // The handler runs on the runtime thread, one call at a time; it should return within a few
   // milliseconds. What it returns is the outcome; if it throws, the outcome is INTERNAL with the
-  // exception's text. It is destroyed with the runtime, on the thread that destroys that.
+  // exception's text. It is destroyed when
+  // the runtime stops, on the runtime thread.
   //
   // NOT_FOUND: no such method is linked in. INVALID_ARGUMENT: Request or Reply is not the method's
   // type, the method streams, or the name is not of the form. ALREADY_EXISTS: registered before.

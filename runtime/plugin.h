@@ -34,13 +34,14 @@ inline constexpr uint32_t kPluginVersion = 1;
 
 }  // namespace runloop
 
-// Defines the plugin's entry point, the symbol `runloop_plugin`. `function` is convertible to
-// absl::Status (*)(runloop::OperationRegistry&).
-#define RUNLOOP_PLUGIN(plugin_name, function)                                              \
+// Defines the plugin's entry point, the symbol `runloop_plugin`. What follows the name is
+// convertible to absl::Status (*)(runloop::OperationRegistry&); a lambda in place may have commas
+// in it.
+#define RUNLOOP_PLUGIN(plugin_name, ...)                                                   \
   extern "C" __attribute__((visibility("default"))) const ::runloop::PluginEntry*          \
   runloop_plugin() {                                                                       \
     static const ::runloop::PluginEntry entry = {::runloop::kPluginVersion, (plugin_name), \
-                                                 (function)};                              \
+                                                 (__VA_ARGS__)};                           \
     return &entry;                                                                         \
   }                                                                                        \
   static_assert(true, "")
