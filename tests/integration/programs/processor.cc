@@ -1,9 +1,10 @@
+#include "runloop/client/processor.h"
+
 #include <iostream>
 #include <set>
 #include <stdexcept>
 #include <string>
 
-#include "runloop/client/processor.h"
 #include "runloop/test/v1/test_operations.pb.h"
 
 // runloop_test_processor [WORD...]: a processor that misbehaves as the words say, and tells on

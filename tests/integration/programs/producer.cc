@@ -22,7 +22,8 @@ using runloop::test::v1::RecordRequest;
 constexpr char kRecord[] = "runloop.test.v1.TestOperations/Record";
 // Unfinished invocations that it lets gather before it waits for the first of them.
 constexpr size_t kWindow = 8192;
-// Every so many items: one is sent blocking, in order with the others; or how many there were is said.
+// Every so many items: one is sent blocking, in order with the others; or how many there were is
+// said.
 constexpr uint64_t kMark = 5000;
 
 void Say(const std::string& line) { std::cout << line << std::endl; }
