@@ -26,7 +26,7 @@ class DemoTest(harness.TestCase):
         self.assertEqual(result.code, 0, result.stdout + result.stderr)
         self.assertIn('worker 1 recorded 50 frames; INPUT has 50', result.stdout)
         self.assertRegex(result.stdout, r'recording-2.mp4: 640x360, 150 frames, .* sound \(aac\)')
-        self.assertRegex(result.stdout, r'both recorded at the same time for \d+\.\d s; queue wait: median')
+        self.assertRegex(result.stdout, r'both recorded at the same time for \d+\.\d+ s; queue wait: median')
         self.assertEqual(sorted(os.listdir(out)),
                          ['recording-1.mp4', 'recording-1.png', 'recording-2.mp4', 'recording-2.png'])
 
