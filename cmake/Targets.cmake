@@ -25,12 +25,14 @@ endif()
 # The headers that nearly every source includes, compiled once for each kind.
 foreach(kind base grpc)
   add_library(runloop_pch_${kind} OBJECT ${PROJECT_SOURCE_DIR}/cmake/pch_${kind}.cc)
+  target_include_directories(runloop_pch_${kind} PRIVATE ${PROJECT_SOURCE_DIR}/cmake)
   target_link_libraries(runloop_pch_${kind} PRIVATE runloop_flags absl::status absl::statusor
     absl::synchronization absl::time absl::strings absl::any_invocable protobuf::libprotobuf)
 endforeach()
 target_link_libraries(runloop_pch_grpc PRIVATE gRPC::grpc++)
-target_precompile_headers(runloop_pch_base PRIVATE ${PROJECT_SOURCE_DIR}/cmake/pch_base.h)
-target_precompile_headers(runloop_pch_grpc PRIVATE ${PROJECT_SOURCE_DIR}/cmake/pch_grpc.h)
+# In angle brackets: the absolute path that CMake would write instead makes ccache miss in every other checkout.
+target_precompile_headers(runloop_pch_base PRIVATE <pch_base.h>)
+target_precompile_headers(runloop_pch_grpc PRIVATE <pch_grpc.h>)
 
 function(_runloop_common target pch)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:runloop_flags>)
