@@ -47,9 +47,18 @@ void SessionServer::OnWake() {
   for (const std::shared_ptr<SessionOutbox>& outbox : waker_->Take()) {
     if (outbox->stream() != nullptr) outbox->stream()->OnOutcomes();
   }
-  if (drain_seen_ || !drain_left()) return;
-  drain_seen_ = true;
-  for (const auto& [stream, owned] : streams_) stream->BeginDrain();
+  if (!drain_seen_ && drain_left()) {
+    drain_seen_ = true;
+    for (const auto& [stream, owned] : streams_) stream->BeginDrain();
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!stopped_) return;
+  }
+  // On this thread, the only one that starts operations on the queue: none may be started after.
+  waker_->Stop();
+  for (const auto& [stream, owned] : streams_) stream->Abandon();
+  queue_->Shutdown();
 }
 
 std::optional<absl::Duration> SessionServer::drain_left() const {
@@ -70,12 +79,10 @@ void SessionServer::BeginDrain(absl::Duration timeout) {
 void SessionServer::Shutdown() {
   if (!thread_.joinable()) return;
   {
-    // Listen asks the queue for a stream under this lock, and not after it.
     absl::MutexLock lock(&mutex_);
     stopped_ = true;
   }
-  waker_->Stop();
-  queue_->Shutdown();
+  waker_->Wake(nullptr);
   thread_.join();
 }
 

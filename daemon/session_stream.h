@@ -39,6 +39,9 @@ class SessionStream {
   // The daemon drains: tell the worker, and end the stream when its work is done.
   void BeginDrain();
 
+  // The queue ends: start nothing more on it. What is outstanding still completes.
+  void Abandon() { broken_ = true; }
+
   static constexpr size_t kMaxUnsentBytes = size_t{32} << 20;
 
  private:

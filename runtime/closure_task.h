@@ -119,9 +119,8 @@ class BlockingTask final : public Task {
       result_.emplace(CurrentExceptionStatus(nullptr));
     }
     closure_.reset();
-    const bool ok = result_->ok();
-    Publish();
-    return ok ? RunResult::kSucceeded : RunResult::kFailed;
+    ran_ = true;
+    return result_->ok() ? RunResult::kSucceeded : RunResult::kFailed;
   }
 
   void Skip(OutcomeKind kind) override {
@@ -131,6 +130,7 @@ class BlockingTask final : public Task {
 
   void Release() override {
     closure_.reset();
+    if (ran_) Publish();  // here and not in Run: whoever hears of it finds it counted
     Unreference();
   }
 
@@ -157,6 +157,7 @@ class BlockingTask final : public Task {
   }
 
   std::optional<F> closure_;
+  bool ran_ = false;              // the runtime thread only
   std::optional<Result> result_;  // written before settled_, read by the caller after the wait
   std::atomic<bool> settled_{false};
   std::atomic<int> references_{2};

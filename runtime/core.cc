@@ -149,11 +149,7 @@ absl::Status RuntimeCore::DispatchInPlace(Call call) {
   CountStart(*task, clock_->Now());
   const Task::RunResult result = task->Run();
   --depth_;
-  if (result == Task::RunResult::kDeferred) {
-    ledger_.Defer();
-  } else {
-    CountEnd(task->operation, task->session.get(), result == Task::RunResult::kSucceeded, false);
-  }
+  if (result == Task::RunResult::kDeferred) ledger_.Defer();
   if (depth_ == 0 && !queue_.empty()) loop_->Wake();
   return absl::OkStatus();
 }
@@ -252,7 +248,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time now) {
     }
     if (result == Task::RunResult::kDeferred) {
       ledger_.Defer();
-    } else {
+    } else if (result != Task::RunResult::kCounted) {
       CountEnd(task.operation, task.session.get(), result == Task::RunResult::kSucceeded, false);
     }
   }
@@ -295,16 +291,13 @@ void RuntimeCore::AddDeferred(std::shared_ptr<OperationTask> task) {
 
 void RuntimeCore::RemoveDeferred(const OperationTask& task) {
   std::shared_ptr<OperationTask> removed;  // released outside the lock
-  absl::MutexLock lock(&deferred_mutex_);
-  if (const auto found = deferred_.find(&task); found != deferred_.end()) {
+  {
+    absl::MutexLock lock(&deferred_mutex_);
+    const auto found = deferred_.find(&task);
+    if (found == deferred_.end()) return;
     removed = std::move(found->second);
     deferred_.erase(found);
   }
-}
-
-void RuntimeCore::CountDeferredEnd(const OperationTask& task, bool succeeded) {
-  CountEnd(task.operation, task.session.get(), succeeded, true);
-  RemoveDeferred(task);
   QuitIfDrained();
 }
 
@@ -368,7 +361,9 @@ void RuntimeCore::BeginDrain() { draining_.store(true, std::memory_order_release
 
 bool RuntimeCore::Drained() const {
   const Ledger::Counts counts = ledger_.counts();
-  return counts.queued == 0 && counts.running == 0 && counts.deferred == 0;
+  if (counts.queued != 0 || counts.running != 0 || counts.deferred != 0) return false;
+  absl::MutexLock lock(&deferred_mutex_);
+  return deferred_.empty();
 }
 
 void RuntimeCore::QuitIfDrained() {

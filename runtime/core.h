@@ -79,9 +79,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Keeps a task whose handler returned without an outcome, so that the end of its session or of
   // the runtime finds it.
   void AddDeferred(std::shared_ptr<OperationTask> task);
+  // After its outcome was delivered: a drain waits for it until then.
   void RemoveDeferred(const OperationTask& task);
-  // One that was deferred got its outcome.
-  void CountDeferredEnd(const OperationTask& task, bool succeeded);
+  // Counts the end of one that started.
+  void CountEnd(const OperationTask& task, bool succeeded, bool was_deferred) {
+    CountEnd(task.operation, task.session.get(), succeeded, was_deferred);
+  }
 
   // ---- for Runtime and Session ----
 
@@ -176,7 +179,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(sessions_mutex_);
   uint64_t next_session_ ABSL_GUARDED_BY(sessions_mutex_) = 1;
 
-  absl::Mutex deferred_mutex_;
+  mutable absl::Mutex deferred_mutex_;
   absl::flat_hash_map<const OperationTask*, std::shared_ptr<OperationTask>> deferred_
       ABSL_GUARDED_BY(deferred_mutex_);
 

@@ -72,18 +72,20 @@ Task::RunResult OperationTask::Run() {
     }
     core_->RemoveDeferred(*this);  // finished just now, on another thread
   }
-  return succeeded_.load(std::memory_order_relaxed) ? RunResult::kSucceeded : RunResult::kFailed;
+  // A drain may follow at once, and must not close the way that the outcome takes.
+  while (!delivered_.load(std::memory_order_acquire)) std::this_thread::yield();
+  return RunResult::kCounted;
 }
 
 void OperationTask::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
-  const bool ok = reply.ok();
-  Phase before = phase_.load(std::memory_order_acquire);
-  do {
-    if (before == Phase::kFinished) return;
-    if (ok) succeeded_.store(true, std::memory_order_relaxed);
-  } while (!phase_.compare_exchange_weak(before, Phase::kFinished, std::memory_order_acq_rel));
+  const Phase before = phase_.exchange(Phase::kFinished, std::memory_order_acq_rel);
+  if (before == Phase::kFinished) return;
+  const bool was_deferred = before == Phase::kDeferred;
+  // Whoever hears of the outcome finds it counted.
+  core_->CountEnd(*this, reply.ok(), was_deferred);
   Deliver(std::move(reply));
-  if (before == Phase::kDeferred) core_->CountDeferredEnd(*this, ok);
+  delivered_.store(true, std::memory_order_release);
+  if (was_deferred) core_->RemoveDeferred(*this);
 }
 
 void OperationTask::DropCompletion() {

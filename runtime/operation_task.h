@@ -56,7 +56,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   std::shared_ptr<OperationTask> queue_reference_;      // the queue's
 
   std::atomic<Phase> phase_{Phase::kInHandler};
-  std::atomic<bool> succeeded_{false};  // published by kFinished
+  std::atomic<bool> delivered_{false};
   // The runtime thread only. A completion that the handler's own frames drop waits for what the
   // handler does next: if it is throwing, the exception is the outcome.
   bool in_handler_ = false;

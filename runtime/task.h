@@ -30,14 +30,19 @@ class Task {
   Task(const Task&) = delete;
   Task& operator=(const Task&) = delete;
 
-  enum class RunResult { kSucceeded, kFailed, kDeferred };
+  enum class RunResult {
+    kSucceeded,
+    kFailed,
+    kCounted,   // ended, and counted by itself
+    kDeferred,  // goes on, and will count itself
+  };
   // Runs it. The runtime thread, after TryStart. Throws nothing.
   virtual RunResult Run() = 0;
 
   // Tells whoever waits that it never ran and why. After TryEnd, on the thread that won it.
   virtual void Skip(OutcomeKind kind) = 0;
 
-  // The queue's reference ends.
+  // The queue's reference ends. If the task ran, that is counted by now.
   virtual void Release() = 0;
 
   // False: it ended before, and must not run.
