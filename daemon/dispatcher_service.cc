@@ -1,5 +1,6 @@
 #include "runloop/daemon/dispatcher_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "runloop/daemon/durations.h"
@@ -10,6 +11,12 @@
 #include "runloop/runtime/runtime_context.h"
 
 namespace runloop::daemon {
+namespace {
+
+// Room for the fields around a reply.
+constexpr int64_t kEnvelopeBytes = 64;
+
+}  // namespace
 
 // The RPC's side of a UnaryCall. Deletes itself when gRPC is done with it, which is not before the
 // answer was given; until then `response` is valid.
@@ -42,10 +49,11 @@ class DispatcherService::Call final : public grpc::ServerUnaryReactor {
   void Answer(UnaryCall::Outcome outcome, bool admitted) {
     if (outcome.ok()) {
       const size_t size = (*outcome)->ByteSizeLong();
-      if (size <= static_cast<size_t>(max_message_bytes_)) {
+      const int64_t limit = std::max<int64_t>(max_message_bytes_ - kEnvelopeBytes, 0);
+      if (size <= static_cast<size_t>(limit)) {
         (*outcome)->SerializeToString(response_->mutable_reply());
       } else {
-        outcome = ReplyTooLarge(operation_->name(), size, max_message_bytes_);
+        outcome = ReplyTooLarge(operation_->name(), size, limit);
       }
     }
     if (!outcome.ok()) {
@@ -76,7 +84,7 @@ grpc::ServerUnaryReactor* DispatcherService::Dispatch(grpc::CallbackServerContex
   if (request->has_timeout()) {
     const absl::StatusOr<absl::Duration> asked = FromProto(request->timeout());
     if (!asked.ok()) return new Call(asked.status());
-    timeout = *asked;
+    if (*asked > absl::ZeroDuration()) timeout = *asked;
   }
   absl::StatusOr<std::shared_ptr<runloop::Session>> session = callers_.SessionOf(*context);
   if (!session.ok()) return new Call(session.status());
