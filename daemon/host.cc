@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +31,8 @@ constexpr int kExitCutOff = 3;
 constexpr absl::Duration kFlushTime = absl::Seconds(1);
 // How long after the drain's deadline a process is ended whose runtime thread is stuck.
 constexpr absl::Duration kWatchdogGrace = absl::Milliseconds(500);
+// How long a process that is cut off may take to say so.
+constexpr std::chrono::seconds kLastWords(1);
 
 absl::StatusOr<std::vector<ListeningSocket>> OpenSockets(const HostOptions& options) {
   std::vector<ListeningSocket> sockets;
@@ -93,11 +97,15 @@ class Host::Impl {
   std::vector<std::string> hosted_;  // in the process's table
 
   daemon::ConnectionTable connections_;
+  // Set by Start, and there until the end: a signal may come while the owner closes it.
   std::unique_ptr<daemon::Server> server_;
   std::unique_ptr<daemon::Listener> listener_;
 
+  bool closed_ = false;     // the owner's thread
+  bool signalled_ = false;  // the signals' thread
+
   absl::Mutex mutex_;
-  int signal_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stop_waiting_ ABSL_GUARDED_BY(mutex_) = false;  // RunUntilSignal, for a signal
 };
 
 absl::Status Host::Impl::Start() {
@@ -133,11 +141,11 @@ absl::Status Host::Impl::Start() {
 }
 
 void Host::Impl::Close(absl::Duration grace) {
-  if (server_ == nullptr) return;
+  if (server_ == nullptr || closed_) return;
+  closed_ = true;
   for (const std::string& address : hosted_) RemoveHostedAddress(address);
   listener_.reset();  // the server gets no connection after this
   server_->Shutdown(grace);
-  server_.reset();
 }
 
 void Host::Impl::BeginDrain(absl::Duration timeout) {
@@ -146,27 +154,35 @@ void Host::Impl::BeginDrain(absl::Duration timeout) {
 }
 
 Runtime::DrainResult Host::Impl::Drain(absl::Duration timeout) {
-  if (server_ != nullptr) BeginDrain(timeout);
+  BeginDrain(timeout);
   const Runtime::DrainResult result = runtime_.Drain(timeout);
   Close(kFlushTime);
   return result;
 }
 
 void Host::Impl::OnSignal(int signal, daemon::ExitWatchdog& watchdog) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (signal_ != 0) CutOff("a second signal");
-    signal_ = signal;
-  }
-  log_(LogSeverity::kInfo, absl::StrCat("signal ", signal, ": draining for at most ",
-                                        absl::FormatDuration(options_.drain_timeout)));
+  if (signalled_) CutOff("a second signal");
+  signalled_ = true;
   watchdog.Arm(options_.drain_timeout + kFlushTime + kWatchdogGrace);
   BeginDrain(options_.drain_timeout);
-  // A thread of the runtime's own goes on until Drain.
-  if (bound_) runtime_.Stop();
+  // From here on the owner may drain and close. A thread of the runtime's own goes on until then.
+  if (bound_) {
+    runtime_.Stop();
+  } else {
+    absl::MutexLock lock(&mutex_);
+    stop_waiting_ = true;
+  }
+  // Last, since the sink may block.
+  log_(LogSeverity::kInfo, absl::StrCat("signal ", signal, ": draining for at most ",
+                                        absl::FormatDuration(options_.drain_timeout)));
 }
 
 void Host::Impl::CutOff(std::string_view why) {
+  // Neither the sink nor the snapshot's locks keep the process from ending.
+  std::thread([] {
+    std::this_thread::sleep_for(kLastWords);
+    _exit(kExitCutOff);
+  }).detach();
   const Runtime::Snapshot snapshot = core_->GetSnapshot();
   std::string line = absl::StrCat("cut off by ", std::string(why));
   if (!snapshot.current_operation.empty()) {
@@ -184,8 +200,7 @@ void Host::Impl::CutOff(std::string_view why) {
 absl::Status Host::Impl::RunUntilSignal() {
   if (bound_) return runtime_.Run();
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(
-      +[](int* signal) { return *signal != 0; }, &signal_));
+  mutex_.Await(absl::Condition(&stop_waiting_));
   return absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include "absl/synchronization/notification.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
@@ -74,6 +75,26 @@ TEST_F(HostTest, ServesUntilASignalWhileTheRuntimeHasItsOwnThread) {
   worker.join();
 }
 
+TEST_F(HostTest, ActsOnASignalBeforeItLogsIt) {
+  absl::Notification drains;
+  Start({.log = [&](LogSeverity, std::string_view line) {
+    if (line.substr(0, 7) == "signal ") drains.WaitForNotification();
+  }});
+  std::thread killer([&] {
+    struct sigaction now {};
+    while (sigaction(SIGINT, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) {
+      std::this_thread::yield();
+    }
+    kill(getpid(), SIGINT);
+    Await([](const auto& snapshot) { return snapshot.draining; });
+    // The owner closes while the sink still blocks.
+    while (FindHostedAddress("unix:" + directory_ + "/s").has_value()) std::this_thread::yield();
+    drains.Notify();
+  });
+  EXPECT_EQ(host_->ServeUntilSignal(), 0);
+  killer.join();
+}
+
 TEST_F(HostTest, IsFoundByItsOwnProcess) {
   Start();
   const std::string address = "unix:" + directory_ + "/s";
@@ -125,6 +146,20 @@ TEST_F(HostTest, DispatchTellsRefusalAndOutcomeApart) {
   grpc::ClientContext context;
   const grpc::Status status = stub->Dispatch(&context, request, &response);
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_INVALID_REQUEST);
+}
+
+TEST_F(HostTest, ATimeoutThatIsNotPositiveIsNone) {
+  Start();
+  const auto stub = v1::Dispatcher::NewStub(Connect());
+  for (const int nanos : {0, -5}) {
+    grpc::ClientContext context;
+    v1::DispatchRequest request;
+    request.set_operation(kEcho);
+    request.mutable_timeout()->set_nanos(nanos);
+    v1::DispatchResponse response;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+    EXPECT_TRUE(response.has_reply()) << nanos;
+  }
 }
 
 TEST_F(HostTest, DispatchStopsWaitingAtItsTimeout) {

@@ -41,7 +41,7 @@ class HostFixture : public ::testing::Test {
     runtime_ = *Runtime::Create(
         {.operations = std::move(registry), .thread = RuntimeThread::kSpawn, .log = quiet});
     options.listen = directory_ + "/s";
-    options.log = quiet;
+    if (!options.log) options.log = quiet;
     host_ = *Host::Start(*runtime_, std::move(options));
   }
 
