@@ -8,12 +8,22 @@ namespace runloop::daemon {
 uint64_t InvocationWindow::Add(uint64_t id) {
   last_id_ = id;
   ++unsettled_;
-  entries_.push_back({.id = id});
-  return first_number_ + entries_.size() - 1;
+  entries_.push_back({.number = next_number_, .id = id});
+  return next_number_++;
+}
+
+size_t InvocationWindow::IndexOf(uint64_t number) const {
+  // Where nothing was swept out, numbers have no gaps.
+  const uint64_t guess = number - entries_.front().number;
+  if (guess < entries_.size() && entries_[guess].number == number) return guess;
+  const auto found =
+      std::lower_bound(entries_.begin(), entries_.end(), number,
+                       [](const Entry& entry, uint64_t wanted) { return entry.number < wanted; });
+  return static_cast<size_t>(found - entries_.begin());
 }
 
 void InvocationWindow::SetTask(uint64_t number, std::shared_ptr<internal::OperationTask> task) {
-  entries_[number - first_number_].task = std::move(task);
+  At(number).task = std::move(task);
 }
 
 std::shared_ptr<internal::OperationTask> InvocationWindow::FindTask(uint64_t id) const {
@@ -24,35 +34,50 @@ std::shared_ptr<internal::OperationTask> InvocationWindow::FindTask(uint64_t id)
   return found->task;
 }
 
-uint64_t InvocationWindow::IdOf(uint64_t number) const { return At(number).id; }
+uint64_t InvocationWindow::IdOf(uint64_t number) const { return entries_[IndexOf(number)].id; }
 
 void InvocationWindow::Settle(uint64_t number) {
+  Entry& entry = At(number);
+  entry.settled = true;
+  entry.task = nullptr;
   --unsettled_;
-  SetTask(number, nullptr);
   // In a flood each one is the first.
-  if (number == first_number_) {
-    uint64_t settled_to = number;
-    if (const auto next = runs_.begin(); next != runs_.end() && next->first == number + 1) {
-      settled_to = next->second.last;
-      runs_.erase(next);
-    }
-    watermark_ = At(settled_to).id;
-    entries_.erase(entries_.begin(), entries_.begin() + (settled_to - first_number_ + 1));
-    first_number_ = settled_to + 1;
+  if (&entry == &entries_.front()) {
+    SettleFirst(entry);
+    while (!entries_.empty() && entries_.front().settled) entries_.pop_front();
     return;
   }
-  auto after = runs_.lower_bound(number);
-  const bool joins_after = after != runs_.end() && after->first == number + 1;
-  const uint64_t last = joins_after ? after->second.last : number;
-  if (joins_after) after = runs_.erase(after);
+  SettleLater(entry);
+  if (entries_.size() > 2 * unsettled_ + kSlack) {
+    std::erase_if(entries_, [](const Entry& each) { return each.settled; });
+  }
+}
+
+void InvocationWindow::SettleFirst(const Entry& entry) {
+  watermark_ = entry.id;
+  if (const auto next = runs_.begin(); next != runs_.end() && next->first == entry.number + 1) {
+    watermark_ = next->second.last_id;
+    runs_.erase(next);
+  }
+}
+
+void InvocationWindow::SettleLater(const Entry& entry) {
+  Run run = {.last = entry.number, .first_id = entry.id, .last_id = entry.id};
+  auto after = runs_.lower_bound(entry.number);
+  if (after != runs_.end() && after->first == entry.number + 1) {
+    run.last = after->second.last;
+    run.last_id = after->second.last_id;
+    after = runs_.erase(after);
+  }
   if (after != runs_.begin()) {
     const auto before = std::prev(after);
-    if (before->second.last + 1 == number) {
-      before->second = {.last = last};
+    if (before->second.last + 1 == entry.number) {
+      run.first_id = before->second.first_id;
+      before->second = run;
       return;
     }
   }
-  runs_.insert(after, {number, {.last = last}});
+  runs_.insert(after, {entry.number, run});
 }
 
 void InvocationWindow::Describe(v1::InvocationRanges& ranges) {
@@ -62,8 +87,8 @@ void InvocationWindow::Describe(v1::InvocationRanges& ranges) {
     if (!all && !run.changed) continue;
     run.changed = false;
     v1::InvocationRange& range = *ranges.add_ranges();
-    range.set_first(At(first).id);
-    range.set_last(At(run.last).id);
+    range.set_first(run.first_id);
+    range.set_last(run.last_id);
   }
 }
 

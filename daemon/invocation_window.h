@@ -16,7 +16,8 @@ namespace runloop::daemon {
 // what it tells the worker of the rest, as a watermark and ranges.
 //
 // An invocation is known here by its number on the stream, which counts from 0 without the gaps
-// that the worker's ids may have. Not thread-safe.
+// that the worker's ids may have. Its memory is bounded by how many are unsettled, however many
+// settled ones an old unsettled one has behind it. Not thread-safe.
 class InvocationWindow {
  public:
   // Adds the next invocation and gives its number. `id` is larger than every id before.
@@ -40,25 +41,39 @@ class InvocationWindow {
   // Not settled yet.
   size_t unsettled() const { return unsettled_; }
   uint64_t last_id() const { return last_id_; }
+  // Entries that are kept: at most kSlack beyond twice the unsettled ones.
+  size_t kept() const { return entries_.size(); }
 
   // A worker that has many unfinished invocations between finished ones costs a range for each;
   // they are repeated in every message only up to this number.
   static constexpr size_t kRepeatedRanges = 64;
 
+  static constexpr size_t kSlack = 1024;
+
  private:
   struct Entry {
+    uint64_t number = 0;
     uint64_t id = 0;
+    bool settled = false;
     std::shared_ptr<internal::OperationTask> task;
   };
   // Settled numbers above the first unsettled one.
   struct Run {
     uint64_t last = 0;
+    uint64_t first_id = 0;
+    uint64_t last_id = 0;
     bool changed = true;  // since it was written
   };
 
-  const Entry& At(uint64_t number) const { return entries_[number - first_number_]; }
+  // Where the entry of an unsettled number is.
+  size_t IndexOf(uint64_t number) const;
+  Entry& At(uint64_t number) { return entries_[IndexOf(number)]; }
+  void SettleFirst(const Entry& entry);
+  void SettleLater(const Entry& entry);
 
-  uint64_t first_number_ = 0;  // of entries_[0], the first unsettled one
+  uint64_t next_number_ = 0;
+  // By number and so by id: the unsettled ones, the first of them in front, and some settled ones
+  // that have not been swept out yet.
   std::deque<Entry> entries_;
   std::map<uint64_t, Run> runs_;  // by first number; neither overlapping nor adjacent
   uint64_t watermark_ = 0;

@@ -102,5 +102,27 @@ TEST(InvocationWindowTest, EveryOrderOfSettlingEndsWithEverythingBelowTheWaterma
   }
 }
 
+TEST(InvocationWindowTest, AnOldUnfinishedOneDoesNotKeepTheOthersInMemory) {
+  InvocationWindow window;
+  const uint64_t old = window.Add(10);
+  uint64_t id = 10;
+  for (int i = 0; i < 100'000; ++i) {
+    const uint64_t number = window.Add(id += 2);
+    EXPECT_EQ(window.IdOf(number), id);
+    window.Settle(number);
+    EXPECT_LE(window.kept(), 2 * window.unsettled() + InvocationWindow::kSlack);
+  }
+  // Two that are settled in the other order, after entries were swept out.
+  const uint64_t next = window.Add(id + 1), last = window.Add(id + 5);
+  window.Settle(last);
+  EXPECT_EQ(window.IdOf(next), id + 1);
+  EXPECT_EQ(Described(window), absl::StrCat("0 12-", id, " ", id + 5, "-", id + 5));
+  window.Settle(old);
+  EXPECT_EQ(Described(window), absl::StrCat(id, " ", id + 5, "-", id + 5));
+  window.Settle(next);
+  EXPECT_EQ(Described(window), absl::StrCat(id + 5));
+  EXPECT_EQ(window.kept(), 0u);
+}
+
 }  // namespace
 }  // namespace runloop::daemon
