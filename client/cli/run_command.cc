@@ -1,9 +1,11 @@
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -90,14 +92,14 @@ struct Started {
 };
 
 absl::StatusOr<Started> StartSandboxed(const std::string& bwrap, const std::string& program,
-                                       const RoleSocket& socket, const RunOptions& options,
-                                       SignalGate& signals) {
+                                       const RoleSocket& socket, const Address& daemon,
+                                       const RunOptions& options, SignalGate& signals) {
   int info[2];
   if (pipe2(info, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "cannot make a pipe");
   UniqueFd reading(info[0]), writing(info[1]);
   fcntl(reading.get(), F_SETFL, O_NONBLOCK);
-  absl::StatusOr<SandboxPlan> plan =
-      PlanSandbox(bwrap, program, socket.directory(), options, Variable("HOME"), writing.get());
+  absl::StatusOr<SandboxPlan> plan = PlanSandbox(bwrap, program, socket.directory(), options,
+                                                 Variable("HOME"), daemon, writing.get());
   if (!plan.ok()) return plan.status();
   if (options.verbose) {
     std::fprintf(stderr, "runloopctl: runs %s, which sees %s%s\n", Printable(program).c_str(),
@@ -106,8 +108,8 @@ absl::StatusOr<Started> StartSandboxed(const std::string& bwrap, const std::stri
                  absl::StrCat(" and the socket of role ", options.role).c_str());
   }
   signals.IgnoreInChildren();
-  absl::StatusOr<ChildProcess> child =
-      ChildProcess::Start(plan->argv, Environment("", {}), writing.get(), signals);
+  // No environment: bwrap stays in the sandbox, where /proc shows what it was started with.
+  absl::StatusOr<ChildProcess> child = ChildProcess::Start(plan->argv, {}, writing.get(), signals);
   if (!child.ok()) return child.status();
   return Started{*std::move(child), std::make_unique<SandboxedCommand>(std::move(reading))};
 }
@@ -128,6 +130,10 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return Fail(status);
   absl::StatusOr<Address> daemon = DaemonAddress(global);
   if (!daemon.ok()) return Fail(UsageError(std::string(daemon.status().message())));
+  // What this process was started with is not for the sandbox.
+  if (options.sandbox && close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) != 0) {
+    return Fail(absl::ErrnoToStatus(errno, "cannot keep descriptors from the sandbox"));
+  }
   const std::string path = Variable("PATH");
   absl::StatusOr<std::string> program = FindProgram(options.command[0], path);
   if (!program.ok()) {
@@ -151,7 +157,7 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
       Register(*daemon, options.role, (*socket)->fd(), global.timeout);
   if (!registration.ok()) return Fail(registration.status());
   absl::StatusOr<Started> started =
-      options.sandbox ? StartSandboxed(*bwrap, *program, **socket, options, signals)
+      options.sandbox ? StartSandboxed(*bwrap, *program, **socket, *daemon, options, signals)
                       : StartPlain(*program, **socket, options, signals);
   if (!started.ok()) return Fail(started.status());
 

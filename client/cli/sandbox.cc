@@ -27,7 +27,16 @@ void Append(std::vector<std::string>& argv, std::initializer_list<std::string> m
 }
 
 bool IsWithin(const std::string& path, const std::string& directory) {
-  return path == directory || path.starts_with(directory + "/");
+  return directory == "/" || path == directory || path.starts_with(directory + "/");
+}
+
+// True if a sandbox that sees `path` sees the daemon's socket.
+bool Exposes(const std::string& path, const Address& daemon) {
+  std::error_code error;
+  const fs::path socket = fs::weakly_canonical(daemon.path, error);
+  if (error) return true;
+  const fs::path bound = fs::weakly_canonical(path, error);
+  return error || IsWithin(socket.string(), bound.string());
 }
 
 // Directories that are links into /usr on most systems and real ones on some.
@@ -50,11 +59,15 @@ void AppendSystem(std::vector<std::string>& argv) {
   Append(argv, {"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/run"});
 }
 
-absl::StatusOr<std::string> BindSource(const std::string& path) {
+absl::StatusOr<std::string> BindSource(const std::string& path, const Address& daemon) {
   std::error_code error;
   const fs::path absolute = fs::absolute(path, error);
   if (error || path.empty() || !fs::exists(absolute, error)) {
     return UsageError(absl::StrCat("cannot bind '", path, "': there is no such file or directory"));
+  }
+  if (Exposes(absolute.string(), daemon)) {
+    return UsageError(absl::StrCat("cannot bind '", path, "': it holds the daemon's own socket, ",
+                                   daemon.path, "; bind only what the command needs of it"));
   }
   return absolute.lexically_normal().string();
 }
@@ -82,7 +95,8 @@ absl::StatusOr<std::string> FindProgram(const std::string& name, const std::stri
   return failure;
 }
 
-std::optional<std::string> ProgramBind(const std::string& program, const std::string& home) {
+std::optional<std::string> ProgramBind(const std::string& program, const std::string& home,
+                                       const Address& daemon) {
   if (IsWithin(program, "/usr")) return std::nullopt;
   const std::string directory = fs::path(program).parent_path().string();
   for (const char* system : {"/bin", "/sbin", "/lib", "/lib64"}) {
@@ -95,20 +109,20 @@ std::optional<std::string> ProgramBind(const std::string& program, const std::st
                              "/var", "/opt", "/srv", "/mnt"}) {
     if (directory == shared) return program;
   }
-  return holds_home ? program : directory;
+  return holds_home || Exposes(directory, daemon) ? program : directory;
 }
 
 absl::StatusOr<SandboxPlan> PlanSandbox(const std::string& bwrap, const std::string& program,
                                         const std::string& role_directory,
                                         const RunOptions& options, const std::string& home,
-                                        int info_fd) {
+                                        const Address& daemon, int info_fd) {
   if (program.find('=') != program.npos) {
     return UsageError(absl::StrCat("'", program, "' cannot run in a sandbox: its path holds '='"));
   }
   SandboxPlan plan;
   std::vector<std::string>& argv = plan.argv;
   Append(argv, {bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv",
-                "--info-fd", absl::StrCat(info_fd)});
+                "--cap-drop", "ALL", "--info-fd", absl::StrCat(info_fd)});
   AppendSystem(argv);
   Append(argv, {"--ro-bind", role_directory, kSandboxDirectory});
 
@@ -116,14 +130,14 @@ absl::StatusOr<SandboxPlan> PlanSandbox(const std::string& bwrap, const std::str
     Append(argv, {how, path, path});
     plan.shown.push_back(absl::StrCat(path, std::strcmp(how, "--bind") == 0 ? "" : " (read-only)"));
   };
-  if (std::optional<std::string> own = ProgramBind(program, home)) bind("--ro-bind", *own);
+  if (std::optional<std::string> own = ProgramBind(program, home, daemon)) bind("--ro-bind", *own);
   for (const std::string& path : options.read_only_binds) {
-    absl::StatusOr<std::string> source = BindSource(path);
+    absl::StatusOr<std::string> source = BindSource(path, daemon);
     if (!source.ok()) return source.status();
     bind("--ro-bind", *source);
   }
   for (const std::string& path : options.binds) {
-    absl::StatusOr<std::string> source = BindSource(path);
+    absl::StatusOr<std::string> source = BindSource(path, daemon);
     if (!source.ok()) return source.status();
     bind("--bind", *source);
   }

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "runloop/client/cli/commands.h"
+#include "runloop/ipc/address.h"
 
 namespace runloop::cli {
 
@@ -24,17 +25,19 @@ struct SandboxPlan {
 absl::StatusOr<std::string> FindProgram(const std::string& name, const std::string& search_path);
 
 // What of the file system a program outside /usr needs beside itself: its directory, or only the
-// file where the directory is one that holds other things, such as a home or /tmp. nullopt: the
-// sandbox has it anyway.
-std::optional<std::string> ProgramBind(const std::string& program, const std::string& home);
+// file where the directory is one that holds other things, such as a home, /tmp or the daemon's
+// socket. nullopt: the sandbox has it anyway.
+std::optional<std::string> ProgramBind(const std::string& program, const std::string& home,
+                                       const Address& daemon);
 
 // The command line that runs `program` with the rest of options.command as its arguments and sees
-// `role_directory`. bwrap writes about the sandbox to the descriptor `info_fd`. INVALID_ARGUMENT: a
-// path to bind that is not there.
+// `role_directory`, without any capability. bwrap writes about the sandbox to the descriptor
+// `info_fd`. INVALID_ARGUMENT: a path to bind that is not there, or that would show the command the
+// socket of `daemon`.
 absl::StatusOr<SandboxPlan> PlanSandbox(const std::string& bwrap, const std::string& program,
                                         const std::string& role_directory,
                                         const RunOptions& options, const std::string& home,
-                                        int info_fd);
+                                        const Address& daemon, int info_fd);
 
 }  // namespace runloop::cli
 

@@ -31,13 +31,14 @@ class SandboxTest : public testing::Test {
 
   absl::StatusOr<std::string> Plan(const RunOptions& options) {
     absl::StatusOr<SandboxPlan> plan =
-        PlanSandbox("/usr/bin/bwrap", program_, "/run/x", options, "/home/me", 9);
+        PlanSandbox("/usr/bin/bwrap", program_, "/run/x", options, "/home/me", daemon_, 9);
     if (!plan.ok()) return plan.status();
     return absl::StrJoin(plan->argv, " ");
   }
 
   std::string directory_;
   std::string program_;
+  Address daemon_{"/run/runloop/runloopd.sock"};
 };
 
 TEST_F(SandboxTest, AProgramIsFoundAsAShellFindsIt) {
@@ -50,19 +51,23 @@ TEST_F(SandboxTest, AProgramIsFoundAsAShellFindsIt) {
 }
 
 TEST_F(SandboxTest, AProgramOutsideTheSystemBringsItsDirectoryUnlessThatHoldsOtherThings) {
-  EXPECT_EQ(ProgramBind("/usr/bin/env", "/home/me"), std::nullopt);
-  EXPECT_EQ(ProgramBind("/opt/acme/bin/worker", "/home/me"), "/opt/acme/bin");
-  EXPECT_EQ(ProgramBind("/home/me/work/bin/worker", "/home/me"), "/home/me/work/bin");
+  EXPECT_EQ(ProgramBind("/usr/bin/env", "/home/me", daemon_), std::nullopt);
+  EXPECT_EQ(ProgramBind("/opt/acme/bin/worker", "/home/me", daemon_), "/opt/acme/bin");
+  EXPECT_EQ(ProgramBind("/home/me/work/bin/worker", "/home/me", daemon_), "/home/me/work/bin");
   for (const char* program : {"/home/me/worker", "/home/worker", "/tmp/worker", "/worker"}) {
-    EXPECT_EQ(ProgramBind(program, "/home/me"), program);
+    EXPECT_EQ(ProgramBind(program, "/home/me", daemon_), program);
   }
+  daemon_.path = "/opt/acme/bin/run/daemon.sock";
+  EXPECT_EQ(ProgramBind("/opt/acme/bin/worker", "/home/me", daemon_), "/opt/acme/bin/worker");
+  EXPECT_EQ(ProgramBind("/opt/acme/bin2/worker", "/home/me", daemon_), "/opt/acme/bin2");
 }
 
 TEST_F(SandboxTest, TheSandboxHasItsOwnEverythingAndSeesTheSocketReadOnly) {
   const absl::StatusOr<std::string> line = Plan({.command = {"program", "--flag", "a b"}});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_THAT(*line,
-              HasSubstr("/usr/bin/bwrap --unshare-all --die-with-parent --new-session --clearenv"));
+              HasSubstr("/usr/bin/bwrap --unshare-all --die-with-parent --new-session --clearenv "
+                        "--cap-drop ALL"));
   EXPECT_THAT(*line, HasSubstr("--ro-bind /run/x /run/runloop"));
   EXPECT_THAT(*line, HasSubstr("--setenv RUNLOOP_ADDRESS unix:/run/runloop/runloopd.sock"));
   EXPECT_THAT(*line, HasSubstr("--ro-bind " + directory_ + " " + directory_));
@@ -80,6 +85,26 @@ TEST_F(SandboxTest, BindsAndVariablesComeAsAskedFor) {
   EXPECT_THAT(*line, HasSubstr("--ro-bind /etc/hostname /etc/hostname"));
   EXPECT_THAT(*line, HasSubstr(" --bind " + data + " " + data));
   EXPECT_THAT(*line, HasSubstr("--setenv A b=c"));
+}
+
+TEST_F(SandboxTest, NothingThatHoldsTheDaemonsSocketIsBound) {
+  std::filesystem::create_directory(directory_ + "/run");
+  std::filesystem::create_symlink(directory_ + "/run", directory_ + "/link");
+  daemon_.path = directory_ + "/link/daemon.sock";
+  std::ofstream(daemon_.path) << "x";
+  const absl::StatusOr<std::string> line = Plan({.command = {"program"}});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_THAT(*line, HasSubstr("--ro-bind " + program_ + " " + program_));
+  for (const std::string& path : {std::string("/"), directory_, directory_ + "/./",
+                                  directory_ + "/run", directory_ + "/link", daemon_.path}) {
+    const absl::Status writable = Plan({.binds = {path}, .command = {"program"}}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(writable)) << path;
+    EXPECT_THAT(std::string(writable.message()), HasSubstr("the daemon's own socket"));
+    EXPECT_TRUE(
+        absl::IsInvalidArgument(Plan({.read_only_binds = {path}, .command = {"program"}}).status()))
+        << path;
+  }
+  EXPECT_TRUE(Plan({.binds = {directory_ + "/data"}, .command = {"program"}}).ok());
 }
 
 TEST_F(SandboxTest, WhatIsNotThereCannotBeBound) {
