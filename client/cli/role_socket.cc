@@ -92,7 +92,12 @@ absl::StatusOr<std::unique_ptr<RoleSocket>> RoleSocket::Create() {
   }
   std::unique_ptr<RoleSocket> socket(new RoleSocket(*std::move(directory), *std::move(address)));
   socket->lock_ = OpenDirectory(socket->directory());
-  flock(socket->lock_.get(), LOCK_EX | LOCK_NB);
+  // Waits: another run may be looking if this directory is a leftover, which it is too young for.
+  while (flock(socket->lock_.get(), LOCK_EX) != 0) {
+    if (errno != EINTR) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", socket->directory()));
+    }
+  }
   absl::StatusOr<UniqueFd> listening = ListenUnix(socket->address(), 0600);
   if (!listening.ok()) return listening.status();
   socket->listening_ = *std::move(listening);
