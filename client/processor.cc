@@ -2,18 +2,21 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/client/printable.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop {
 namespace {
 
-volatile sig_atomic_t stop_signal = 0;
+std::atomic<int> stop_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free);  // a handler sets it
 
 void NoteSignal(int signal) { stop_signal = signal; }
 
@@ -59,8 +62,9 @@ absl::Status Try(Step step) {
 
 void Report(const char* step, const absl::Status& status) {
   const std::string line =
-      absl::StrCat(program_invocation_short_name, ": ", step, ": ", status.ToString(), "\n");
-  std::fputs(line.c_str(), stderr);
+      absl::StrCat(program_invocation_short_name, ": ", step, ": ",
+                   absl::StatusCodeToString(status.code()), ": ", std::string(status.message()));
+  std::fputs((internal::Printable(line) + "\n").c_str(), stderr);
 }
 
 // True if the error is that there is no daemon, or no longer.

@@ -37,14 +37,6 @@ bool IsNumber(const std::string& cell) {
 
 }  // namespace
 
-std::string Printable(std::string_view text) {
-  std::string result(text);
-  for (char& c : result) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = c == '\n' || c == '\t' ? ' ' : '?';
-  }
-  return result;
-}
-
 std::string HumanDuration(absl::Duration duration) {
   if (duration == absl::ZeroDuration()) return "0";
   const absl::Duration size = absl::AbsDuration(duration);

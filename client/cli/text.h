@@ -8,13 +8,14 @@
 
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
+#include "runloop/client/printable.h"
 
 namespace runloop::cli {
 
 // What people read on a terminal.
 
-// `text` on one line and without control characters: what a peer chose must not steer the terminal.
-std::string Printable(std::string_view text);
+// What a peer chose must not steer the terminal.
+using internal::Printable;
 
 // Three digits or so and one unit, such as `1.25ms`, `3m12s`.
 std::string HumanDuration(absl::Duration duration);

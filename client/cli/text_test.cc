@@ -11,7 +11,13 @@ using testing::IsEmpty;
 
 TEST(TextTest, WhatAPeerChoseCannotSteerTheTerminal) {
   EXPECT_EQ(Printable("a\x1B[2Jb\nc\x7F"), "a?[2Jb c?");
-  EXPECT_EQ(Printable("Rekörder"), "Rekörder");
+  EXPECT_EQ(Printable("Rekörder €"), "Rekörder €");
+  EXPECT_EQ(Printable("a\xC2\x9B"
+                      "2Jb\xC2\x80\xC2\xA0"),
+            "a?2Jb?\xC2\xA0");
+  EXPECT_EQ(Printable("a\x9B"
+                      "2J"),
+            "a?2J");
 }
 
 TEST(TextTest, DurationsHaveAFewDigits) {
