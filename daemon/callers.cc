@@ -49,7 +49,9 @@ absl::StatusOr<std::shared_ptr<Session>> Callers::SessionOf(
     const absl::string_view id(named->second.data(), named->second.size());
     absl::MutexLock lock(&mutex_);
     const auto found = sessions_.find(id);
-    if (found != sessions_.end() && found->second->info().peer == (*connection)->peer()) {
+    // A pid of 0 is of a process in another pid namespace, and no bar between two of those.
+    const bool known = (*connection)->peer().pid != 0;
+    if (known && found != sessions_.end() && found->second->info().peer == (*connection)->peer()) {
       return found->second;
     }
   }

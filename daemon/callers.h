@@ -19,7 +19,8 @@ namespace runloop::daemon {
 // outlive it.
 //
 // What is distrusted: the `runloop-session` metadata. It names a session; the call joins it only if
-// it comes from the very identity that opened it: process, user and role.
+// it comes from the very identity that opened it: process, user and role. Who is not known, with
+// the pid 0 of another pid namespace, joins none.
 class Callers {
  public:
   Callers(std::shared_ptr<internal::RuntimeCore> core, const ConnectionTable& connections)
