@@ -1,6 +1,8 @@
 #include "runloop/daemon/session_stream.h"
 
 #include <algorithm>
+#include <limits>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,14 @@ constexpr size_t kResponseBytes = size_t{1} << 20;
 constexpr size_t kOutcomeBytes = 64;
 // Room for the fields around a reply.
 constexpr int64_t kEnvelopeBytes = 64;
+// A status of so much goes out as it is.
+constexpr size_t kSmallStatus = 512;
+// One request may hold twice the unfinished invocations, or this if it is more.
+constexpr int64_t kMinRequestItems = 1024;
+// What the message that is read into may have grown by before it is made anew, and what one item
+// of it counts for beside its bytes.
+constexpr size_t kKeptRequestBytes = size_t{64} << 10;
+constexpr size_t kRequestItemBytes = 64;
 
 absl::Status Violation(absl::string_view what) {
   return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION,
@@ -33,6 +43,42 @@ absl::Status Draining() {
                    "the daemon is draining; connect again when its socket is back");
 }
 
+// How many dispatches, or cancels, one request may hold.
+int64_t MaxItems(int64_t max_unfinished) {
+  if (max_unfinished > std::numeric_limits<int>::max() / 2) return std::numeric_limits<int>::max();
+  return std::max(2 * max_unfinished, kMinRequestItems);
+}
+
+size_t SizeOf(const absl::Status& status) {
+  size_t size = status.message().size();
+  status.ForEachPayload([&size](absl::string_view type, const absl::Cord& payload) {
+    size += type.size() + payload.size();
+  });
+  return size;
+}
+
+// The end of an invocation with an error, whose text and details are as bounded as those of an RPC.
+Finished Failed(uint64_t number, absl::Status status) {
+  if (SizeOf(status) > kSmallStatus) status = FromGrpcStatus(ToGrpcStatus(status));
+  const size_t bytes = kOutcomeBytes + SizeOf(status);
+  return {.number = number, .status = std::move(status), .bytes = bytes};
+}
+
+// 128 random bits: what is not known cannot be joined.
+std::string NewSessionId() {
+  std::random_device random;
+  std::string id;
+  for (int i = 0; i < 4; ++i) {
+    absl::StrAppend(&id, absl::Hex(static_cast<uint32_t>(random()), absl::kZeroPad8));
+  }
+  return id;
+}
+
+// The characters from U+0080 to U+009F are C2 80 to C2 9F in UTF-8.
+bool IsC1(absl::string_view text) {
+  return text.size() >= 2 && text[0] == '\xC2' && static_cast<unsigned char>(text[1]) < 0xA0;
+}
+
 // A name for people, cut between characters of UTF-8 (which the parser has checked), with nothing
 // in it that a terminal would obey.
 std::string CleanName(std::string name) {
@@ -41,10 +87,14 @@ std::string CleanName(std::string name) {
     while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;
     name.resize(end);
   }
-  for (char& c : name) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
+  std::string clean;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const bool c1 = IsC1(absl::string_view(name).substr(i));
+    const bool control = c1 || static_cast<unsigned char>(name[i]) < 0x20 || name[i] == 0x7F;
+    clean.push_back(control ? '?' : name[i]);
+    if (c1) ++i;
   }
-  return name;
+  return clean;
 }
 
 }  // namespace
@@ -95,7 +145,17 @@ void SessionStream::OnRead(bool ok) {
                                     session_->info().peer.pid, ": ", status.message()));
     End(std::move(status));
   }
+  TrimRequest();
   Advance();
+}
+
+void SessionStream::TrimRequest() {
+  kept_request_bytes_ +=
+      request_.ByteSizeLong() +
+      kRequestItemBytes * static_cast<size_t>(request_.dispatches_size() + request_.cancels_size());
+  if (kept_request_bytes_ <= kKeptRequestBytes) return;
+  kept_request_bytes_ = 0;
+  request_ = v1::SessionRequest();
 }
 
 void SessionStream::OnWritten(bool ok) {
@@ -222,7 +282,8 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
       server_.options().callers->ConnectionOf(context_);
   if (!connection.ok()) return connection.status();
 
-  session_ = server_.core().OpenSession({.client_name = CleanName(hello.client_name()),
+  session_ = server_.core().OpenSession({.id = NewSessionId(),
+                                         .client_name = CleanName(hello.client_name()),
                                          .peer = (*connection)->peer(),
                                          .transport = "stream"});
   server_.options().callers->AddSession(session_);
@@ -248,6 +309,13 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
 
 absl::Status SessionStream::HandleRequest() {
   if (request_.has_hello()) return Violation("a second hello");
+  const int64_t most = MaxItems(server_.options().max_unfinished);
+  if (request_.dispatches_size() > most || request_.cancels_size() > most) {
+    return Violation(absl::StrCat("one message held ", request_.dispatches_size(),
+                                  " dispatches and ", request_.cancels_size(), " cancels; at most ",
+                                  most,
+                                  " of each, twice limits.max_unfinished: send several messages"));
+  }
   for (const v1::Dispatch& dispatch : request_.dispatches()) {
     if (dispatch.invocation_id() <= window_.last_id()) {
       return Violation(absl::StrCat("invocation id ", dispatch.invocation_id(), " came after ",
@@ -256,9 +324,8 @@ absl::Status SessionStream::HandleRequest() {
     const uint64_t number = window_.Add(dispatch.invocation_id());
     absl::Status refused = Dispatch(number, dispatch);
     if (refused.ok()) continue;
-    const size_t bytes = kOutcomeBytes + refused.message().size();
-    unsent_bytes_ += bytes;
-    unsent_.push_back({.number = number, .status = std::move(refused), .bytes = bytes});
+    unsent_.push_back(Failed(number, std::move(refused)));
+    unsent_bytes_ += unsent_.back().bytes;
   }
   for (const v1::Cancel& cancel : request_.cancels()) {
     if (const auto task = window_.FindTask(cancel.invocation_id())) server_.core().Cancel(*task);
@@ -310,10 +377,12 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
   // serializing it to the stream's thread.
   auto done = [outbox = outbox_, number, wanted = dispatch.reply_wanted()](
                   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome) {
-    Finished finished{.number = number, .bytes = kOutcomeBytes};
     if (!outcome.ok()) {
-      finished.status = outcome.status();
-    } else if (wanted) {
+      outbox->Append(Failed(number, outcome.status()));
+      return;
+    }
+    Finished finished{.number = number, .bytes = kOutcomeBytes};
+    if (wanted) {
       finished.reply = *std::move(outcome);
       finished.bytes += finished.reply->ByteSizeLong();
     }

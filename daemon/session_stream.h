@@ -25,9 +25,10 @@ namespace runloop::daemon {
 // deletes the stream when nothing is outstanding any more.
 //
 // What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
-// parse. What concerns one invocation is that invocation's outcome; what breaks the rules of the
-// stream (PROTOCOL_VIOLATION) ends it, and with it the session. A worker that does not read its
-// outcomes is not read from, once `kMaxUnsentBytes` of them wait.
+// parse, and a request must not hold many times what may be unfinished. What concerns one
+// invocation is that invocation's outcome; what breaks the rules of the stream (PROTOCOL_VIOLATION)
+// ends it, and with it the session. A worker that does not read its outcomes is not read from, once
+// `kMaxUnsentBytes` of them wait.
 class SessionStream {
  public:
   explicit SessionStream(SessionServer& server);
@@ -78,6 +79,9 @@ class SessionStream {
 
   void HandleHello();
   absl::Status Welcome(const v1::Hello& hello);
+  // Gives the memory of what was read back when there is much of it: a message keeps what it once
+  // had.
+  void TrimRequest();
   // An error is a violation of the protocol.
   absl::Status HandleRequest();
   // An error is the invocation's outcome.
@@ -111,6 +115,7 @@ class SessionStream {
   std::optional<absl::Status> ending_;  // what to finish with
 
   v1::SessionRequest request_;
+  size_t kept_request_bytes_ = 0;  // request_ keeps this at most
   v1::SessionResponse response_;
   std::shared_ptr<Session> session_;
   std::shared_ptr<SessionOutbox> outbox_;

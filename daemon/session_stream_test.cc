@@ -23,7 +23,7 @@ class Worker {
     v1::SessionRequest request;
     request.mutable_hello()->mutable_versions()->set_min(min);
     request.mutable_hello()->mutable_versions()->set_max(max);
-    request.mutable_hello()->set_client_name("worker\n\x1b[31m");
+    request.mutable_hello()->set_client_name("worker\n\x1b[31m\xc2\x9b\xc2\xa0\xc3\xa4");
     Send(request);
   }
 
@@ -60,6 +60,17 @@ class Worker {
         in = in || (id >= range.first() && id <= range.last());
       }
       if (in && !outcomes_.contains(id)) succeeded_.insert(id);
+    }
+    return true;
+  }
+
+  // The same without the acknowledgements, which cost a pass over all invocations.
+  bool ReadOutcomes() {
+    v1::SessionResponse response;
+    if (!stream_->Read(&response)) return false;
+    for (v1::Outcome& outcome : *response.mutable_outcomes()) {
+      const uint64_t id = outcome.invocation_id();
+      EXPECT_TRUE(outcomes_.emplace(id, std::move(outcome)).second);
     }
     return true;
   }
@@ -120,7 +131,7 @@ TEST_F(SessionStreamTest, WelcomesAWorkerWithALimitAndNamesItForPeople) {
   const auto sessions = runtime_->GetSnapshot().sessions;
   ASSERT_EQ(sessions.size(), 1u);
   EXPECT_EQ(sessions[0]->info().id, welcome.session_id());
-  EXPECT_EQ(sessions[0]->info().client_name, "worker??[31m");
+  EXPECT_EQ(sessions[0]->info().client_name, "worker??[31m?\xc2\xa0\xc3\xa4");
   EXPECT_EQ(sessions[0]->info().peer.pid, getpid());
 }
 
@@ -202,6 +213,50 @@ TEST_F(SessionStreamTest, WhatIsWrongWithOneInvocationIsItsOutcome) {
   EXPECT_EQ(worker.ReasonOf(6), v1::ERROR_REASON_HANDLER_THREW);
   EXPECT_EQ(worker.ReasonOf(7), v1::ERROR_REASON_COMPLETION_DROPPED);
   EXPECT_TRUE(worker.succeeded_.contains(8));
+}
+
+TEST_F(SessionStreamTest, ALongTextOfAnErrorIsCutAndManyOfThemArrive) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  constexpr int kCount = 20'000;
+  test::v1::ThrowRequest thrown;
+  for (int i = 0; i < 1024; ++i) thrown.mutable_text()->append("\xf0\x9f\x98\x80");
+  std::thread writer([&] {
+    for (int sent = 0; sent < kCount;) {
+      v1::SessionRequest request;
+      for (int i = 0; i < 200; ++i, ++sent) worker.Add(request, kThrow, &thrown);
+      EXPECT_TRUE(worker.Send(request));
+    }
+    worker.HalfClose();
+  });
+  while (worker.ReadOutcomes()) {
+  }
+  writer.join();
+  EXPECT_EQ(worker.outcomes_.size(), static_cast<size_t>(kCount));
+  for (const auto& [id, outcome] : worker.outcomes_) {
+    ASSERT_EQ(worker.ReasonOf(id), v1::ERROR_REASON_HANDLER_THREW);
+    ASSERT_LE(outcome.status().message().size(), 1024u);
+  }
+}
+
+TEST_F(SessionStreamTest, AMessageWithFarMoreThanMayBeUnfinishedEndsTheStream) {
+  Start({.max_unfinished = 600});
+  v1::SessionRequest dispatches, cancels;
+  for (uint64_t id = 1; id <= 1201; ++id) {
+    dispatches.add_dispatches()->set_invocation_id(id);
+    cancels.add_cancels()->set_invocation_id(id);
+  }
+  for (const absl::Status& status : {EndAfter(dispatches), EndAfter(cancels)}) {
+    EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("at most 1200 of each"));
+  }
+  Worker worker(Connect());
+  worker.Open();
+  cancels.mutable_cancels()->RemoveLast();
+  worker.Send(cancels);
+  worker.HalfClose();
+  EXPECT_TRUE(worker.Finish().ok());
 }
 
 TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
