@@ -25,6 +25,21 @@ std::string RandomId() {
   return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
 }
 
+// Clean-up: it is not bounded, and runs even if the runtime stops first.
+class EndTask final : public Task {
+ public:
+  explicit EndTask(absl::AnyInvocable<void() &&> closure) : closure_(std::move(closure)) {}
+  RunResult Run() override {
+    std::move(closure_)();
+    return RunResult::kSucceeded;
+  }
+  void Skip(OutcomeKind) override { std::move(closure_)(); }
+  void Release() override { delete this; }
+
+ private:
+  absl::AnyInvocable<void() &&> closure_;
+};
+
 absl::Status StoppedError() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
                    "the runtime has stopped and runs nothing more");
@@ -147,10 +162,8 @@ absl::Status RuntimeCore::DispatchInPlace(Call call) {
   task->in_place = true;
   task->TryStart();
   CountStart(*task, clock_->Now());
-  const Task::RunResult result = task->Run();
-  --depth_;
-  if (result == Task::RunResult::kDeferred) ledger_.Defer();
-  if (depth_ == 0 && !queue_.empty()) loop_->Wake();
+  if (task->Run() == Task::RunResult::kDeferred) ledger_.Defer();
+  AfterInPlace();
   return absl::OkStatus();
 }
 
@@ -160,16 +173,21 @@ absl::Status RuntimeCore::EnterInPlace() {
     return StoppedError();
   }
   ledger_.Admit();
+  ledger_.Start();
   ++depth_;
   return absl::OkStatus();
 }
 
 void RuntimeCore::LeaveInPlace(bool failed) {
-  --depth_;
-  ledger_.Start();
   CountEnd(nullptr, nullptr, !failed, false);
+  AfterInPlace();
+}
+
+void RuntimeCore::AfterInPlace() {
+  if (--depth_ > 0) return;
   // A loop that ran inside it was told that there is nothing to do.
-  if (depth_ == 0 && !queue_.empty()) loop_->Wake();
+  if (!queue_.empty()) loop_->Wake();
+  QuitIfDrained();
 }
 
 bool RuntimeCore::EndQueued(Task& task, OutcomeKind kind) {
@@ -256,7 +274,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time now) {
 }
 
 void RuntimeCore::CountStart(Task& task, absl::Time now) {
-  ledger_.Start();
+  if (!task.in_place) ledger_.Start();  // else EnterInPlace has counted it
   if (task.session != nullptr) {
     task.session->running_.fetch_add(1, std::memory_order_relaxed);
     if (!task.in_place) task.session->queued_.fetch_sub(1, std::memory_order_relaxed);
@@ -324,15 +342,25 @@ std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
 }
 
 void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
-  // If the runtime has stopped, Shutdown closes it.
-  RunAfterSessionEnd([this, session = std::move(session)] { CloseSession(*session); });
+  // If the queue is closed, Shutdown closes the session.
+  auto task =
+      std::make_unique<EndTask>([this, session = std::move(session)] { CloseSession(*session); });
+  if (Enqueue(task.get())) (void)task.release();
 }
 
 void RuntimeCore::RunAfterSessionEnd(absl::AnyInvocable<void() &&> closure) {
-  auto task =
-      std::make_unique<ClosureTask<absl::AnyInvocable<void() &&>>>(*this, std::move(closure));
-  // Not bounded: clean-up is never refused for want of room.
-  if (Enqueue(task.get())) (void)task.release();
+  auto task = std::make_unique<EndTask>([this, closure = std::move(closure)]() mutable {
+    try {
+      std::move(closure)();
+    } catch (...) {
+      (void)CurrentExceptionStatus(this);
+    }
+  });
+  if (Enqueue(task.get())) {
+    (void)task.release();
+  } else {
+    task->Run();  // the runtime has stopped
+  }
 }
 
 void RuntimeCore::CloseSession(Session& session) {
@@ -432,15 +460,24 @@ void RuntimeCore::Watch() {
 }
 
 void RuntimeCore::Serve() {
-  absl::MutexLock lock(&service_mutex_);
-  while (!service_stop_) {
-    const absl::Time now = clock_->Now();
-    const absl::Time next = Tick(now);
-    if (next > now && !service_stop_) clock_->WaitUntil(&service_mutex_, &service_changed_, next);
+  for (;;) {
+    Noticed noticed;
+    {
+      absl::MutexLock lock(&service_mutex_);
+      if (service_stop_) return;
+      const absl::Time now = clock_->Now();
+      const absl::Time next = Tick(now, noticed);
+      if (noticed.expired.empty() && noticed.line.empty() && next > now) {
+        clock_->WaitUntil(&service_mutex_, &service_changed_, next);
+      }
+    }
+    // What others wrote runs without the lock.
+    for (const auto& task : noticed.expired) task->Skip(OutcomeKind::kExpired);
+    if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
   }
 }
 
-absl::Time RuntimeCore::Tick(absl::Time now) {
+absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
   if (drain_deadline_ <= now) {
     drain_deadline_ = absl::InfiniteFuture();
     loop_->Quit();
@@ -450,15 +487,13 @@ absl::Time RuntimeCore::Tick(absl::Time now) {
   if (!started_.load(std::memory_order_acquire)) {
     const absl::Time say = first_post_.load() + kNotStartedNotice;
     if (say > now) return std::min(next, say);
-    if (!std::exchange(not_started_logged_, true)) {
-      log_(LogSeverity::kWarning, NotStartedNotice(now));
-    }
+    if (!std::exchange(not_started_logged_, true)) noticed.line = NotStartedNotice(now);
     return next;  // the start comes with a Watch
   }
-  LookAtCurrent(now);
+  LookAtCurrent(now, noticed);
   if (now >= next_expiry_scan_ && queue_.MayHaveExpired(now)) {
     next_expiry_scan_ = now + kExpiryScan;
-    ExpireQueued(now);
+    ExpireQueued(now, noticed);
   }
   const bool busy = !asleep_.load(std::memory_order_seq_cst) || !queue_.empty();
   idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
@@ -471,29 +506,26 @@ absl::Time RuntimeCore::Tick(absl::Time now) {
   return next;
 }
 
-void RuntimeCore::LookAtCurrent(absl::Time now) {
-  std::string line;
+void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
   {
     absl::MutexLock lock(&current_mutex_);
     if (!current_.active || now - current_.since < kIntakeAfter) return;
     if (now - current_.since >= stall_threshold_ && !std::exchange(current_.stall_logged, true)) {
-      line = absl::StrCat("the runtime thread is stalled: ", View(current_.name()),
-                          current_.session ? " of session " + current_.session->info().id : "",
-                          " has been running for ", absl::FormatDuration(now - current_.since));
+      noticed.line =
+          absl::StrCat("the runtime thread is stalled: ", View(current_.name()),
+                       current_.session ? " of session " + current_.session->info().id : "",
+                       " has been running for ", absl::FormatDuration(now - current_.since));
     }
   }
-  if (!line.empty()) log_(LogSeverity::kWarning, line);
   queue_.Intake(now);
 }
 
-void RuntimeCore::ExpireQueued(absl::Time now) {
-  std::vector<std::shared_ptr<OperationTask>> expired;
+void RuntimeCore::ExpireQueued(absl::Time now, Noticed& noticed) {
   queue_.Look(now, [&](Task& task) {
     // Only operations have deadlines: a closure's caller ends it itself.
     if (task.deadline > now || !EndQueued(task, OutcomeKind::kExpired)) return;
-    expired.push_back(static_cast<OperationTask&>(task).shared_from_this());
+    noticed.expired.push_back(static_cast<OperationTask&>(task).shared_from_this());
   });
-  for (const auto& task : expired) task->Skip(OutcomeKind::kExpired);
 }
 
 std::string RuntimeCore::NotStartedNotice(absl::Time now) const {

@@ -46,7 +46,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // uncalled. Else `done` gets exactly one outcome, and the task may be given to Cancel.
   // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
-  // Runs it in place if this is the runtime thread; the caller has checked that. Same errors.
+  // Runs it in place, on the runtime thread, which the caller has checked; also while draining,
+  // since what drains may need it. UNAVAILABLE (RUNTIME_STOPPED).
   absl::Status DispatchInPlace(Call call);
   // True if the task had not started: it never will, and its outcome (CANCELLED, or that of
   // `kind`) was given on this thread.
@@ -129,20 +130,25 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void CloseSession(Session& session);
   // Ends the deferred tasks of a session, or all.
   void AbortDeferred(const Session* session, const absl::Status& why);
+  void AfterInPlace();
   // After a slice or a completion: makes the loop return if a drain waits for just this.
   void QuitIfDrained();
   // True if nothing is queued, running or deferred.
   bool Drained() const;
 
-  // The service thread.
+  // The service thread. What a look finds is dealt with after it, without its lock.
+  struct Noticed {
+    std::vector<std::shared_ptr<OperationTask>> expired;
+    std::string line;
+  };
   void Serve();
   // Looks at the queue and the running task; returns when to look again, InfiniteFuture if nothing
   // is to be watched.
-  absl::Time Tick(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
-  void LookAtCurrent(absl::Time now);
+  absl::Time Tick(absl::Time now, Noticed& noticed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
+  void LookAtCurrent(absl::Time now, Noticed& noticed);
   // Makes the service thread look, if it does not already.
   void Watch();
-  void ExpireQueued(absl::Time now);
+  void ExpireQueued(absl::Time now, Noticed& noticed);
   // What to tell people about a loop that has not started; empty if there is nothing to tell.
   std::string NotStartedNotice(absl::Time now) const;
 

@@ -101,8 +101,9 @@ class Invocation {
   }
 
   // Runs `callback` with the outcome's status: now, if it is known, else on the thread that learns
-  // of it (the runtime thread in process, the client's reader thread otherwise), which it must not
-  // block.
+  // of it. In process that is the runtime thread, the one that finished a deferred completion or
+  // cancelled, or the runtime's service thread; else the client's reader thread. It must not block
+  // there, and must not throw.
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
     state_->Watch(std::move(callback));
   }

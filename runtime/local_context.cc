@@ -96,18 +96,20 @@ class LocalInvocation final : public InvocationState {
   std::weak_ptr<OperationTask> task_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Ends the session when the last context is gone and the last invocation has its outcome.
+struct SessionUse {
+  explicit SessionUse(std::shared_ptr<Session> used) : session(std::move(used)) {}
+  ~SessionUse() { session->End(); }
+  const std::shared_ptr<Session> session;
+};
+
 // The in-process way to a runtime: messages move as they are.
 class LocalTarget final : public DispatchTarget {
  public:
   LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name)
       : core_(std::move(core)),
-        session_(
-            core_->OpenSession({.client_name = std::move(client_name), .transport = "local"})) {}
-
-  ~LocalTarget() override {
-    // Behind what was dispatched, which still runs.
-    core_->RunAfterSessionEnd([session = session_] { session->End(); });
-  }
+        use_(std::make_shared<SessionUse>(
+            core_->OpenSession({.client_name = std::move(client_name), .transport = "local"}))) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
     return DispatchLocal(std::move(call));
@@ -168,10 +170,11 @@ class LocalTarget final : public DispatchTarget {
     return RuntimeCore::Call{
         .operation = *operation,
         .request = std::move(call.request),
-        .session = session_,
+        .session = use_->session,
         .deadline = call.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
                                                              : core_->clock().Now() + call.timeout,
-        .done = [invocation](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
+        .done = [invocation,
+                 use = use_](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
           if (reply.ok()) {
             invocation->Finish(Reply{.message = *std::move(reply), .bytes = {}});
           } else {
@@ -181,7 +184,7 @@ class LocalTarget final : public DispatchTarget {
   }
 
   const std::shared_ptr<RuntimeCore> core_;
-  const std::shared_ptr<Session> session_;
+  const std::shared_ptr<SessionUse> use_;
 };
 
 }  // namespace

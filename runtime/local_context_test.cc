@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/runtime.h"
@@ -341,6 +342,32 @@ TEST(Drain, OfALoopThatSomebodyElseRunsRunsWhatIsQueued) {
   ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { ran = true; }).ok());
   EXPECT_TRUE(runtime->Drain(absl::Seconds(30)).drained);
   EXPECT_TRUE(ran);
+}
+
+TEST(Drain, OfASpawnedRuntimeThatWasStoppedRunsWhatIsQueued) {
+  auto runtime = Spawn();
+  runtime->Stop();
+  bool ran = false;
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { ran = true; }).ok());
+  EXPECT_TRUE(runtime->Drain(absl::Seconds(30)).drained);
+  EXPECT_TRUE(ran);
+}
+
+TEST(SessionTest, RunsEachClosureForItsEndOnceWheneverItIsAdded) {
+  auto runtime = Spawn();
+  const std::shared_ptr<Session> session = runtime->core()->OpenSession({});
+  std::atomic<int> ran{0};
+  session->AtEnd([&] {
+    ++ran;
+    session->AtEnd([&] { ++ran; });  // while it ends
+  });
+  session->End();
+  session->AtEnd([&] { ++ran; });
+  const std::shared_ptr<internal::RuntimeCore> core = runtime->core();
+  runtime.reset();
+  EXPECT_EQ(ran, 3);
+  session->AtEnd([&] { ++ran; });  // after everything
+  EXPECT_EQ(ran, 4);
 }
 
 TEST(Drain, OfASpawnedRuntimeHappensOnItsThread) {

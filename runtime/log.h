@@ -12,7 +12,8 @@ enum class LogSeverity { kInfo, kWarning, kError };
 // long and must not call back into the runtime.
 using LogSink = std::function<void(LogSeverity, std::string_view line)>;
 
-// Writes `I runloop: line` to stderr in one write, so that lines of several threads do not mix.
+// Writes `I runloop: line` to stderr in one write, so that lines of several threads do not mix. A
+// line is dropped if stderr takes none for 100 ms.
 LogSink StderrLog();
 
 }  // namespace runloop

@@ -32,12 +32,23 @@ Runtime::Runtime(std::shared_ptr<internal::RuntimeCore> core, bool spawned)
     : core_(std::move(core)), spawned_(spawned) {}
 
 Runtime::~Runtime() {
-  if (thread_.joinable()) {
-    core_->RequestQuit();
-    thread_.join();
+  if (spawned_) {
+    EndThread(std::nullopt);
   } else if (!core_->stopped()) {
     core_->Shutdown();
   }
+}
+
+void Runtime::EndThread(std::optional<absl::Duration> drain_timeout) {
+  if (!thread_.joinable()) return;
+  {
+    absl::MutexLock lock(&drain_mutex_);
+    ending_ = true;
+    drain_timeout_ = drain_timeout;
+    ending_changed_.Signal();
+  }
+  core_->RequestQuit();
+  thread_.join();
 }
 
 void Runtime::ServeThread(std::promise<absl::Status>& bound) {
@@ -48,12 +59,19 @@ void Runtime::ServeThread(std::promise<absl::Status>& bound) {
       core_->Log(LogSeverity::kError, ran.ToString());
     }
   }
-  absl::MutexLock lock(&drain_mutex_);
-  if (drain_timeout_.has_value()) {
-    drain_result_ = core_->Drain(*drain_timeout_);
-  } else {
-    core_->Shutdown();
+  std::optional<absl::Duration> drain_timeout;
+  {
+    absl::MutexLock lock(&drain_mutex_);
+    while (!ending_) ending_changed_.Wait(&drain_mutex_);  // Stop leaves the queue to who ends this
+    drain_timeout = drain_timeout_;
   }
+  if (!drain_timeout.has_value()) {
+    core_->Shutdown();
+    return;
+  }
+  const DrainResult result = core_->Drain(*drain_timeout);
+  absl::MutexLock lock(&drain_mutex_);
+  drain_result_ = result;
 }
 
 LocalRuntimeContext Runtime::context() const { return core_->context(); }
@@ -77,14 +95,7 @@ void Runtime::BeginDrain() { core_->BeginDrain(); }
 
 Runtime::DrainResult Runtime::Drain(absl::Duration timeout) {
   if (!spawned_) return core_->Drain(timeout);
-  if (thread_.joinable()) {
-    {
-      absl::MutexLock lock(&drain_mutex_);
-      drain_timeout_ = timeout;
-    }
-    core_->RequestQuit();
-    thread_.join();
-  }
+  EndThread(timeout);
   absl::MutexLock lock(&drain_mutex_);
   return drain_result_;
 }

@@ -130,12 +130,16 @@ class Runtime {
   Runtime(std::shared_ptr<internal::RuntimeCore> core, bool spawned);
   // The runtime thread of kSpawn.
   void ServeThread(std::promise<absl::Status>& bound);
+  // Makes it drain, or stop at once, and waits for it.
+  void EndThread(std::optional<absl::Duration> drain_timeout);
 
   const std::shared_ptr<internal::RuntimeCore> core_;
   const bool spawned_;
   std::thread thread_;  // of kSpawn; the owner's thread only
 
   absl::Mutex drain_mutex_;
+  absl::CondVar ending_changed_;
+  bool ending_ ABSL_GUARDED_BY(drain_mutex_) = false;
   std::optional<absl::Duration> drain_timeout_ ABSL_GUARDED_BY(drain_mutex_);
   DrainResult drain_result_ ABSL_GUARDED_BY(drain_mutex_);
 };

@@ -20,6 +20,8 @@ void Session::AtEnd(absl::AnyInvocable<void() &&> closure) {
   // The session is over, and so is the one run of its closures.
   if (const std::shared_ptr<internal::RuntimeCore> core = core_.lock()) {
     core->RunAfterSessionEnd(std::move(closure));
+  } else {
+    std::move(closure)();
   }
 }
 

@@ -54,8 +54,8 @@ class Session : public std::enable_shared_from_this<Session> {
   const Info& info() const { return info_; }
 
   // Runs `closure` on the runtime thread when the session ends, closures added later first; if it
-  // has ended, soon. Each runs exactly once, also when the worker crashed; at the latest it runs
-  // when the runtime stops. This is where an operation puts the clean-up of what it made for the
+  // has ended, soon; if the runtime has stopped, here and now. Each runs exactly once, also when
+  // the worker crashed. This is where an operation puts the clean-up of what it made for the
   // session.
   void AtEnd(absl::AnyInvocable<void() &&> closure);
 

@@ -324,6 +324,17 @@ TEST_P(ContractTest, DroppingAnInvocationOrItsContextDoesNotCancelIt) {
   operations_->AwaitRecorded(100);
 }
 
+TEST_P(ContractTest, ADeferredOperationOutlivesItsContextForAWhile) {
+  Start();
+  std::thread finisher([&] {
+    Completion<DeferReply> completion = operations_->TakeDeferred();
+    completion.Finish(DeferReply());
+  });
+  const Invocation deferred = Context().DispatchAsync(kDefer, DeferRequest());
+  EXPECT_TRUE(deferred.Await().ok());
+  finisher.join();
+}
+
 TEST_P(ContractTest, ASessionThatEndsRunsWhatWasLeftForItsEnd) {
   Start();
   { ASSERT_TRUE(Context().DispatchBlocking<RecordReply>(kRecord, Record(0, 0)).ok()); }
