@@ -13,6 +13,19 @@ import socket
 import sys
 
 PTRACE_SEIZE = 0x4206
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def call(function, *arguments):
+    if function(*arguments) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f'{function.__name__}: {os.strerror(error)}')
+
+
+def mount(target, flags, source='none'):
+    call(LIBC.mount, source.encode(), target.encode(), None, ctypes.c_ulong(flags), None)
 
 
 def read_home(targets):
@@ -75,9 +88,21 @@ def change_socket(targets):
     os.chmod(os.environ['RUNLOOP_ADDRESS'].removeprefix('unix:'), 0o600)
 
 
-# In this order: the process does not survive its end.
+def remount_writable(targets):
+    """Turns what is bound read-only writable. Where it is not bound so, that is done first, in a namespace of its own."""
+    directory = socket_directory()
+    if not os.statvfs(directory).f_flag & os.ST_RDONLY:
+        call(LIBC.unshare, CLONE_NEWNS if os.geteuid() == 0 else CLONE_NEWNS | CLONE_NEWUSER)
+        mount('/', MS_REC | MS_PRIVATE)
+        mount(directory, MS_BIND, source=directory)
+        mount(directory, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    mount(directory, MS_REMOUNT | MS_BIND)
+    write_socket_directory(targets)
+
+
+# In this order: the process does not survive its end, and the last one may leave its namespace.
 ATTEMPTS = [read_home, same_home, read_process, trace_process, kill_process, connect_network, connect_abstract,
-            connect_main_socket, write_socket_directory, change_socket]
+            connect_main_socket, write_socket_directory, change_socket, remount_writable]
 
 
 def main():

@@ -30,9 +30,9 @@ class SandboxTest(harness.TestCase):
         super().setUp()
         self.daemon = self.start_daemon()
 
-    def start_run(self, *arguments, stdin=subprocess.DEVNULL, env=None):
+    def start_run(self, *arguments, stdin=subprocess.DEVNULL, **options):
         return self.start([harness.RUNLOOPCTL, f'--address=unix:{self.socket}', 'run', *arguments],
-                          stdin=stdin, env=env)
+                          stdin=stdin, **options)
 
     def worker(self, *what):
         return ['--', PYTHON, os.path.join(HERE, 'sandbox_worker.py'), *what]
@@ -106,6 +106,52 @@ class SandboxTest(harness.TestCase):
         environment = json.loads(process.stdout)['environment']
         self.assertLessEqual(set(environment),
                              {'HOME', 'LANG', 'LC_CTYPE', 'PATH', 'PWD', 'PYTHONPATH', 'RUNLOOP_ADDRESS', 'TERM'})
+
+    def test_no_process_in_it_was_started_with_the_callers_environment(self):
+        secret = f'secret-of-{self.directory}'
+        code = 'import glob; print([open(path).read() for path in glob.glob("/proc/[0-9]*/environ")])'
+        process = self.start_run('--', PYTHON, '-c', code, env={'CALLER_SECRET': secret})
+        self.assertEqual(process.wait(), 0, process.stderr)
+        self.assertIn('RUNLOOP_ADDRESS=', process.stdout)
+        self.assertNotIn(secret, process.stdout)
+
+    def test_no_descriptor_of_the_caller_gets_in(self):
+        inherited = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, inherited)
+        code = '''
+import os
+identities = []
+for fd in range(3, 1024):
+    try:
+        info = os.fstat(fd)
+    except OSError:
+        continue
+    identities.append((info.st_dev, info.st_ino))
+print(identities)
+'''
+        info = os.stat(self.directory)
+        for arguments, there in (([], False), (['--no-sandbox'], True)):
+            with self.subTest(arguments):
+                process = self.start_run(*arguments, '--', PYTHON, '-c', code, pass_fds=(inherited,))
+                self.assertEqual(process.wait(), 0, process.stderr)
+                self.assertEqual(str((info.st_dev, info.st_ino)) in process.stdout, there, process.stdout)
+
+    def test_a_program_beside_the_daemons_socket_does_not_bring_it(self):
+        program = os.path.join(self.directory, 'program')
+        with open(program, 'w', encoding='utf-8') as file:
+            file.write(f'#!{PYTHON}\nimport os\nprint(os.listdir({self.directory!r}))\n')
+        os.chmod(program, 0o755)
+        process = self.start_run('--', program)
+        self.assertEqual(process.wait(), 0, process.stderr)
+        self.assertEqual(process.stdout, "['program']")
+
+    def test_what_holds_the_daemons_socket_cannot_be_bound(self):
+        for option in ('--bind', '--ro-bind'):
+            for path in (self.directory, self.socket, '/tmp', '/'):
+                with self.subTest(option=option, path=path):
+                    result = self.ctl('run', option, path, '--', '/bin/true')
+                    self.assertEqual(result.code, 2, result.stderr)
+                    self.assert_one_line(result.stderr, '^runloopctl: .*the daemon.s own socket')
 
     # What can be.
 
