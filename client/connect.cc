@@ -24,8 +24,9 @@ using internal::SessionClient;
 
 // How long the last context waits for the daemon to run what was dispatched.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
-// How long a caller whose deadline has passed waits to be told if its operation had started.
-constexpr absl::Duration kCancelGrace = absl::Milliseconds(100);
+// How long a caller whose deadline has passed waits for the daemon's word that its operation had
+// not started.
+constexpr absl::Duration kCancelGrace = absl::Seconds(1);
 constexpr size_t kLongestClientName = 128;
 
 // What the contexts of one Connect share.
@@ -49,7 +50,8 @@ class RemoteTarget final : public DispatchTarget {
     const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(std::move(call));
     absl::StatusOr<Reply> reply = invocation->AwaitReply(timeout);
     if (ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) return reply;
-    // The cancel tells the two cases apart: only what has not started has an outcome soon.
+    // The cancel brings an outcome soon if it has not started. Of one that runs the daemon says
+    // nothing, and a daemon that is slow to answer looks the same.
     invocation->Cancel();
     reply = invocation->AwaitReply(kCancelGrace);
     switch (ReasonOf(reply.status())) {
@@ -59,9 +61,9 @@ class RemoteTarget final : public DispatchTarget {
             absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
             absl::StrCat("not started after ", absl::FormatDuration(timeout), "; it never runs"));
       case v1::ERROR_REASON_STILL_RUNNING:
-        return MakeError(
-            absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
-            absl::StrCat("not finished after ", absl::FormatDuration(timeout), "; it runs on"));
+        return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                         absl::StrCat("not finished after ", absl::FormatDuration(timeout),
+                                      "; no word from the daemon on whether it started"));
       default:
         return reply;
     }

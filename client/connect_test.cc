@@ -199,6 +199,26 @@ TEST_F(ConnectTest, WhatIsNoAddressIsInvalid) {
   EXPECT_EQ(Connect({.address = "tcp://x:1"}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(ConnectTest, ADaemonThatDrainsFromTheStartIsTriedAgain) {
+  v1::SessionResponse draining;
+  draining.mutable_draining();
+  daemon_.SetWelcome(draining);
+  ConnectOptions options = Options();
+  options.connect_timeout = absl::Milliseconds(300);
+  const absl::Status status = Connect(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_DRAINING) << status;
+  EXPECT_GT(daemon_.sessions(), 1);
+
+  std::thread restart([this] {
+    absl::SleepFor(absl::Milliseconds(100));
+    daemon_.SetWelcome(Welcome(0, 0));
+  });
+  const RuntimeContext context = Context();
+  restart.join();
+  EndSession();
+}
+
 TEST_F(ConnectTest, APeerThatDoesNotWelcomeIsNoDaemon) {
   daemon_.SetWelcome(Succeeded(0));
   EXPECT_EQ(ReasonOf(Connect(Options()).status()), v1::ERROR_REASON_PROTOCOL_VIOLATION);
@@ -338,13 +358,32 @@ TEST_F(ConnectTest, ABlockingDispatchThatTheDaemonDidNotStartExpires) {
   EndSession();
 }
 
-TEST_F(ConnectTest, ABlockingDispatchThatTheDaemonStartedIsLeftRunning) {
+TEST_F(ConnectTest, ABlockingDispatchWaitsForADaemonThatIsSlowToSayThatItDidNotStart) {
+  const RuntimeContext context = Context();
+  std::thread daemon([this] {
+    daemon_.Next();
+    EXPECT_EQ(daemon_.Next()->cancels_size(), 1);
+    absl::SleepFor(absl::Milliseconds(300));
+    daemon_.Send(
+        ErrorTo(1, MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED, "x")));
+  });
+  const absl::Status status =
+      context.DispatchBlocking<StringValue>("a.B/C", Text(""), {.timeout = absl::Milliseconds(10)})
+          .status();
+  daemon.join();
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_EXPIRED) << status;
+  EndSession();
+}
+
+TEST_F(ConnectTest, ABlockingDispatchOfWhichTheDaemonSaysNothingIsLeftRunning) {
   const RuntimeContext context = Context();
   const absl::Status status =
       context.DispatchBlocking<StringValue>("a.B/C", Text(""), {.timeout = absl::Milliseconds(10)})
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_STILL_RUNNING);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("no word from the daemon on whether it started"));
   EndSession();
 }
 

@@ -315,6 +315,8 @@ absl::Status SessionClient::Connect() {
                                 std::min(backoff, left))) {
       return status;
     }
+    // Tried once more, it would say that the daemon does not answer.
+    if (Clock::Monotonic()->Now() >= deadline) return status;
     backoff = std::min(2 * backoff, kLongestBackoff);
   }
 }

@@ -59,6 +59,11 @@ absl::Status SessionStream::Handshake(absl::Time deadline) {
         written = true;
         break;
       case Event::kMessage:
+        if (message_.has_draining() && !message_.has_welcome()) {
+          return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                           absl::StrCat("the daemon at ", address_.ToString(),
+                                        " is draining; try again once it is back"));
+        }
         if (welcomed || !message_.has_welcome() || message_.welcome().version() != 1) {
           return MakeError(absl::StatusCode::kFailedPrecondition,
                            v1::ERROR_REASON_PROTOCOL_VIOLATION,
