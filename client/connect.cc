@@ -26,7 +26,7 @@ using internal::SessionClient;
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
 // How long a caller whose deadline has passed waits for the daemon's word that its operation had
 // not started.
-constexpr absl::Duration kCancelGrace = absl::Seconds(1);
+constexpr absl::Duration kCancelGrace = absl::Milliseconds(500);
 constexpr size_t kLongestClientName = 128;
 
 // What the contexts of one Connect share.

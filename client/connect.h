@@ -28,10 +28,10 @@ struct ConnectOptions {
 // UNAVAILABLE (NOT_CONNECTED); the next dispatch connects again, in a new session, trying for
 // `connect_timeout`.
 //
-// DispatchBlocking whose timeout has passed asks the daemon to cancel and waits up to 1 s more for
-// its word. With EXPIRED the operation had not started and never runs. With STILL_RUNNING there was
-// no word: as a rule it runs on, but from a daemon that is slow to answer it is not known whether
-// it started.
+// DispatchBlocking whose timeout has passed asks the daemon to cancel and waits up to 0.5 s more
+// for its word. With EXPIRED the operation had not started and never runs. With STILL_RUNNING there
+// was no word: as a rule it runs on, but from a daemon that is slow to answer it is not known
+// whether it started.
 //
 // When the last copy of the context is destroyed, what was dispatched is still sent and run: the
 // destructor waits for that, for at most 5 s, and then breaks the session off. Keep the context for

@@ -34,6 +34,9 @@ struct ListenerOptions {
   absl::Duration first_byte_timeout = absl::Seconds(10);
   // Connections that may have said nothing yet; above that the oldest is closed.
   size_t max_pending = 256;
+  // Connections of one process by the main sockets, and by the sockets of one role.
+  size_t max_connections = 512;
+  size_t max_role_connections = 64;
 };
 
 // Accepts connections, learns from the kernel who they are, and tells gRPC from the side channel by
@@ -48,7 +51,8 @@ struct ListenerOptions {
 //
 // What is distrusted: everything about a peer but its SO_PEERCRED and the socket it came in by.
 // Another uid than the process's own is turned away at once. A peer that sends nothing or neither
-// protocol costs one descriptor for a bounded time. A role socket's description is shared with the
+// protocol costs one descriptor for a bounded time; one that speaks either has a bounded number of
+// connections. A role socket's description is shared with the
 // peer that added it, so its flags are set again before each accept.
 //
 // Where the process has no descriptor left, connections wait in the kernel's backlog and accepting
@@ -72,6 +76,20 @@ class Listener {
     std::string role;  // empty: a main socket
     bool broken = false;
   };
+  // One process's connections under one role, counted from being accepted to their end.
+  using Holder = std::pair<pid_t, std::string>;
+  class Slot {
+   public:
+    Slot(Listener& listener, Holder holder);
+    ~Slot();
+    Slot(const Slot&) = delete;
+    Slot& operator=(const Slot&) = delete;
+
+   private:
+    Listener& listener_;
+    const Holder holder_;
+  };
+
   // Accepted, and has sent nothing yet.
   struct Pending {
     UniqueFd socket;

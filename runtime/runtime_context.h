@@ -61,11 +61,11 @@ class RuntimeContext {
 
   // Runs the operation and waits for its reply.
   //
-  // DEADLINE_EXCEEDED with EXPIRED: it had not started and never runs; with STILL_RUNNING: it had,
-  // and runs on. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT: Request is not its request
-  // type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped, draining, not connected:
-  // nothing ran. UNKNOWN (SESSION_LOST): the connection broke after sending. INTERNAL: the handler
-  // threw. Others are the operation's own.
+  // DEADLINE_EXCEEDED with EXPIRED: it had not started and never runs; with STILL_RUNNING: it
+  // had, as far as is known, and runs on. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT:
+  // Request is not its request type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped,
+  // draining, not connected: nothing ran. UNKNOWN (SESSION_LOST): the connection broke after
+  // sending. INTERNAL: the handler threw. Others are the operation's own.
   //
   // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
   // one runtime into another it blocks that first runtime thread.
