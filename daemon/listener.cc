@@ -53,6 +53,8 @@ Listener::Listener(ListenerOptions options)
       connections_(*options.connections),
       first_byte_timeout_(options.first_byte_timeout),
       max_pending_(options.max_pending),
+      max_connections_(options.max_connections),
+      max_role_connections_(options.max_role_connections),
       sockets_(std::move(options.sockets)),
       timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
       log_(options.log),
@@ -63,7 +65,7 @@ Listener::Listener(ListenerOptions options)
                             return AddSource({.fd = fd, .owned = std::move(socket), .role = role});
                           },
                       .remove = [this](int fd) { RemoveSource(fd); }},
-                     options.log) {
+                     options.first_byte_timeout, options.log) {
   for (const ListeningSocket& socket : sockets_) addresses_.push_back(socket.name());
 }
 
@@ -110,9 +112,9 @@ void Listener::Accept(int fd) {
   const auto found = sources_.find(fd);
   if (found == sources_.end()) return;
   const std::string role = found->second.role;
-  if (!role.empty()) fcntl(fd, F_SETFL, O_NONBLOCK);
   // Others get their turn after some; what is left makes the socket readable again.
   for (int i = 0; i < kAcceptsATurn; ++i) {
+    if (!role.empty()) fcntl(fd, F_SETFL, O_NONBLOCK);  // its maker can clear it
     UniqueFd socket(accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (socket.valid()) {
       Admit(std::move(socket), role);
@@ -166,6 +168,14 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
     return;
   }
   peer->role = role;
+  ConnectionSlot slot = TakeSlot(*peer);
+  if (slot == nullptr) {
+    connections_.refused_peers.fetch_add(1, std::memory_order_relaxed);
+    log_.Warn(absl::StrCat("refused a connection of process ", peer->pid,
+                           role.empty() ? "" : absl::StrCat(" with the role '", role, "'"),
+                           ": it has as many as it may"));
+    return;
+  }
   const int fd = socket.get();
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { Look(fd); });
       !added.ok()) {
@@ -177,6 +187,7 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
   }
   pending_.push_back({.socket = std::move(socket),
                       .peer = *std::move(peer),
+                      .slot = std::move(slot),
                       .deadline = Now() + first_byte_timeout_});
   pending_by_fd_[fd] = std::prev(pending_.end());
   if (pending_.size() == 1) SetTimer();
@@ -199,12 +210,28 @@ void Listener::Look(int fd) {
     return;
   }
   PeerIdentity peer = std::move(pending->peer);
+  ConnectionSlot slot = std::move(pending->slot);
   UniqueFd socket = TakePending(pending);
   if (first == 'P') {
-    HandToGrpc(std::move(socket), std::move(peer));
+    HandToGrpc(std::move(socket), std::move(peer), std::move(slot));
   } else {
-    side_channels_.Add(std::move(socket), std::move(peer));
+    side_channels_.Add(std::move(socket), std::move(peer), std::move(slot));
+    SetTimer();
   }
+}
+
+ConnectionSlot Listener::TakeSlot(const PeerIdentity& peer) {
+  const Holder holder(peer.pid, peer.role);
+  const size_t most = peer.role.empty() ? max_connections_ : max_role_connections_;
+  const auto found = slots_.find(holder);
+  if (found == slots_.end()) {
+    ConnectionSlot first(static_cast<const void*>(this),
+                         [this, holder](const void*) { slots_.erase(holder); });
+    slots_[holder] = first;
+    return first;
+  }
+  if (static_cast<size_t>(found->second.use_count()) >= most) return nullptr;
+  return found->second.lock();
 }
 
 void Listener::Reject(PendingList::iterator pending, absl::string_view why) {
@@ -221,7 +248,7 @@ UniqueFd Listener::TakePending(PendingList::iterator pending) {
   return socket;
 }
 
-void Listener::HandToGrpc(UniqueFd socket, PeerIdentity peer) {
+void Listener::HandToGrpc(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot) {
   const int fd = socket.get();
   absl::StatusOr<int> grpc_fd = DuplicateHigh(fd);
   if (!grpc_fd.ok()) {
@@ -236,7 +263,10 @@ void Listener::HandToGrpc(UniqueFd socket, PeerIdentity peer) {
     return;
   }
   std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, std::move(peer));
-  watched_[fd] = {.socket = std::move(socket), .grpc_fd = *grpc_fd, .connection = connection};
+  watched_[fd] = {.socket = std::move(socket),
+                  .slot = std::move(slot),
+                  .grpc_fd = *grpc_fd,
+                  .connection = connection};
   serve_(for_grpc.Release());
 }
 
@@ -276,11 +306,12 @@ void Listener::OnTimer() {
     Reject(pending_.begin(),
            absl::StrCat("it sent nothing for ", absl::FormatDuration(first_byte_timeout_)));
   }
+  side_channels_.CloseLate(now);
   SetTimer();
 }
 
 void Listener::SetTimer() {
-  absl::Time next = resume_at_;
+  absl::Time next = std::min(resume_at_, side_channels_.next_deadline());
   if (!pending_.empty()) next = std::min(next, pending_.front().deadline);
   itimerspec spec{};
   if (next != absl::InfiniteFuture()) {

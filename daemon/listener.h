@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -30,7 +31,8 @@ struct ListenerOptions {
   // Must outlive the listener.
   ConnectionTable* connections = nullptr;
   LogSink log;
-  // A connection that says nothing for so long is closed.
+  // A connection that says nothing for so long is closed, and so is a side channel that has not
+  // sent its greeting.
   absl::Duration first_byte_timeout = absl::Seconds(10);
   // Connections that may have said nothing yet; above that the oldest is closed.
   size_t max_pending = 256;
@@ -76,30 +78,21 @@ class Listener {
     std::string role;  // empty: a main socket
     bool broken = false;
   };
-  // One process's connections under one role, counted from being accepted to their end.
-  using Holder = std::pair<pid_t, std::string>;
-  class Slot {
-   public:
-    Slot(Listener& listener, Holder holder);
-    ~Slot();
-    Slot(const Slot&) = delete;
-    Slot& operator=(const Slot&) = delete;
-
-   private:
-    Listener& listener_;
-    const Holder holder_;
-  };
+  // Who is counted together: a process under one role.
+  using Holder = std::pair<int32_t, std::string>;
 
   // Accepted, and has sent nothing yet.
   struct Pending {
     UniqueFd socket;
     PeerIdentity peer;
+    ConnectionSlot slot;
     absl::Time deadline;
   };
   using PendingList = std::list<Pending>;  // earliest deadline first
   // Handed to gRPC; `socket` is the duplicate.
   struct Watched {
     UniqueFd socket;
+    ConnectionSlot slot;
     int grpc_fd = -1;
     std::shared_ptr<Connection> connection;
   };
@@ -117,7 +110,9 @@ class Listener {
   void Look(int fd);
   void Reject(PendingList::iterator pending, absl::string_view why);
   UniqueFd TakePending(PendingList::iterator pending);
-  void HandToGrpc(UniqueFd socket, PeerIdentity peer);
+  // Null if the process has as many connections as it may.
+  ConnectionSlot TakeSlot(const PeerIdentity& peer);
+  void HandToGrpc(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot);
   absl::StatusOr<int> DuplicateHigh(int fd);
   void OnHangUp(int fd);
   void OnTimer();
@@ -128,6 +123,8 @@ class Listener {
   ConnectionTable& connections_;
   const absl::Duration first_byte_timeout_;
   const size_t max_pending_;
+  const size_t max_connections_;
+  const size_t max_role_connections_;
   const std::vector<ListeningSocket> sockets_;
   const UniqueFd timer_;
   std::vector<std::string> addresses_;
@@ -137,6 +134,8 @@ class Listener {
   // The accept thread.
   EpollLoop loop_;
   absl::flat_hash_map<int, Source> sources_;
+  // An entry for each holder of a slot; before whatever holds one.
+  absl::flat_hash_map<Holder, std::weak_ptr<const void>> slots_;
   PendingList pending_;
   absl::flat_hash_map<int, PendingList::iterator> pending_by_fd_;
   absl::flat_hash_map<int, Watched> watched_;

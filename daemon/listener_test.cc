@@ -55,6 +55,8 @@ class ListenerTest : public ::testing::Test {
                                 }};
     options.first_byte_timeout = first_byte_timeout;
     options.max_pending = max_pending;
+    options.max_connections = max_connections_;
+    options.max_role_connections = 2;
     listener_ = *Listener::Create(std::move(options));
   }
 
@@ -87,6 +89,7 @@ class ListenerTest : public ::testing::Test {
 
   std::string directory_;
   Address address_;
+  size_t max_connections_ = 512;
   ConnectionTable connections_;
   absl::Mutex mutex_;
   std::vector<int> served_ ABSL_GUARDED_BY(mutex_);
@@ -172,6 +175,41 @@ TEST_F(ListenerTest, ClosesTheOldestOfTooManyThatSayNothing) {
   Send(second, "P");
   Send(third, "P");
   AwaitServed(2);
+}
+
+TEST_F(ListenerTest, RefusesAProcessMoreThanItsConnectionsUntilOneEnds) {
+  max_connections_ = 3;
+  Start();
+  UniqueFd served = Connect(), silent = Connect(), side = Connect();
+  Send(served, "P");
+  Send(side, kSideChannelMagic);
+  AwaitServed(1);
+  AwaitEnd(Connect());
+  EXPECT_EQ(connections_.refused_peers, 1u);
+  // Each gives its place back at its end, which is seen some time later.
+  size_t count = 1;
+  for (UniqueFd* each : {&served, &silent, &side}) {
+    each->Reset();
+    ++count;
+    for (;;) {
+      *each = Connect();
+      (void)send(each->get(), "P", 1, MSG_NOSIGNAL);
+      pollfd refused = {.fd = each->get(), .events = POLLRDHUP, .revents = 0};
+      bool served_now = false;
+      while (!served_now && poll(&refused, 1, 0) == 0) {
+        absl::MutexLock lock(&mutex_);
+        served_now = served_.size() >= count;
+      }
+      if (served_now) break;
+    }
+  }
+}
+
+TEST_F(ListenerTest, ClosesASideChannelThatDoesNotGreet) {
+  Start(absl::Milliseconds(20));
+  const UniqueFd channel = Connect();
+  Send(channel, "RUNLOOP");
+  AwaitEnd(channel);
 }
 
 TEST_F(ListenerTest, LogsJunkAtABoundedRate) {
@@ -308,6 +346,21 @@ TEST_F(SideChannelTest, ARoleCannotAddRoles) {
   const absl::Status refused = Response(inner);
   EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_NOT_ALLOWED);
+  AwaitEnd(inner);
+}
+
+TEST_F(SideChannelTest, AWorkerWithARoleHasFewConnections) {
+  Start();
+  const UniqueFd channel = Open();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("camera"), {listening.get()});
+  ASSERT_EQ(Response(channel), absl::OkStatus());
+  const UniqueFd first = *ConnectUnix(role_address_), second = *ConnectUnix(role_address_);
+  AwaitEnd(*ConnectUnix(role_address_));
+  EXPECT_EQ(connections_.refused_peers, 1u);
+  const UniqueFd main = Connect();
+  Send(main, "P");
+  AwaitServed(1);
 }
 
 TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {

@@ -18,6 +18,9 @@ namespace {
 // ever. Its implicit session ends with it, so it is longer than any pause between plain calls.
 constexpr absl::Duration kMaxIdle = absl::Hours(2);
 
+// Calls of one connection at a time; its client holds further ones back.
+constexpr int kMaxStreams = 1000;
+
 int Clamp(int64_t bytes) {
   return static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
 }
@@ -60,6 +63,7 @@ absl::Status Server::Start(int64_t max_message_bytes) {
   builder.SetMaxSendMessageSize(Clamp(max_message_bytes));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
                              static_cast<int>(absl::ToInt64Milliseconds(kMaxIdle)));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
   // On a unix socket the kernel tells of a dead peer. The daemon sends no keepalive pings, and does
   // not mind a client that does.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);

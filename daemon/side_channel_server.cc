@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "runloop/ipc/side_channel_frame.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -37,14 +38,18 @@ bool IsRole(std::string_view role) {
 
 }  // namespace
 
-SideChannelServer::SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, LogSink log)
-    : loop_(loop), role_sockets_(std::move(role_sockets)), log_(std::move(log)) {}
+SideChannelServer::SideChannelServer(EpollLoop& loop, RoleSockets role_sockets,
+                                     absl::Duration greeting_timeout, LogSink log)
+    : loop_(loop),
+      role_sockets_(std::move(role_sockets)),
+      greeting_timeout_(greeting_timeout),
+      log_(std::move(log)) {}
 
 SideChannelServer::~SideChannelServer() {
   while (!channels_.empty()) Close(channels_.begin()->first);
 }
 
-void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer) {
+void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot) {
   const int fd = socket.get();
   if (channels_.size() >= kMaxChannels) {
     log_.Warn(absl::StrCat("refused a side channel of process ", peer.pid, ": ", kMaxChannels,
@@ -59,7 +64,28 @@ void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer) {
   auto channel = std::make_unique<Channel>();
   channel->socket = std::move(socket);
   channel->peer = std::move(peer);
+  channel->slot = std::move(slot);
+  channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
+  next_deadline_ = std::min(next_deadline_, channel->deadline);
   channels_[fd] = std::move(channel);
+}
+
+void SideChannelServer::CloseLate(absl::Time now) {
+  if (now < next_deadline_) return;
+  next_deadline_ = absl::InfiniteFuture();
+  std::vector<int> late;
+  for (const auto& [fd, channel] : channels_) {
+    if (channel->deadline <= now) {
+      late.push_back(fd);
+    } else {
+      next_deadline_ = std::min(next_deadline_, channel->deadline);
+    }
+  }
+  for (const int fd : late) {
+    log_.Warn(absl::StrCat("closed the side channel of process ", channels_[fd]->peer.pid,
+                           ": it sent no greeting in time"));
+    Close(fd);
+  }
 }
 
 void SideChannelServer::OnReadable(int fd) {
@@ -112,6 +138,7 @@ absl::Status SideChannelServer::Read(Channel& channel) {
         return absl::InvalidArgumentError("it did not begin with RUNLOOP1");
       }
       channel.greeted = true;
+      if (channel.peer.role.empty()) channel.deadline = absl::InfiniteFuture();
       channel.frame.clear();
       channel.fds.clear();
       continue;
@@ -126,6 +153,9 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     if (!sent.ok()) return sent.status();
     if (sent->bytes < encoded->size()) {
       return absl::ResourceExhaustedError("it does not read its responses");
+    }
+    if (!channel.peer.role.empty()) {
+      return absl::PermissionDeniedError(absl::StrCat("it has the role '", channel.peer.role, "'"));
     }
   }
   return absl::OkStatus();

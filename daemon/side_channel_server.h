@@ -8,12 +8,16 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "runloop/daemon/log_limiter.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/epoll_loop.h"
 #include "runloop/v1/side_channel.pb.h"
 
 namespace runloop::daemon {
+
+// One connection's place among those that its process may have; given back with the last copy.
+using ConnectionSlot = std::shared_ptr<const void>;
 
 // Serves the side channels (side_channel.proto): connections that carry file descriptors.
 //
@@ -22,8 +26,9 @@ namespace runloop::daemon {
 //
 // What is distrusted: every byte and every descriptor. A frame's length is checked before anything
 // is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
-// it is. Descriptors that were not expected are closed. A peer that breaks the framing, or does
-// not read its responses, loses the channel.
+// it is. Descriptors that were not expected are closed. A peer that breaks the framing, does not
+// read its responses or does not greet in time loses the channel. A worker with a role gets one
+// refusal and loses it too.
 class SideChannelServer {
  public:
   // What the channels act on. Called on the loop's thread.
@@ -34,11 +39,18 @@ class SideChannelServer {
     std::function<void(int fd)> remove;
   };
 
-  SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, LogSink log);
+  SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, absl::Duration greeting_timeout,
+                    LogSink log);
   ~SideChannelServer();
 
   // Serves a connection whose first byte is that of the magic.
-  void Add(UniqueFd socket, PeerIdentity peer);
+  void Add(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot);
+
+  // The loop's owner calls CloseLate at this time, Clock::Monotonic; it changes with Add and
+  // CloseLate, and may be earlier than anything is late.
+  absl::Time next_deadline() const { return next_deadline_; }
+  // Closes the channels that should have greeted by now.
+  void CloseLate(absl::Time now);
 
   size_t size() const { return channels_.size(); }
 
@@ -46,6 +58,9 @@ class SideChannelServer {
   struct Channel {
     UniqueFd socket;
     PeerIdentity peer;
+    ConnectionSlot slot;
+    // For the greeting; for a worker with a role, which may do nothing, for everything.
+    absl::Time deadline;
     bool greeted = false;       // the magic was read
     std::string frame;          // what has arrived of the current one, its length included
     std::vector<UniqueFd> fds;  // that came with it
@@ -64,8 +79,10 @@ class SideChannelServer {
 
   EpollLoop& loop_;
   const RoleSockets role_sockets_;
+  const absl::Duration greeting_timeout_;
   LogLimiter log_;
   absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
+  absl::Time next_deadline_ = absl::InfiniteFuture();
 };
 
 }  // namespace runloop::daemon
