@@ -42,6 +42,9 @@ function(_runloop_common target pch)
   endif()
 endfunction()
 
+# What is installed finds its libraries wherever the prefix lies.
+set(CMAKE_INSTALL_RPATH "$ORIGIN" "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+
 # runloop_library(name SOURCES ... [DEPS public ...] [PRIVATE_DEPS ...] [PCH base|grpc])
 # A shared library, installed as runloop::name. Shared, so that a plugin and its daemon have one copy.
 function(runloop_library name)
