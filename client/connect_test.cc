@@ -210,8 +210,8 @@ TEST_F(ConnectTest, ADaemonThatDrainsFromTheStartIsTriedAgain) {
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_DRAINING) << status;
   EXPECT_GT(daemon_.sessions(), 1);
 
-  std::thread restart([this] {
-    absl::SleepFor(absl::Milliseconds(100));
+  std::thread restart([this, before = daemon_.sessions()] {
+    while (daemon_.sessions() == before) std::this_thread::yield();  // it was tried and drains
     daemon_.SetWelcome(Welcome(0, 0));
   });
   const RuntimeContext context = Context();
@@ -355,23 +355,6 @@ TEST_F(ConnectTest, ABlockingDispatchThatTheDaemonDidNotStartExpires) {
   daemon.join();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_EXPIRED);
-  EndSession();
-}
-
-TEST_F(ConnectTest, ABlockingDispatchWaitsForADaemonThatIsSlowToSayThatItDidNotStart) {
-  const RuntimeContext context = Context();
-  std::thread daemon([this] {
-    daemon_.Next();
-    EXPECT_EQ(daemon_.Next()->cancels_size(), 1);
-    absl::SleepFor(absl::Milliseconds(300));
-    daemon_.Send(
-        ErrorTo(1, MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED, "x")));
-  });
-  const absl::Status status =
-      context.DispatchBlocking<StringValue>("a.B/C", Text(""), {.timeout = absl::Milliseconds(10)})
-          .status();
-  daemon.join();
-  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_EXPIRED) << status;
   EndSession();
 }
 
