@@ -44,7 +44,9 @@ class Mp4ClientsTest(harness.TestCase):
             ['node', os.path.join(harness.SOURCE, 'tests', 'clients', 'open_writer.cjs'), self.daemon.address, 'js.mp4'],
             env={'RUNLOOP_SOURCE_DIR': harness.SOURCE, 'RUNLOOP_CLIENTS_DIR': harness.CLIENTS})
         self.assertEqual(result.code, 0, result.stderr)
-        self.assertNotEqual(int(json.loads(result.stdout)['writer']), 0)
+        printed = json.loads(result.stdout)
+        self.assertIn(SERVICE, printed['services'])
+        self.assertNotEqual(int(printed['writer']), 0)
         self.assert_opened(1)
 
     def test_buf_curl(self):
