@@ -173,13 +173,14 @@ TEST_F(Mp4WriterTest, TakesRowsWithoutPaddingAtAnyEvenWidth) {
 }
 
 TEST_F(Mp4WriterTest, AnAppendThatFindsNoRoomCompletesWhenThereIsSome) {
-  // Without sound the muxer takes no video: it fills up.
+  // Without sound the muxer takes no video: it fills up, sooner or later.
+  constexpr int kMost = 3000;
   auto writer = Create(Format(640, 480, true));
   std::vector<std::shared_ptr<std::optional<absl::Status>>> appends;
   std::string noise(640 * 480 * 3 / 2, '\0');
   uint32_t state = 1;
   for (char& c : noise) c = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < kMost && (i == 0 || appends.back()->has_value()); ++i) {
     AppendRequest frame;
     frame.mutable_video()->set_i420(noise);
     frame.mutable_video()->set_pts_nanos(i * kFrameNanos);
@@ -187,14 +188,14 @@ TEST_F(Mp4WriterTest, AnAppendThatFindsNoRoomCompletesWhenThereIsSome) {
     while (g_main_context_iteration(context_, FALSE)) {
     }
   }
-  EXPECT_FALSE(appends.back()->has_value());
+  EXPECT_FALSE(appends.back()->has_value()) << "there was always room";
   AppendRequest end;
   end.set_end(media::v1::STREAM_AUDIO);
   ASSERT_EQ(Append(*writer, Sound(0)), absl::OkStatus());
   ASSERT_EQ(Append(*writer, std::move(end)), absl::OkStatus());
   for (auto& append : appends) EXPECT_EQ(Wait(append), absl::OkStatus());
   ASSERT_TRUE(Finish(*writer).ok());
-  EXPECT_EQ(Probe(Path(), "v", "nb_read_frames"), "400");
+  EXPECT_EQ(Probe(Path(), "v", "nb_read_frames"), absl::StrCat(appends.size()));
 }
 
 TEST_F(Mp4WriterTest, FinishAnswersAppendsThatStillWait) {
