@@ -19,10 +19,26 @@ namespace runloop {
 // How long a blocking call waits that names no timeout.
 inline constexpr absl::Duration kDefaultTimeout = absl::Seconds(30);
 
+// What a dispatch does that a bound on unfinished work (QUEUE_FULL) stands in the way of.
+enum class WhenFull {
+  // It is refused, at once.
+  kFail,
+  // It waits for room, as long as its timeout allows; then it is refused. DispatchBlocking tries
+  // again after what the refusal hints at. DispatchAsync blocks its caller until this session has
+  // room, and keeps the order of calls; a bound that other sessions fill still refuses it. Not on
+  // the runtime thread or in a Watch callback, where it is kFail.
+  kWait,
+};
+
 struct DispatchOptions {
   // From now. An invocation that has not started by then never runs; a caller that blocks stops
   // waiting then. Default: 30 s for DispatchBlocking, none for DispatchAsync.
   std::optional<absl::Duration> timeout;
+  // Not empty: takes the place in the queue of an earlier dispatch of this session with the same
+  // key that has not started, whose outcome is then ABORTED (SUPERSEDED). For what only the newest
+  // of matters, such as a window's size. At most 128 bytes.
+  std::string coalesce_key;
+  WhenFull when_full = WhenFull::kFail;
 };
 
 namespace internal {
@@ -35,6 +51,8 @@ class DispatchTarget {
     std::unique_ptr<google::protobuf::Message> request;
     bool reply_wanted = false;
     absl::Duration timeout = absl::InfiniteDuration();
+    std::string coalesce_key;
+    WhenFull when_full = WhenFull::kFail;
   };
 
   virtual ~DispatchTarget() = default;
@@ -76,7 +94,9 @@ class RuntimeContext {
         target_->DispatchBlocking({.operation = std::string(operation),
                                    .request = std::make_unique<Request>(std::move(request)),
                                    .reply_wanted = true,
-                                   .timeout = options.timeout.value_or(kDefaultTimeout)});
+                                   .timeout = options.timeout.value_or(kDefaultTimeout),
+                                   .coalesce_key = options.coalesce_key,
+                                   .when_full = options.when_full});
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));
   }
@@ -91,7 +111,9 @@ class RuntimeContext {
         target_->Dispatch({.operation = std::string(operation),
                            .request = std::make_unique<Request>(std::move(request)),
                            .reply_wanted = !std::is_void_v<Reply>,
-                           .timeout = options.timeout.value_or(absl::InfiniteDuration())}));
+                           .timeout = options.timeout.value_or(absl::InfiniteDuration()),
+                           .coalesce_key = options.coalesce_key,
+                           .when_full = options.when_full}));
   }
 
  private:
