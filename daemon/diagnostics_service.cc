@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runloop/daemon/durations.h"
+#include "runloop/daemon/limits.h"
 #include "runloop/daemon/process_info.h"
 #include "runloop/ipc/status_codec.h"
 
@@ -33,7 +34,13 @@ void FillThread(const Runtime::Snapshot& snapshot, v1::RuntimeThread& thread) {
   thread.set_state(ToProto(snapshot.state));
   thread.set_loop(snapshot.loop);
   thread.set_current_operation(snapshot.current_operation);
-  thread.set_current_session(snapshot.current_session);
+  if (snapshot.current_session != nullptr) {
+    const Session::Info& info = snapshot.current_session->info();
+    thread.set_current_session(info.id);
+    thread.set_current_client(info.client_name);
+    thread.set_current_pid(info.peer.pid);
+  }
+  thread.set_waits_for(snapshot.waits_for);
   *thread.mutable_current_age() = daemon::ToProto(snapshot.current_age);
   thread.set_notice(snapshot.notice);
 }
@@ -50,6 +57,7 @@ void FillLedger(const Ledger::Counts& counts, v1::Ledger& ledger) {
   ledger.set_running(counts.running);
   ledger.set_deferred(counts.deferred);
   ledger.set_refused(counts.refused);
+  ledger.set_given_up(counts.given_up);
 }
 
 void FillSession(const Session& session, v1::SessionStatus& status) {
@@ -65,6 +73,9 @@ void FillSession(const Session& session, v1::SessionStatus& status) {
   status.set_queued(counts.queued);
   status.set_running(counts.running);
   status.set_finished(counts.finished);
+  status.set_handles(counts.handles);
+  status.set_bytes(counts.bytes);
+  status.set_closing(session.ended());
   *status.mutable_start_time() = daemon::ToProto(info.start_time);
 }
 
@@ -129,8 +140,16 @@ void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {
   }
   response.set_connections(static_cast<uint32_t>(options_.connections->size()));
   for (const std::string& address : options_.addresses) response.add_addresses(address);
-  response.mutable_limits()->set_max_message_bytes(options_.max_message_bytes);
-  response.mutable_limits()->set_max_unfinished(options_.max_unfinished);
+  *response.mutable_limits() =
+      LimitsOf(*options_.core, options_.max_message_bytes, options_.max_unfinished);
+  for (const BoundStatus& bound : snapshot.bounds) {
+    v1::Bound& added = *response.add_bounds();
+    added.set_holder(bound.holder);
+    added.set_items(bound.held.items);
+    added.set_max_items(bound.bound.items);
+    added.set_bytes(bound.held.bytes);
+    added.set_max_bytes(bound.bound.bytes);
+  }
   response.set_draining(snapshot.draining);
   response.set_open_files(CountOpenFiles());
   response.set_threads(CountThreads());

@@ -6,6 +6,7 @@
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/operation_service.h"
 #include "runloop/daemon/unary_call.h"
+#include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/runtime_context.h"
@@ -86,14 +87,20 @@ grpc::ServerUnaryReactor* DispatcherService::Dispatch(grpc::CallbackServerContex
     if (!asked.ok()) return new Call(asked.status());
     if (*asked > absl::ZeroDuration()) timeout = *asked;
   }
+  absl::StatusOr<internal::Chain> chain = ReadChain(request->chain());
+  if (!chain.ok()) return new Call(chain.status());
+  if (absl::Status key = CheckCoalesceKey(request->coalesce_key()); !key.ok()) return new Call(key);
   absl::StatusOr<std::shared_ptr<runloop::Session>> session = callers_.SessionOf(*context);
   if (!session.ok()) return new Call(session.status());
   const CallDeadline deadline = CallDeadline::Of(*context, timeout, core_->clock());
   return new Call(*this,
                   {.operation = *operation,
                    .request = *std::move(parsed),
+                   .request_bytes = request->request().size(),
                    .session = *std::move(session),
-                   .deadline = deadline.start_by},
+                   .deadline = deadline.start_by,
+                   .coalesce_key = request->coalesce_key(),
+                   .chain = *std::move(chain)},
                   deadline.ends_before_rpc, response);
 }
 

@@ -12,10 +12,10 @@
 namespace runloop::daemon {
 
 // runloop.v1.Dispatcher: Dispatch is served here, by gRPC's threads and the reply thread; Session
-// by SessionServer's completion-queue thread, which is why the two methods are of different kinds.
-// Must outlive the server that it is registered with.
+// by SessionServer's completion-queue thread, as bytes, so that a message that does not parse is
+// told from the end of the stream. Must outlive the server that it is registered with.
 class DispatcherService final
-    : public v1::Dispatcher::WithAsyncMethod_Session<
+    : public v1::Dispatcher::WithRawMethod_Session<
           v1::Dispatcher::WithCallbackMethod_Dispatch<v1::Dispatcher::Service>> {
  public:
   DispatcherService(std::shared_ptr<internal::RuntimeCore> core, const Callers& callers,

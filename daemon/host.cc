@@ -187,8 +187,10 @@ void Host::Impl::CutOff(std::string_view why) {
   std::string line = absl::StrCat("cut off by ", std::string(why));
   if (!snapshot.current_operation.empty()) {
     absl::StrAppend(&line, ": the runtime thread has been in ", snapshot.current_operation);
-    if (!snapshot.current_session.empty()) {
-      absl::StrAppend(&line, " of session ", snapshot.current_session);
+    if (snapshot.current_session != nullptr) {
+      const Session::Info& info = snapshot.current_session->info();
+      absl::StrAppend(&line, " of session ", info.id, " of '", info.client_name, "' (process ",
+                      info.peer.pid, ")");
     }
     absl::StrAppend(&line, " for ", absl::FormatDuration(snapshot.current_age));
   }

@@ -26,12 +26,25 @@ void InvocationWindow::SetTask(uint64_t number, std::shared_ptr<internal::Operat
   At(number).task = std::move(task);
 }
 
-std::shared_ptr<internal::OperationTask> InvocationWindow::FindTask(uint64_t id) const {
+std::optional<InvocationWindow::Found> InvocationWindow::Find(uint64_t id) const {
   const auto found =
       std::lower_bound(entries_.begin(), entries_.end(), id,
                        [](const Entry& entry, uint64_t wanted) { return entry.id < wanted; });
-  if (found == entries_.end() || found->id != id) return nullptr;
-  return found->task;
+  if (found == entries_.end() || found->id != id || found->settled) return std::nullopt;
+  return Found{.number = found->number, .task = found->task};
+}
+
+void InvocationWindow::GiveUp(uint64_t number) {
+  Entry& entry = At(number);
+  entry.given_up = true;
+  entry.task = nullptr;
+}
+
+bool InvocationWindow::Expects(uint64_t number, bool given_up) const {
+  if (entries_.empty() || number < entries_.front().number) return false;
+  const size_t index = IndexOf(number);
+  if (index >= entries_.size() || entries_[index].number != number) return false;
+  return !entries_[index].settled && entries_[index].given_up == given_up;
 }
 
 uint64_t InvocationWindow::IdOf(uint64_t number) const { return entries_[IndexOf(number)].id; }

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "runloop/runtime/operation_task.h"
 #include "runloop/v1/session.pb.h"
@@ -25,11 +26,21 @@ class InvocationWindow {
 
   // What to cancel it by; null clears it.
   void SetTask(uint64_t number, std::shared_ptr<internal::OperationTask> task);
-  // The task of an unsettled id, null if there is none.
-  std::shared_ptr<internal::OperationTask> FindTask(uint64_t id) const;
+  // An unsettled invocation.
+  struct Found {
+    uint64_t number = 0;
+    std::shared_ptr<internal::OperationTask> task;
+  };
+  // By its id; nothing if it is settled or unknown.
+  std::optional<Found> Find(uint64_t id) const;
 
   // The id of an unsettled number.
   uint64_t IdOf(uint64_t number) const;
+
+  // The worker gave it up: what it is told is that, and not its end.
+  void GiveUp(uint64_t number);
+  // False for an end that the worker is not told: it was given up, or has been told.
+  bool Expects(uint64_t number, bool given_up) const;
 
   // The worker is told its end. Once for each number.
   void Settle(uint64_t number);
@@ -55,6 +66,7 @@ class InvocationWindow {
     uint64_t number = 0;
     uint64_t id = 0;
     bool settled = false;
+    bool given_up = false;
     std::shared_ptr<internal::OperationTask> task;
   };
   // Settled numbers above the first unsettled one.

@@ -53,6 +53,13 @@ CallDeadline CallDeadline::Of(const grpc::ServerContextBase& context,
   return {.start_by = clock.Now() + std::min(rpc, own), .ends_before_rpc = own < rpc};
 }
 
+absl::Status CheckCoalesceKey(const std::string& key) {
+  constexpr size_t kLongest = 128;
+  if (key.size() <= kLongest) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                   absl::StrCat("a coalesce_key of ", key.size(), " bytes; at most ", kLongest));
+}
+
 absl::Status ReplyTooLarge(const std::string& operation, size_t size, int64_t limit) {
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
                    absl::StrCat(operation, " ran, but its reply of ", size,

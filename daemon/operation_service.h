@@ -24,6 +24,9 @@ struct CallDeadline {
                          std::optional<absl::Duration> wanted, const Clock& clock);
 };
 
+// INVALID_ARGUMENT (INVALID_REQUEST): the key is longer than it may be.
+absl::Status CheckCoalesceKey(const std::string& key);
+
 // RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) for a reply of `size` bytes.
 absl::Status ReplyTooLarge(const std::string& operation, size_t size, int64_t limit);
 

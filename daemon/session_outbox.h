@@ -51,6 +51,7 @@ struct Finished {
   absl::Status status;
   std::unique_ptr<google::protobuf::Message> reply;  // if it was asked for
   size_t bytes = 0;                                  // what it counts for while it is unsent
+  bool given_up = false;                             // not its end: the worker gave it up
 };
 
 // Where the outcomes of one session stream gather until the stream writes them: the runtime thread

@@ -1,5 +1,9 @@
 #include "runloop/daemon/session_stream.h"
 
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+#include <grpcpp/support/proto_buffer_writer.h>
+
 #include <algorithm>
 #include <limits>
 #include <random>
@@ -8,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "runloop/daemon/dispatcher_service.h"
 #include "runloop/daemon/durations.h"
+#include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
+#include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
 
@@ -62,6 +68,21 @@ Finished Failed(uint64_t number, absl::Status status) {
   if (SizeOf(status) > kSmallStatus) status = FromGrpcStatus(ToGrpcStatus(status));
   const size_t bytes = kOutcomeBytes + SizeOf(status);
   return {.number = number, .status = std::move(status), .bytes = bytes};
+}
+
+// `bytes` come from a peer: nothing but the parser reads them.
+bool Parse(grpc::ByteBuffer& bytes, v1::SessionRequest& request) {
+  grpc::ProtoBufferReader reader(&bytes);
+  return reader.status().ok() && request.ParseFromZeroCopyStream(&reader);
+}
+
+grpc::ByteBuffer Serialize(const v1::SessionResponse& response) {
+  grpc::ByteBuffer bytes;
+  bool owned = true;
+  // Fails only for a message of more than 2 GiB.
+  (void)grpc::GenericSerialize<grpc::ProtoBufferWriter, google::protobuf::Message>(response, &bytes,
+                                                                                   &owned);
+  return bytes;
 }
 
 // 128 random bits: what is not known cannot be joined.
@@ -138,6 +159,8 @@ void SessionStream::OnRead(bool ok) {
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
   } else if (ending_) {
     // Too late: what it brings was never admitted.
+  } else if (!Parse(incoming_, request_)) {
+    End(Violation("a message is no valid SessionRequest"));
   } else if (stage_ == Stage::kHello) {
     HandleHello();
   } else if (absl::Status status = HandleRequest(); !status.ok()) {
@@ -145,6 +168,7 @@ void SessionStream::OnRead(bool ok) {
                                     session_->info().peer.pid, ": ", status.message()));
     End(std::move(status));
   }
+  incoming_.Clear();
   TrimRequest();
   Advance();
 }
@@ -175,7 +199,8 @@ void SessionStream::Advance() {
   if (stage_ == Stage::kListening || broken_ || finishing_) return;
   if (!writing_ && !ending_ && FillResponse()) {
     writing_ = true;
-    stream_.Write(response_, written_.Start());
+    outgoing_ = Serialize(response_);
+    stream_.Write(outgoing_, written_.Start());
   }
   if (!writing_) {
     if (!ending_ && stage_ == Stage::kOpen && window_.unsettled() == 0) {
@@ -193,7 +218,7 @@ void SessionStream::Advance() {
     return;
   }
   reading_ = true;
-  stream_.Read(&request_, read_.Start());
+  stream_.Read(&incoming_, read_.Start());
 }
 
 bool SessionStream::FillResponse() {
@@ -217,6 +242,10 @@ bool SessionStream::FillResponse() {
   while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
     Finished& finished = unsent_.front();
     unsent_bytes_ -= finished.bytes;
+    if (!window_.Expects(finished.number, finished.given_up)) {
+      unsent_.pop_front();
+      continue;
+    }
     written_bytes_ += finished.bytes;
     if (finished.status.ok() && finished.reply == nullptr) {
       window_.Settle(finished.number);
@@ -258,7 +287,7 @@ void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
 
 void SessionStream::HandleHello() {
   if (!request_.has_hello() || request_.dispatches_size() > 0 || request_.cancels_size() > 0 ||
-      request_.has_received()) {
+      request_.waiting_size() > 0 || request_.has_received()) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }
@@ -294,8 +323,9 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   welcome.set_version(kVersion);
   welcome.set_session_id(session_->info().id);
   welcome.set_transport(v1::TRANSPORT_STREAM);
-  welcome.mutable_limits()->set_max_message_bytes(server_.options().max_message_bytes);
-  welcome.mutable_limits()->set_max_unfinished(server_.options().max_unfinished);
+  welcome.set_runtime_id(server_.core().id());
+  *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
+                                       server_.options().max_unfinished);
   uint32_t id = 0;
   for (const Operation* operation : server_.operations()) {
     v1::OperationId& named = *welcome.add_operations();
@@ -310,10 +340,11 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
 absl::Status SessionStream::HandleRequest() {
   if (request_.has_hello()) return Violation("a second hello");
   const int64_t most = MaxItems(server_.options().max_unfinished);
-  if (request_.dispatches_size() > most || request_.cancels_size() > most) {
-    return Violation(absl::StrCat("one message held ", request_.dispatches_size(),
-                                  " dispatches and ", request_.cancels_size(), " cancels; at most ",
-                                  most,
+  if (request_.dispatches_size() > most || request_.cancels_size() > most ||
+      request_.waiting_size() > most) {
+    return Violation(absl::StrCat("one message held ", request_.dispatches_size(), " dispatches, ",
+                                  request_.cancels_size(), " cancels and ", request_.waiting_size(),
+                                  " waiting; at most ", most,
                                   " of each, twice limits.max_unfinished: send several messages"));
   }
   for (const v1::Dispatch& dispatch : request_.dispatches()) {
@@ -322,15 +353,53 @@ absl::Status SessionStream::HandleRequest() {
                                     window_.last_id(), "; ids start at 1 and rise"));
     }
     const uint64_t number = window_.Add(dispatch.invocation_id());
-    absl::Status refused = Dispatch(number, dispatch);
-    if (refused.ok()) continue;
-    unsent_.push_back(Failed(number, std::move(refused)));
-    unsent_bytes_ += unsent_.back().bytes;
+    if (absl::Status refused = Dispatch(number, dispatch); !refused.ok()) {
+      Refuse(number, std::move(refused));
+    }
   }
-  for (const v1::Cancel& cancel : request_.cancels()) {
-    if (const auto task = window_.FindTask(cancel.invocation_id())) server_.core().Cancel(*task);
+  for (const v1::Cancel& cancel : request_.cancels()) Cancel(cancel);
+  for (const v1::Waiting& waiting : request_.waiting()) {
+    const auto invocation = window_.Find(waiting.invocation_id());
+    absl::StatusOr<internal::Chain> chain = ReadChain(waiting.chain());
+    if (!chain.ok()) return Violation(chain.status().message());
+    if (invocation.has_value() && invocation->task != nullptr) {
+      server_.core().AlsoWaits(*invocation->task, *std::move(chain));
+    }
   }
   return absl::OkStatus();
+}
+
+void SessionStream::Refuse(uint64_t number, absl::Status why) {
+  unsent_.push_back(Failed(number, std::move(why)));
+  unsent_bytes_ += unsent_.back().bytes;
+}
+
+void SessionStream::Cancel(const v1::Cancel& cancel) {
+  const uint64_t id = cancel.invocation_id();
+  const auto invocation = window_.Find(id);
+  const bool open = invocation.has_value() && invocation->task != nullptr;
+  if (!cancel.give_up()) {
+    if (open) server_.core().Cancel(*invocation->task);
+    return;
+  }
+  const auto given_up = open ? server_.core().GiveUp(*invocation->task, OutcomeKind::kCancelled)
+                             : internal::RuntimeCore::GivenUp::kEnded;
+  switch (given_up) {
+    case internal::RuntimeCore::GivenUp::kNeverRan:
+      break;  // the outcome says so
+    case internal::RuntimeCore::GivenUp::kStillRunning:
+      Refuse(invocation->number,
+             MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                       absl::StrCat(invocation->task->operation->name(),
+                                    " had started when it was given up; it runs on"),
+                       {{"operation", invocation->task->operation->name()}}));
+      unsent_.back().given_up = true;
+      window_.GiveUp(invocation->number);
+      break;
+    case internal::RuntimeCore::GivenUp::kEnded:
+      server_.core().GiveUpEnded(*session_, id);
+      break;
+  }
 }
 
 absl::StatusOr<const Operation*> SessionStream::FindOperation(const v1::Dispatch& dispatch) const {
@@ -372,6 +441,9 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> request =
       (*operation)->ParseRequest(dispatch.request());
   if (!request.ok()) return request.status();
+  absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.chain());
+  if (!chain.ok()) return chain.status();
+  if (absl::Status key = CheckCoalesceKey(dispatch.coalesce_key()); !key.ok()) return key;
 
   // Runs on the runtime thread, mostly: it keeps the reply only if it was asked for, and leaves
   // serializing it to the stream's thread.
@@ -391,8 +463,12 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
       server_.core().Dispatch({.operation = *operation,
                                .request = *std::move(request),
+                               .request_bytes = dispatch.request().size(),
                                .session = session_,
                                .deadline = deadline,
+                               .coalesce_key = dispatch.coalesce_key(),
+                               .chain = *std::move(chain),
+                               .number = dispatch.invocation_id(),
                                .done = std::move(done)});
   if (!task.ok()) return task.status();
   window_.SetTask(number, *std::move(task));

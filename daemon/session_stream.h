@@ -3,6 +3,7 @@
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_stream.h>
+#include <grpcpp/support/byte_buffer.h>
 
 #include <deque>
 #include <memory>
@@ -24,11 +25,11 @@ namespace runloop::daemon {
 // a write is, outcomes gather, and the next write takes them all. Ownership: the server's; it
 // deletes the stream when nothing is outstanding any more.
 //
-// What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
-// parse, and a request must not hold many times what may be unfinished. What concerns one
-// invocation is that invocation's outcome; what breaks the rules of the stream (PROTOCOL_VIOLATION)
-// ends it, and with it the session. A worker that does not read its outcomes is not read from, once
-// `kMaxUnsentBytes` of them wait.
+// What is distrusted: everything in a request. It must parse, ids must rise, operations must exist,
+// requests must parse, and a request must not hold many times what may be unfinished. What concerns
+// one invocation is that invocation's outcome; what breaks the rules of the stream
+// (PROTOCOL_VIOLATION) ends it, and with it the session. A worker that does not read its outcomes
+// is not read from, once `kMaxUnsentBytes` of them wait.
 class SessionStream {
  public:
   explicit SessionStream(SessionServer& server);
@@ -84,6 +85,9 @@ class SessionStream {
   void TrimRequest();
   // An error is a violation of the protocol.
   absl::Status HandleRequest();
+  void Cancel(const v1::Cancel& cancel);
+  // Tells the worker of an end that did not come from the runtime.
+  void Refuse(uint64_t number, absl::Status why);
   // An error is the invocation's outcome.
   absl::Status Dispatch(uint64_t number, const v1::Dispatch& dispatch);
   absl::StatusOr<const Operation*> FindOperation(const v1::Dispatch& dispatch) const;
@@ -94,7 +98,7 @@ class SessionStream {
 
   SessionServer& server_;
   grpc::ServerContext context_;
-  grpc::ServerAsyncReaderWriter<v1::SessionResponse, v1::SessionRequest> stream_;
+  grpc::ServerAsyncReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer> stream_;
 
   Tag accepted_{*this, &SessionStream::OnAccepted};
   Tag read_{*this, &SessionStream::OnRead};
@@ -114,6 +118,7 @@ class SessionStream {
   bool finishing_ = false;              // Finish was started
   std::optional<absl::Status> ending_;  // what to finish with
 
+  grpc::ByteBuffer incoming_, outgoing_;
   v1::SessionRequest request_;
   size_t kept_request_bytes_ = 0;  // request_ keeps this at most
   v1::SessionResponse response_;

@@ -53,7 +53,7 @@ void UnaryCall::Start(RuntimeCore::Call call, bool watch_deadline) {
     }
   }
   // The RPC ended meanwhile: by this invocation's outcome, or the peer has gone.
-  if (ended) core_->Cancel(**task);
+  if (ended) core_->GiveUp(**task, OutcomeKind::kCancelled);
 }
 
 void UnaryCall::Cancel() {
@@ -65,7 +65,8 @@ void UnaryCall::Cancel() {
   if (task != nullptr) {
     const bool late = task->deadline <= core_->clock().Now();
     const OutcomeKind kind = late ? OutcomeKind::kExpired : OutcomeKind::kCancelled;
-    core_->Cancel(*task, kind);
+    // Nobody is there for the reply, even if there is one.
+    if (core_->GiveUp(*task, kind) == RuntimeCore::GivenUp::kEnded) task->ReleaseMade();
   }
   Complete(MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
                      "the caller cancelled the call"),
@@ -79,8 +80,8 @@ void UnaryCall::OnDeadline() {
     if (finished_) return;
     task = task_;
   }
-  // If it has not started, its outcome says so.
-  if (core_->Cancel(*task, OutcomeKind::kExpired)) return;
+  // If it has not started, or has ended, its outcome says so.
+  if (core_->GiveUp(*task, OutcomeKind::kExpired) != RuntimeCore::GivenUp::kStillRunning) return;
   Complete(MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat(task->operation->name(),
                                   " had started when the deadline passed; it runs on"),

@@ -11,21 +11,24 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/ledger.h"
 #include "runloop/runtime/task.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop::internal {
 
 class RuntimeCore;
 
-// What the templates need of the core.
+// What the templates need of the core, whose header they must not include.
 absl::Status PostTask(RuntimeCore& core, Task* task);
 bool IsRuntimeThread(const RuntimeCore& core);
-absl::Status EnterInPlace(RuntimeCore& core);
-void LeaveInPlace(RuntimeCore& core, bool failed);
+absl::Status EnterInPlace(RuntimeCore& core, Task& task);
+void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded);
 // INTERNAL (HANDLER_THREW) with the text of the exception that is being handled; logged if `log`.
 absl::Status CurrentExceptionStatus(RuntimeCore* log);
 
@@ -44,7 +47,7 @@ class ClosureTask final : public Task {
       return RunResult::kFailed;
     }
   }
-  void Skip(OutcomeKind) override {}
+  void Skip(const absl::Status&) override {}
   void Release() override { delete this; }
 
  private:
@@ -96,6 +99,27 @@ class BlockingWait {
 absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout);
 absl::Status NeverRan(OutcomeKind kind);
 
+// Declares that the runtime of this thread, if it has one, waits for a closure of `core`: puts its
+// chain into `task`, before that is posted.
+void SetChain(Task& task);
+// While it lives, passes on what waits for the caller. Keeps the task, by its own references.
+class ClosureWait {
+ public:
+  ClosureWait(RuntimeCore& core, Task& task, absl::FunctionRef<void()> reference,
+              std::function<void()> unreference);
+
+ private:
+  std::optional<WaitScope> scope_;
+};
+
+// Stands for a closure that runs in place, so that it is counted as any other.
+class InPlaceTask final : public Task {
+ public:
+  RunResult Run() override { return RunResult::kTold; }
+  void Skip(const absl::Status&) override {}
+  void Release() override {}
+};
+
 // A closure whose caller waits. Owned by the caller and the queue together: the last of them
 // destroys it. The closure itself is destroyed on the runtime thread in any case, as is the result
 // if the caller has gone.
@@ -123,8 +147,8 @@ class BlockingTask final : public Task {
     return result_->ok() ? RunResult::kSucceeded : RunResult::kFailed;
   }
 
-  void Skip(OutcomeKind kind) override {
-    result_.emplace(NeverRan(kind));
+  void Skip(const absl::Status& why) override {
+    result_.emplace(why);
     Publish();
   }
 
@@ -144,6 +168,7 @@ class BlockingTask final : public Task {
     return *std::move(result_);
   }
 
+  void Reference() { references_.fetch_add(1, std::memory_order_relaxed); }
   void Unreference() {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
@@ -169,7 +194,8 @@ typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure
                                                     absl::Duration timeout) {
   using TaskType = BlockingTask<F>;
   if (IsRuntimeThread(core)) {
-    absl::Status entered = EnterInPlace(core);
+    InPlaceTask in_place;
+    absl::Status entered = EnterInPlace(core, in_place);
     if (!entered.ok()) return entered;
     std::optional<typename TaskType::Result> result;
     try {
@@ -182,19 +208,25 @@ typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure
     } catch (...) {
       result.emplace(CurrentExceptionStatus(nullptr));
     }
-    LeaveInPlace(core, !result->ok());
+    LeaveInPlace(core, in_place, result->ok());
     return *std::move(result);
   }
   auto* task = new TaskType(std::move(closure));
+  SetChain(*task);
   absl::Status posted = PostTask(core, task);
   if (!posted.ok()) {
     task->Unreference();
     task->Unreference();
     return posted;
   }
-  typename TaskType::Result result = task->Await(core, timeout);
+  std::optional<typename TaskType::Result> result;
+  {
+    const ClosureWait wait(
+        core, *task, [task] { task->Reference(); }, [task] { task->Unreference(); });
+    result.emplace(task->Await(core, timeout));
+  }
   task->Unreference();
-  return result;
+  return *std::move(result);
 }
 
 }  // namespace runloop::internal

@@ -9,6 +9,7 @@
 #include "runloop/runtime/epoll_loop.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/strings.h"
+#include "runloop/v1/handles.pb.h"
 
 namespace runloop::internal {
 namespace {
@@ -18,20 +19,52 @@ std::string RandomId() {
   return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
 }
 
-// Clean-up: it is not bounded, and runs even if the runtime stops first.
-class EndTask final : public Task {
+// Not bounded, and runs even if the runtime stops first.
+class CleanupTask final : public Task {
  public:
-  explicit EndTask(absl::AnyInvocable<void() &&> closure) : closure_(std::move(closure)) {}
+  explicit CleanupTask(absl::AnyInvocable<void() &&> closure) : closure_(std::move(closure)) {
+    is_cleanup = true;
+  }
   RunResult Run() override {
     std::move(closure_)();
     return RunResult::kSucceeded;
   }
-  void Skip(OutcomeKind) override { std::move(closure_)(); }
+  void Skip(const absl::Status&) override { std::move(closure_)(); }
   void Release() override { delete this; }
 
  private:
   absl::AnyInvocable<void() &&> closure_;
 };
+
+// The operations that every runtime has.
+OperationRegistry WithOwnOperations(OperationRegistry operations) {
+  operations
+      .RegisterDeferred<v1::ReleaseRequest, v1::ReleaseResponse>(
+          "runloop.v1.Handles/Release",
+          [](OperationContext& context, const v1::ReleaseRequest& request,
+             Completion<v1::ReleaseResponse> completion) {
+            auto shared = std::make_shared<Completion<v1::ReleaseResponse>>(std::move(completion));
+            absl::Status released =
+                context.session()->Release(request.handle(), [shared](absl::Status closed) {
+                  if (closed.ok()) {
+                    shared->Finish(v1::ReleaseResponse());
+                  } else {
+                    shared->Finish(std::move(closed));
+                  }
+                });
+            if (!released.ok()) shared->Finish(std::move(released));
+          })
+      .IgnoreError();  // the host has one of its own
+  return operations;
+}
+
+// The runtime whose runtime thread this is.
+thread_local RuntimeCore* runtime_of_this_thread = nullptr;
+
+absl::Status SessionEndedError(const Session& session) {
+  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                   "the session has ended", {{"session", session.info().id}});
+}
 
 absl::Status StoppedError() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
@@ -41,15 +74,17 @@ absl::Status StoppedError() {
 }  // namespace
 
 RuntimeCore::RuntimeCore(RuntimeOptions options)
-    : operations_(std::move(options.operations)),
-      max_queued_(options.max_queued),
+    : operations_(WithOwnOperations(std::move(options.operations))),
       budget_(options.budget),
       stall_threshold_(options.stall_threshold),
+      close_timeout_(options.close_timeout),
+      max_handles_(options.max_handles),
       clock_(options.clock ? options.clock : Clock::Monotonic()),
       log_(options.log ? std::move(options.log) : StderrLog()),
       id_(RandomId()),
       start_time_(absl::Now()),
-      loop_(options.loop ? std::move(options.loop) : NewEpollLoop()) {
+      loop_(options.loop ? std::move(options.loop) : NewEpollLoop()),
+      lifecycle_(options.bounds, [this](const Account* among) { return LargestHolder(among); }) {
   service_ = std::thread([this] { Serve(); });
 }
 
@@ -60,6 +95,7 @@ RuntimeCore::~RuntimeCore() {
 
 absl::Status RuntimeCore::Bind() {
   thread_id_.store(std::this_thread::get_id());
+  runtime_of_this_thread = this;
   return loop_->Attach([this](const DrainBudget& budget) { return RunSlice(budget); });
 }
 
@@ -67,42 +103,40 @@ bool RuntimeCore::OnRuntimeThread() const {
   return thread_id_.load(std::memory_order_relaxed) == std::this_thread::get_id();
 }
 
+RuntimeCore* RuntimeCore::OfThisThread() { return runtime_of_this_thread; }
+
 // ---- posting ----
 
 absl::Status RuntimeCore::Post(Task* task) {
   if (stopped()) {
-    ledger_.Refuse();
+    lifecycle_.Refuse();
     return StoppedError();
   }
-  const int64_t queued = ledger_.queued();
-  if (queued >= max_queued_) {
-    ledger_.Refuse();
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-                     absl::StrCat("the runtime's queue is full: ", queued, " of ", max_queued_,
-                                  " tasks wait; try again when the runtime thread has caught up"),
-                     {{"limit", absl::StrCat(max_queued_)}});
+  Chain chain;
+  if (task->chains != nullptr) {
+    chain = task->chains->front();
+    if (Contains(chain, id_)) {
+      lifecycle_.Refuse();
+      return DeadlockError(chain, id_, "(closure)");
+    }
   }
-  if (Enqueue(task)) return absl::OkStatus();
-  ledger_.Refuse();
+  if (absl::Status admitted = lifecycle_.Admit(*task); !admitted.ok()) return admitted;
+  if (Enqueue(task)) {
+    if (!chain.empty()) PassOn(chain);
+    return absl::OkStatus();
+  }
+  lifecycle_.Unadmit(*task);
+  lifecycle_.Refuse();
   return StoppedError();
 }
 
 bool RuntimeCore::Enqueue(Task* task) {
-  // Counted first: once pushed, the task may end at any moment.
-  ledger_.Admit();
-  if (task->session != nullptr) task->session->queued_.fetch_add(1, std::memory_order_relaxed);
-  const Operation* const operation = task->operation;
-  if (operation != nullptr) {
-    operation->statistics().queued.fetch_add(1, std::memory_order_relaxed);
-  }
-  if (!queue_.Push(task)) {
-    ledger_.Unadmit();
-    if (task->session != nullptr) task->session->queued_.fetch_sub(1, std::memory_order_relaxed);
-    if (operation != nullptr) {
-      operation->statistics().queued.fetch_sub(1, std::memory_order_relaxed);
-    }
-    return false;
-  }
+  if (!queue_.Push(task)) return false;
+  WakeLoop();
+  return true;
+}
+
+void RuntimeCore::WakeLoop() {
   // Pairs with the end of RunSlice: either the loop sees the task, or this sees the loop asleep.
   if (asleep_.load(std::memory_order_seq_cst) &&
       asleep_.exchange(false, std::memory_order_seq_cst)) {
@@ -110,7 +144,17 @@ bool RuntimeCore::Enqueue(Task* task) {
     loop_->Wake();
     Watch();
   }
-  return true;
+}
+
+void RuntimeCore::PassOn(const Chain& chain) {
+  const std::shared_ptr<Waits::Forward> forward = waits_.forward();
+  if (forward == nullptr || chain.size() >= kMaxChainLinks) return;
+  Chain longer = chain;
+  {
+    absl::MutexLock lock(&current_mutex_);
+    longer.push_back({.runtime_id = id_, .operation = std::string(current_.name())});
+  }
+  (*forward)(std::move(longer));
 }
 
 absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view name) const {
@@ -122,57 +166,83 @@ absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view nam
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) {
+  absl::Status refusal;
   if (stopped()) {
-    ledger_.Refuse();
+    refusal = StoppedError();
+  } else if (draining_.load(std::memory_order_acquire)) {
+    refusal = MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                        "the runtime is draining and takes no new work; reconnect later");
+  } else if (call.session->ended()) {
+    refusal = SessionEndedError(*call.session);
+  } else if (Contains(call.chain, id_)) {
+    refusal = DeadlockError(call.chain, id_, call.operation->name());
+  }
+  if (!refusal.ok()) {
+    lifecycle_.Refuse();
+    return refusal;
+  }
+  const Chain chain = call.chain;
+  const std::string key = call.coalesce_key;
+  const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
+  std::shared_ptr<OperationTask> old;
+  if (!key.empty()) old = task->session->FindKeyed(key);
+  const bool replaces = old != nullptr && old->state() == Task::State::kQueued;
+  if (absl::Status admitted = lifecycle_.Admit(*task, replaces ? old.get() : nullptr);
+      !admitted.ok()) {
+    return admitted;
+  }
+  task->HoldForQueue();
+  bool queued;
+  if (key.empty()) {
+    queued = Enqueue(task.get());
+  } else {
+    queued = EnqueueInstead(task->session->ExchangeKeyed(key, task), task.get());
+  }
+  if (!queued) {
+    lifecycle_.Unadmit(*task);
+    lifecycle_.Refuse();
+    task->Release();
     return StoppedError();
   }
-  if (draining_.load(std::memory_order_acquire)) {
-    ledger_.Refuse();
-    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
-                     "the runtime is draining and takes no new work; reconnect later");
-  }
-  if (call.session->ended()) {
-    ledger_.Refuse();
-    return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
-                     "the session has ended");
-  }
-  auto task =
-      std::make_shared<OperationTask>(shared_from_this(), *call.operation, std::move(call.session),
-                                      std::move(call.request), call.deadline, std::move(call.done));
-  task->HoldForQueue();
-  if (absl::Status posted = Post(task.get()); !posted.ok()) {
-    task->Release();
-    return posted;
-  }
+  // A session that ended meanwhile may not have found it.
+  if (task->session->ended()) Cancel(*task, OutcomeKind::kAbandoned);
+  if (!chain.empty()) PassOn(chain);
   return task;
 }
 
+bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task) {
+  if (old == nullptr || !lifecycle_.EndUnstarted(*old, OutcomeKind::kSuperseded)) {
+    return Enqueue(task);
+  }
+  const bool replaced = queue_.Replace(*old, task, clock_->Now());
+  const bool queued = replaced || queue_.Push(task);
+  old->Skip(NeverRan(OutcomeKind::kSuperseded));
+  if (replaced) old->Release();
+  if (queued) WakeLoop();
+  return queued;
+}
+
 absl::Status RuntimeCore::DispatchInPlace(Call call) {
-  if (absl::Status entered = EnterInPlace(); !entered.ok()) return entered;
-  const auto task =
-      std::make_shared<OperationTask>(shared_from_this(), *call.operation, std::move(call.session),
-                                      std::move(call.request), call.deadline, std::move(call.done));
-  task->in_place = true;
-  task->TryStart();
-  CountStart(*task, clock_->Now());
-  if (task->Run() == Task::RunResult::kDeferred) ledger_.Defer();
+  const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
+  if (absl::Status entered = EnterInPlace(*task); !entered.ok()) return entered;
+  task->Run();
   AfterInPlace();
   return absl::OkStatus();
 }
 
-absl::Status RuntimeCore::EnterInPlace() {
+absl::Status RuntimeCore::EnterInPlace(Task& task) {
   if (stopped()) {
-    ledger_.Refuse();
+    lifecycle_.Refuse();
     return StoppedError();
   }
-  ledger_.Admit();
-  ledger_.Start();
+  lifecycle_.AdmitUnbounded(task);
+  lifecycle_.Start(task, clock_->Now());
   ++depth_;
   return absl::OkStatus();
 }
 
-void RuntimeCore::LeaveInPlace(bool failed) {
-  CountEnd(nullptr, nullptr, !failed, false);
+void RuntimeCore::LeaveInPlace(Task& task, bool succeeded) {
+  lifecycle_.Finish(task, succeeded);
   AfterInPlace();
 }
 
@@ -183,25 +253,68 @@ void RuntimeCore::AfterInPlace() {
   QuitIfDrained();
 }
 
-bool RuntimeCore::EndQueued(Task& task, OutcomeKind kind) {
-  if (!task.TryEnd()) return false;
-  ledger_.EndQueued(kind);
-  if (task.session != nullptr) {
-    task.session->queued_.fetch_sub(1, std::memory_order_relaxed);
-    task.session->finished_.fetch_add(1, std::memory_order_relaxed);
-  }
-  if (task.operation != nullptr) {
-    Operation::Statistics& statistics = task.operation->statistics();
-    statistics.queued.fetch_sub(1, std::memory_order_relaxed);
-    statistics.not_started.fetch_add(1, std::memory_order_relaxed);
-  }
-  return true;
+// ---- ending what has not started ----
+
+void RuntimeCore::AfterEndUnstarted(OperationTask& task, const absl::Status& why) {
+  const bool was_queued = queue_.Take(task, clock_->Now());  // else it is being popped, or posted
+  task.Skip(why);
+  if (was_queued) task.Release();
 }
 
 bool RuntimeCore::Cancel(OperationTask& task, OutcomeKind kind) {
-  if (!EndQueued(task, kind)) return false;
-  task.Skip(kind);
+  if (!lifecycle_.EndUnstarted(task, kind)) return false;
+  AfterEndUnstarted(task, NeverRan(kind));
   return true;
+}
+
+RuntimeCore::GivenUp RuntimeCore::GiveUp(OperationTask& task, OutcomeKind kind) {
+  if (Cancel(task, kind)) return GivenUp::kNeverRan;
+  if (!task.TryGiveUp()) return GivenUp::kEnded;
+  lifecycle_.CountGivenUp();
+  return GivenUp::kStillRunning;
+}
+
+void RuntimeCore::GiveUpEnded(Session& session, uint64_t number) {
+  if (number != 0) session.handles_.GiveUp(*this, number);
+}
+
+void RuntimeCore::AlsoWaits(OperationTask& task, Chain chain) {
+  if (Contains(chain, id_)) {
+    if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) {
+      AfterEndUnstarted(task, DeadlockError(chain, id_, task.operation->name()));
+    }
+  } else if (task.state() != Task::State::kEnded) {
+    waits_.Add(task, chain);
+    PassOn(chain);
+  }
+}
+
+void RuntimeCore::AlsoWaitsForClosure(Task& task, Chain chain) {
+  if (Contains(chain, id_)) {
+    if (!lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) return;
+    lifecycle_.CountStale(1);
+    task.Skip(DeadlockError(chain, id_, "(closure)"));
+  } else if (task.state() != Task::State::kEnded) {
+    waits_.Add(task, chain);
+    PassOn(chain);
+  }
+}
+
+bool RuntimeCore::ExpireClosure(Task& task) {
+  if (!lifecycle_.EndUnstarted(task, OutcomeKind::kExpired)) return false;
+  lifecycle_.CountStale(1);
+  return true;
+}
+
+void RuntimeCore::EndQueued(OutcomeKind kind, const Lane* only,
+                            absl::FunctionRef<bool(Task&)> wanted) {
+  const absl::Time now = clock_->Now();
+  const std::vector<Task*> ended = queue_.TakeIf(
+      now, only, [&](Task& task) { return wanted(task) && lifecycle_.EndUnstarted(task, kind); });
+  for (Task* const task : ended) {
+    task->Skip(NeverRan(kind));
+    task->Release();
+  }
 }
 
 // ---- running ----
@@ -217,11 +330,11 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   absl::Time now = begin;
   for (int ran = 0;; ++ran) {
     if (ran > 0 && (ran >= budget.tasks || now - begin >= budget.time)) return true;
-    const TaskQueue::Popped popped = queue_.Pop(now);
-    if (popped.task != nullptr) {
-      RunTask(*popped.task, now);
+    if (Task* const task = queue_.Pop(now)) {
+      RunTask(*task, now);
       if (stopped()) return false;
-      now = clock_->Now();
+      const absl::Time before = std::exchange(now, clock_->Now());
+      lifecycle_.NoteRunTime(now - before);
       continue;
     }
     asleep_.store(true, std::memory_order_seq_cst);
@@ -237,16 +350,17 @@ void RuntimeCore::RunTask(Task& task, absl::Time now) {
   const bool abandoned = task.session != nullptr && task.session->ended();
   if (abandoned || task.deadline <= now) {
     const OutcomeKind kind = abandoned ? OutcomeKind::kAbandoned : OutcomeKind::kExpired;
-    if (EndQueued(task, kind)) task.Skip(kind);
-  } else if (task.TryStart()) {
-    CountStart(task, now);
+    if (lifecycle_.EndUnstarted(task, kind)) task.Skip(NeverRan(kind));
+  } else if (lifecycle_.Start(task, now)) {
     {
       absl::MutexLock lock(&current_mutex_);
       current_ = {
           .active = true, .operation = task.operation, .session = task.session, .since = now};
     }
     ++depth_;
+    running_ = &task;
     const Task::RunResult result = task.Run();
+    running_ = nullptr;
     --depth_;
     if (task.operation != nullptr) {
       task.operation->statistics().run_time.Add(clock_->Now() - now);
@@ -257,113 +371,50 @@ void RuntimeCore::RunTask(Task& task, absl::Time now) {
       current_.active = false;
       session = std::move(current_.session);
     }
-    if (result == Task::RunResult::kDeferred) {
-      ledger_.Defer();
-    } else if (result != Task::RunResult::kCounted) {
-      CountEnd(task.operation, task.session.get(), result == Task::RunResult::kSucceeded, false);
+    if (result != Task::RunResult::kTold) {
+      lifecycle_.Finish(task, result == Task::RunResult::kSucceeded);
     }
+  } else if (task.operation == nullptr) {
+    lifecycle_.CountStale(-1);
   }
   task.Release();
 }
 
-void RuntimeCore::CountStart(Task& task, absl::Time now) {
-  if (!task.in_place) ledger_.Start();  // else EnterInPlace has counted it
-  if (task.session != nullptr) {
-    task.session->running_.fetch_add(1, std::memory_order_relaxed);
-    if (!task.in_place) task.session->queued_.fetch_sub(1, std::memory_order_relaxed);
-  }
-  if (task.operation != nullptr) {
-    Operation::Statistics& statistics = task.operation->statistics();
-    if (!task.in_place) statistics.queued.fetch_sub(1, std::memory_order_relaxed);
-    statistics.queue_wait.Add(now - task.posted_at);
-  }
-}
-
-void RuntimeCore::CountEnd(const Operation* operation, Session* session, bool succeeded,
-                           bool was_deferred) {
-  ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, was_deferred);
-  if (session != nullptr) {
-    session->running_.fetch_sub(1, std::memory_order_relaxed);
-    session->finished_.fetch_add(1, std::memory_order_relaxed);
-  }
-  if (operation != nullptr) {
-    Operation::Statistics& statistics = operation->statistics();
-    (succeeded ? statistics.succeeded : statistics.failed).fetch_add(1, std::memory_order_relaxed);
-  }
-}
-
-// ---- deferred completion ----
-
-void RuntimeCore::AddDeferred(std::shared_ptr<OperationTask> task) {
-  absl::MutexLock lock(&deferred_mutex_);
-  const OperationTask* const key = task.get();
-  deferred_.emplace(key, std::move(task));
-}
-
-void RuntimeCore::RemoveDeferred(const OperationTask& task) {
-  std::shared_ptr<OperationTask> removed;  // released outside the lock
-  {
-    absl::MutexLock lock(&deferred_mutex_);
-    const auto found = deferred_.find(&task);
-    if (found == deferred_.end()) return;
-    removed = std::move(found->second);
-    deferred_.erase(found);
-  }
-  QuitIfDrained();
-}
-
-void RuntimeCore::AbortDeferred(const Session* session, const absl::Status& why) {
-  std::vector<std::shared_ptr<OperationTask>> tasks;
-  {
-    absl::MutexLock lock(&deferred_mutex_);
-    for (const auto& [key, task] : deferred_) {
-      if (session == nullptr || task->session.get() == session) tasks.push_back(task);
-    }
-  }
-  for (const auto& task : tasks) task->Finish(why);
-}
-
-// ---- sessions ----
-
-std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
-  absl::MutexLock lock(&sessions_mutex_);
-  if (info.id.empty()) info.id = absl::StrCat("s", next_session_++);
-  if (info.start_time == absl::UnixEpoch()) info.start_time = absl::Now();
-  std::shared_ptr<Session> session(new Session(weak_from_this(), std::move(info)));
-  sessions_.push_back(session);
-  return session;
-}
-
-void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
-  // If the queue is closed, Shutdown closes the session.
-  auto task =
-      std::make_unique<EndTask>([this, session = std::move(session)] { CloseSession(*session); });
+void RuntimeCore::RunCleanup(absl::AnyInvocable<void() &&> closure) {
+  auto task = std::make_unique<CleanupTask>(std::move(closure));
   if (Enqueue(task.get())) (void)task.release();
 }
 
-void RuntimeCore::RunAfterSessionEnd(absl::AnyInvocable<void() &&> closure) {
-  auto task = std::make_unique<EndTask>([this, closure = std::move(closure)]() mutable {
-    try {
-      std::move(closure)();
-    } catch (...) {
-      (void)CurrentExceptionStatus(this);
-    }
-  });
-  if (Enqueue(task.get())) {
-    (void)task.release();
-  } else {
-    task->Run();  // the runtime has stopped
-  }
+// ---- waiting for other runtimes ----
+
+Chain RuntimeCore::WaitingChain() const {
+  std::vector<Chain> chains;
+  if (running_ != nullptr) waits_.Collect(*running_, chains);
+  // The others are passed on by BeginWait.
+  Chain chain = chains.empty() ? Chain() : std::move(chains.front());
+  const bool named = running_ != nullptr && running_->operation != nullptr;
+  chain.push_back({.runtime_id = id_,
+                   .operation = named ? running_->operation->name() : std::string("(closure)")});
+  return chain;
 }
 
-void RuntimeCore::CloseSession(Session& session) {
-  session.RunClosures();
-  AbortDeferred(&session, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
-                                    "the session ended before the operation finished",
-                                    {{"session", session.info().id}}));
-  absl::MutexLock lock(&sessions_mutex_);
-  std::erase_if(sessions_, [&](const auto& open) { return open.get() == &session; });
+bool RuntimeCore::BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward) {
+  if (waits_.forward() != nullptr) return false;
+  waits_.Begin(std::move(for_what), std::move(forward));
+  // Whoever waits for this task beside the one that the dispatch names, and for what is queued
+  // behind it. What is queued from now on passes itself on.
+  std::vector<Chain> chains;
+  if (running_ != nullptr) waits_.Collect(*running_, chains);
+  if (!chains.empty()) chains.erase(chains.begin());
+  queue_.TakeIf(clock_->Now(), nullptr, [&](Task& task) {
+    waits_.Collect(task, chains);
+    return false;
+  });
+  for (const Chain& chain : chains) PassOn(chain);
+  return true;
 }
+
+void RuntimeCore::EndWait() { waits_.End(); }
 
 // ---- life ----
 
@@ -380,108 +431,91 @@ void RuntimeCore::RequestQuit() { loop_->Quit(); }
 
 void RuntimeCore::BeginDrain() { draining_.store(true, std::memory_order_release); }
 
-bool RuntimeCore::Drained() const {
-  const Ledger::Counts counts = ledger_.counts();
-  if (counts.queued != 0 || counts.running != 0 || counts.deferred != 0) return false;
-  absl::MutexLock lock(&deferred_mutex_);
-  return deferred_.empty();
+bool RuntimeCore::Reached(DrainPhase phase) const {
+  if (phase == DrainPhase::kWork) {
+    return lifecycle_.ledger().idle() && deferred_.empty() && queue_.empty();
+  }
+  absl::MutexLock lock(&sessions_mutex_);
+  return sessions_.empty();
 }
 
 void RuntimeCore::QuitIfDrained() {
-  if (quit_if_drained_.load(std::memory_order_acquire) && Drained()) loop_->Quit();
+  const DrainPhase phase = drain_phase_.load();
+  if (phase != DrainPhase::kNone && Reached(phase)) loop_->Quit();
 }
 
-Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
-  BeginDrain();
-  const absl::Time deadline = clock_->Now() + timeout;
-  quit_if_drained_.store(true, std::memory_order_release);
+bool RuntimeCore::RunUntil(DrainPhase phase, absl::Time deadline) {
+  drain_phase_.store(phase);
   {
     absl::MutexLock lock(&service_mutex_);
     drain_deadline_ = deadline;
     service_changed_.Signal();
   }
-  while (!stopped() && !Drained() && clock_->Now() < deadline) {
+  while (!stopped() && !Reached(phase) && clock_->Now() < deadline) {
     if (loop_->can_run()) {
       if (!loop_->Run().ok()) break;
     } else if (!RunSlice(budget_)) {
       break;  // only the loop's owner could go on
     }
   }
-  Runtime::DrainResult result{.drained = Drained()};
-  Shutdown();
-  result.ledger = ledger_.counts();
+  return Reached(phase);
+}
+
+Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
+  BeginDrain();
+  const absl::Time deadline = clock_->Now() + timeout;
+  Runtime::DrainResult result{.drained = RunUntil(DrainPhase::kWork, deadline)};
+  if (!stopped()) {
+    EndQueued(OutcomeKind::kAbandoned, nullptr, [](Task& task) { return !task.is_cleanup; });
+    std::vector<std::shared_ptr<Session>> sessions;
+    {
+      absl::MutexLock lock(&sessions_mutex_);
+      sessions = sessions_;
+    }
+    for (auto session = sessions.rbegin(); session != sessions.rend(); ++session) (*session)->End();
+    sessions.clear();
+    RunUntil(DrainPhase::kSessions, std::max(deadline, clock_->Now() + Runtime::kCloseGrace));
+  }
+  result.not_closed = Shutdown();
+  result.drained = result.drained && result.not_closed == 0;
+  result.ledger = lifecycle_.ledger().counts();
   return result;
 }
 
-void RuntimeCore::Shutdown() {
-  if (stopped_.exchange(true, std::memory_order_acq_rel)) return;
+size_t RuntimeCore::Shutdown() {
+  if (stopped_.exchange(true, std::memory_order_acq_rel)) return 0;
   ++depth_;  // from here on nothing of the queue starts, whatever loop the closures below run
   const absl::Time now = clock_->Now();
-  queue_.Close(now);
-  while (Task* const task = queue_.Pop(now).task) {
-    if (EndQueued(*task, OutcomeKind::kAbandoned)) task->Skip(OutcomeKind::kAbandoned);
-    task->Release();
-  }
   std::vector<std::shared_ptr<Session>> sessions;
   {
     absl::MutexLock lock(&sessions_mutex_);
-    sessions = sessions_;
+    sessions.swap(sessions_);
   }
-  for (auto session = sessions.rbegin(); session != sessions.rend(); ++session) {
-    (*session)->ended_.store(true, std::memory_order_release);
-    CloseSession(**session);
+  for (const auto& session : sessions) session->ended_.store(true, std::memory_order_release);
+  queue_.Close(now);
+  while (Task* const task = queue_.Pop(now)) {
+    if (lifecycle_.EndUnstarted(*task, OutcomeKind::kAbandoned)) {
+      task->Skip(StoppedError());
+    }
+    task->Release();
   }
   AbortDeferred(nullptr, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_RUNTIME_STOPPED,
                                    "the runtime stopped before the operation finished"));
+  size_t not_closed = 0;
+  for (auto session = sessions.rbegin(); session != sessions.rend(); ++session) {
+    not_closed += (*session)->handles_.DestroyAll();
+  }
   // What handlers keep may lead back here: a completion, for one, that was never finished.
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   loop_->Detach();
+  if (runtime_of_this_thread == this) runtime_of_this_thread = nullptr;
   {
     absl::MutexLock lock(&service_mutex_);
     service_stop_ = true;
     service_changed_.Signal();
   }
   if (service_.joinable()) service_.join();
-}
-
-// ---- looking ----
-
-Runtime::Snapshot RuntimeCore::GetSnapshot() const {
-  using State = Runtime::Snapshot::State;
-  const absl::Time now = clock_->Now();
-  Runtime::Snapshot snapshot;
-  snapshot.loop = std::string(loop_->kind());
-  snapshot.draining = draining_.load(std::memory_order_acquire);
-  const absl::Time oldest = queue_.OldestAdmitted(now);
-  if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
-  {
-    absl::MutexLock lock(&current_mutex_);
-    if (stopped()) {
-      snapshot.state = State::kStopped;
-    } else if (!started_.load(std::memory_order_acquire)) {
-      snapshot.state = State::kNotStarted;
-      snapshot.notice = NotStartedNotice(now);
-    } else if (!current_.active) {
-      snapshot.state = State::kIdle;
-    } else {
-      snapshot.current_age = now - current_.since;
-      snapshot.current_operation = std::string(current_.name());
-      if (current_.session) snapshot.current_session = current_.session->info().id;
-      snapshot.state = State::kRunning;
-      if (snapshot.current_age >= stall_threshold_) {
-        snapshot.state = State::kStalled;
-        snapshot.notice =
-            absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
-                         " has been running for ", absl::FormatDuration(snapshot.current_age));
-      }
-    }
-  }
-  snapshot.ledger = ledger_.counts();
-  {
-    absl::MutexLock lock(&sessions_mutex_);
-    snapshot.sessions.assign(sessions_.begin(), sessions_.end());
-  }
-  return snapshot;
+  return not_closed;
 }
 
 }  // namespace runloop::internal

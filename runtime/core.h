@@ -9,14 +9,16 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/deferred_tasks.h"
+#include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/runtime/task_queue.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop::internal {
 
@@ -30,21 +32,15 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // ---- for transports; any thread ----
 
-  // Opens a session, which counts as open until its End. `info.id` and `info.start_time` may be
-  // empty.
+  // Opens a session, which counts as open until it has ended and its objects are closed. `info.id`
+  // and `info.start_time` may be empty.
   std::shared_ptr<Session> OpenSession(Session::Info info);
 
-  struct Call {
-    const Operation* operation = nullptr;  // of operations()
-    std::unique_ptr<google::protobuf::Message>
-        request;  // of the operation's generated request type
-    std::shared_ptr<Session> session;
-    absl::Time deadline = absl::InfiniteFuture();  // by clock(); not started by then, it never runs
-    OutcomeCallback done;
-  };
+  using Call = OperationCall;
   // Queues one invocation; never waits. An error means that it was refused: `done` is destroyed
-  // uncalled. Else `done` gets exactly one outcome, and the task may be given to Cancel.
-  // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL).
+  // uncalled. Else `done` gets exactly one outcome, and the task may be given to Cancel and GiveUp.
+  // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL), ABORTED
+  // (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
   // Runs it in place, on the runtime thread, which the caller has checked; also while draining,
   // since what drains may need it. UNAVAILABLE (RUNTIME_STOPPED).
@@ -53,9 +49,25 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // `kind`) was given on this thread.
   bool Cancel(OperationTask& task, OutcomeKind kind = OutcomeKind::kCancelled);
 
+  enum class GivenUp {
+    kNeverRan,      // its outcome was given on this thread
+    kStillRunning,  // running or deferred: what it makes is released when it ends
+    kEnded,         // its outcome was given, or is being given on another thread
+  };
+  // Nobody will look at its result, unless it has ended.
+  GivenUp GiveUp(OperationTask& task, OutcomeKind kind);
+  // Nor at the result of one that has: the objects that it made are released. By its number.
+  void GiveUpEnded(Session& session, uint64_t number);
+
+  // `chain` waits for `task` by now, though its dispatch did not say so. Ends it with DEADLOCK if
+  // it would wait for itself.
+  void AlsoWaits(OperationTask& task, Chain chain);
+
   // UNIMPLEMENTED (UNKNOWN_OPERATION) with a hint if there is none of this name.
   absl::StatusOr<const Operation*> FindOperation(std::string_view name) const;
   const OperationRegistry& operations() const { return operations_; }
+  const WorkBounds& bounds() const { return lifecycle_.bounds(); }
+  size_t max_handles() const { return max_handles_; }
   Clock& clock() const { return *clock_; }
   const std::string& id() const { return id_; }
   absl::Time start_time() const { return start_time_; }
@@ -67,27 +79,47 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // ---- for closures; any thread ----
 
   // Posts a task, whose reference the queue takes; an error means that it was refused, and Release
-  // was not called.
+  // was not called. A task with `chains` is refused with DEADLOCK if this runtime is in one.
   absl::Status Post(Task* task);
-  // Before running something in place on the runtime thread: the reason if the runtime is stopped.
-  absl::Status EnterInPlace();
-  void LeaveInPlace(bool failed);
-  // Ends one that is still queued, as kExpired or kCancelled. True if that was in time.
-  bool EndQueued(Task& task, OutcomeKind kind);
+  // Before and after running a closure in place on the runtime thread: the reason if the runtime is
+  // stopped.
+  absl::Status EnterInPlace(Task& task);
+  void LeaveInPlace(Task& task, bool succeeded);
+  // Ends a closure whose caller has waited long enough. True: it will never run; it stays queued
+  // until its turn, since what it captured belongs to the runtime thread.
+  bool ExpireClosure(Task& task);
+  // As AlsoWaits, for a closure that its caller keeps alive.
+  void AlsoWaitsForClosure(Task& task, Chain chain);
 
-  // ---- for OperationTask ----
+  // ---- for what runs on the runtime thread ----
 
-  // Keeps a task whose handler returned without an outcome, so that the end of its session or of
-  // the runtime finds it.
-  void AddDeferred(std::shared_ptr<OperationTask> task);
-  // After its outcome was delivered: a drain waits for it until then.
-  void RemoveDeferred(const OperationTask& task);
-  // Counts the end of one that started.
-  void CountEnd(const OperationTask& task, bool succeeded, bool was_deferred) {
-    CountEnd(task.operation, task.session.get(), succeeded, was_deferred);
-  }
+  // The runtime of this thread, or null.
+  static RuntimeCore* OfThisThread();
+  // The runtime thread, as the next two: what to put into a dispatch that it blocks on.
+  Chain WaitingChain() const;
+  // False: it waits already, further out on its stack.
+  bool BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward);
+  void EndWait();
 
-  // ---- for Runtime and Session ----
+  // ---- for OperationTask, Session and its objects ----
+
+  Lifecycle& lifecycle() { return lifecycle_; }
+  DeferredTasks& deferred() { return deferred_; }
+  // After a task was deferred, and after one that was has its outcome.
+  void AfterDeferral(const OperationTask& task);
+  void AfterDeferred();
+  // A session has ended: ends its unfinished work, and has its objects closed.
+  void SessionEnded(std::shared_ptr<Session> session);
+  // Runs `closure` on the runtime thread, whatever the bounds; if the runtime stops first, on the
+  // thread that stops it; not at all if it has stopped. Any thread.
+  void RunCleanup(absl::AnyInvocable<void() &&> closure);
+  // The runtime thread.
+  Handle NewHandle() { return ++last_handle_; }
+  absl::Duration close_timeout() const { return close_timeout_; }
+  // An object should have closed by then.
+  void WatchClosing(absl::Time deadline);
+
+  // ---- for Runtime ----
 
   // Binds the runtime to this thread and gives the loop its work.
   absl::Status Bind();
@@ -95,15 +127,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void RequestQuit();
   void BeginDrain();
   Runtime::DrainResult Drain(absl::Duration timeout);
-  // Ends everything: closes the queue, ends sessions, abandons what is left. The runtime thread.
-  // Idempotent.
-  void Shutdown();
+  // Ends everything: closes the queue, ends sessions, abandons what is left. Returns how many
+  // objects were destroyed without having been closed. The runtime thread. Idempotent.
+  size_t Shutdown();
   bool stopped() const { return stopped_.load(std::memory_order_acquire); }
   RunLoop& loop() const { return *loop_; }
-  // A session has ended: close it on the runtime thread.
-  void SessionEnded(std::shared_ptr<Session> session);
-  // Runs what came too late for that.
-  void RunAfterSessionEnd(absl::AnyInvocable<void() &&> closure);
 
  private:
   // What runs now, for status and the service thread.
@@ -118,65 +146,92 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
       return operation ? std::string_view(operation->name()) : "(closure)";
     }
   };
+  // What a drain waits for.
+  enum class DrainPhase { kNone, kWork, kSessions };
 
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
   void RunTask(Task& task, absl::Time now);
-  void CountStart(Task& task, absl::Time now);
-  void CountEnd(const Operation* operation, Session* session, bool succeeded, bool was_deferred);
-  // Queues without looking at the bound or at `stopped`; false if the queue is closed.
+  // Ends what is in the queue and `wanted`, with the queue's reference. Any thread, but with
+  // closures the runtime thread.
+  void EndQueued(OutcomeKind kind, const Lane* only, absl::FunctionRef<bool(Task&)> wanted);
+  // Tells of a task that was ended unstarted, taken out of the queue or not.
+  void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
+  // Queues without looking at a bound; false if the queue is closed.
   bool Enqueue(Task* task);
-  // Runs a session's closures and ends what it left deferred. The runtime thread.
-  void CloseSession(Session& session);
+  // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
+  // is closed.
+  bool EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task);
+  void WakeLoop();
+  // After a dispatch that others wait for.
+  void PassOn(const Chain& chain);
+  std::string LargestHolder(const Account* among) const;
+
+  // Closes what an ended session holds. The runtime thread.
+  void CloseSession(const std::shared_ptr<Session>& session);
   // Ends the deferred tasks of a session, or all.
   void AbortDeferred(const Session* session, const absl::Status& why);
+  void DestroyOverdue();
   void AfterInPlace();
-  // After a slice or a completion: makes the loop return if a drain waits for just this.
+  // Runs the loop until `phase` is over or the deadline has come; true if it is over.
+  bool RunUntil(DrainPhase phase, absl::Time deadline);
+  bool Reached(DrainPhase phase) const;
+  // Makes the loop return if a drain waits for just this.
   void QuitIfDrained();
-  // True if nothing is queued, running or deferred.
-  bool Drained() const;
 
   // The service thread. What a look finds is dealt with after it, without its lock.
   struct Noticed {
-    std::vector<std::shared_ptr<OperationTask>> expired;
+    bool expired = false;           // queued tasks may have
+    bool deferred_expired = false;  // deferred tasks have
+    bool closing_overdue = false;   // objects should have closed
     std::string line;
+
+    bool any() const { return expired || deferred_expired || closing_overdue || !line.empty(); }
   };
   void Serve();
   // Looks at the queue and the running task; returns when to look again, InfiniteFuture if nothing
   // is to be watched.
   absl::Time Tick(absl::Time now, Noticed& noticed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
+  // As Tick, for what is queued and running.
+  absl::Time TickWork(absl::Time now, Noticed& noticed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
   void LookAtCurrent(absl::Time now, Noticed& noticed);
   // Makes the service thread look, if it does not already.
   void Watch();
-  void ExpireQueued(absl::Time now, Noticed& noticed);
+  void ExpireDeferred(absl::Time now);
   // What to tell people about a loop that has not started; empty if there is nothing to tell.
   std::string NotStartedNotice(absl::Time now) const;
 
   // Constant after construction.
   const OperationRegistry operations_;
-  const int64_t max_queued_;
   const DrainBudget budget_;
   const absl::Duration stall_threshold_;
+  const absl::Duration close_timeout_;
+  const size_t max_handles_;
   Clock* const clock_;
   const LogSink log_;
   const std::string id_;
   const absl::Time start_time_;
   const std::unique_ptr<RunLoop> loop_;
 
+  Lifecycle lifecycle_;
   mutable TaskQueue queue_;  // a look does intake
-  Ledger ledger_;
+  DeferredTasks deferred_;
+  Waits waits_;
 
   std::atomic<std::thread::id> thread_id_{};
   std::atomic<bool> asleep_{true};    // the loop waits for a Wake; a post that finds it true wakes
   std::atomic<bool> started_{false};  // the loop has called RunSlice
   std::atomic<bool> stopped_{false};
-  std::atomic<bool> draining_{false};                           // operations are refused
-  std::atomic<bool> quit_if_drained_{false};                    // Drain waits
+  std::atomic<bool> draining_{false};  // operations are refused
+  std::atomic<DrainPhase> drain_phase_{DrainPhase::kNone};
   std::atomic<bool> watched_{false};                            // the service thread is looking
   std::atomic<absl::Time> first_post_{absl::InfiniteFuture()};  // to a loop that had not started
 
   // The runtime thread only.
-  int depth_ = 0;  // tasks on the stack: above zero nothing from the queue starts
+  int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
+  const Task* running_ = nullptr;  // the one of the queue
+  Handle last_handle_ = 0;
 
   mutable absl::Mutex current_mutex_;
   Current current_ ABSL_GUARDED_BY(current_mutex_);
@@ -185,16 +240,16 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(sessions_mutex_);
   uint64_t next_session_ ABSL_GUARDED_BY(sessions_mutex_) = 1;
 
-  mutable absl::Mutex deferred_mutex_;
-  absl::flat_hash_map<const OperationTask*, std::shared_ptr<OperationTask>> deferred_
-      ABSL_GUARDED_BY(deferred_mutex_);
-
   absl::Mutex service_mutex_;
   absl::CondVar service_changed_;
   bool service_stop_ ABSL_GUARDED_BY(service_mutex_) = false;
   int idle_ticks_ ABSL_GUARDED_BY(service_mutex_) = 0;
   absl::Time next_expiry_scan_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
   absl::Time drain_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
+  // No deferred task has an earlier deadline, and no object that closes; those that have ended may
+  // have had it.
+  absl::Time deferred_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
+  absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   bool not_started_logged_ ABSL_GUARDED_BY(service_mutex_) = false;
   std::thread service_;
 };

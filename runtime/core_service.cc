@@ -29,17 +29,28 @@ void RuntimeCore::Watch() {
 void RuntimeCore::Serve() {
   for (;;) {
     Noticed noticed;
+    absl::Time now;
     {
       absl::MutexLock lock(&service_mutex_);
       if (service_stop_) return;
-      const absl::Time now = clock_->Now();
+      now = clock_->Now();
       const absl::Time next = Tick(now, noticed);
-      if (noticed.expired.empty() && noticed.line.empty() && next > now) {
+      if (!noticed.any() && next > now) {
         clock_->WaitUntil(&service_mutex_, &service_changed_, next);
       }
     }
     // What others wrote runs without the lock.
-    for (const auto& task : noticed.expired) task->Skip(OutcomeKind::kExpired);
+    if (noticed.expired) {
+      // Only operations have deadlines: a closure's caller ends it itself.
+      EndQueued(OutcomeKind::kExpired, nullptr, [&](Task& task) { return task.deadline <= now; });
+    }
+    if (noticed.deferred_expired) {
+      ExpireDeferred(now);
+      const absl::Time next = deferred_.earliest_deadline();
+      absl::MutexLock lock(&service_mutex_);
+      deferred_deadline_ = std::min(deferred_deadline_, next);
+    }
+    if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
     if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
   }
 }
@@ -49,28 +60,40 @@ absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
     drain_deadline_ = absl::InfiniteFuture();
     loop_->Quit();
   }
-  const absl::Time next = drain_deadline_;
-  if (!watched_.load()) return next;
+  if (deferred_deadline_ <= now) {
+    deferred_deadline_ = absl::InfiniteFuture();
+    noticed.deferred_expired = true;
+  }
+  if (closing_deadline_ <= now) {
+    closing_deadline_ = absl::InfiniteFuture();
+    noticed.closing_overdue = true;
+  }
+  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, TickWork(now, noticed)});
+}
+
+absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
+  const absl::Time never = absl::InfiniteFuture();
+  if (!watched_.load()) return never;
   if (!started_.load(std::memory_order_acquire)) {
     const absl::Time say = first_post_.load() + kNotStartedNotice;
-    if (say > now) return std::min(next, say);
+    if (say > now) return say;
     if (!std::exchange(not_started_logged_, true)) noticed.line = NotStartedNotice(now);
-    return next;  // the start comes with a Watch
+    return never;  // the start comes with a Watch
   }
   LookAtCurrent(now, noticed);
   if (now >= next_expiry_scan_ && queue_.MayHaveExpired(now)) {
     next_expiry_scan_ = now + kExpiryScan;
-    ExpireQueued(now, noticed);
+    noticed.expired = true;
   }
   const bool busy = !asleep_.load(std::memory_order_seq_cst) || !queue_.empty();
   idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
-  if (idle_ticks_ < kIdleTicks) return std::min(next, now + kIntakeAfter);
+  if (idle_ticks_ < kIdleTicks) return now + kIntakeAfter;
   idle_ticks_ = 0;
   watched_.store(false, std::memory_order_seq_cst);
   // A post that woke the loop before the line above found it watched: it counts on this thread.
   if (!asleep_.load(std::memory_order_seq_cst) && !watched_.exchange(true))
     return now + kIntakeAfter;
-  return next;
+  return never;
 }
 
 void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
@@ -87,19 +110,11 @@ void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
   queue_.Intake(now);
 }
 
-void RuntimeCore::ExpireQueued(absl::Time now, Noticed& noticed) {
-  queue_.Look(now, [&](Task& task) {
-    // Only operations have deadlines: a closure's caller ends it itself.
-    if (task.deadline > now || !EndQueued(task, OutcomeKind::kExpired)) return;
-    noticed.expired.push_back(static_cast<OperationTask&>(task).shared_from_this());
-  });
-}
-
 std::string RuntimeCore::NotStartedNotice(absl::Time now) const {
   const absl::Time since = first_post_.load();
   if (started_.load(std::memory_order_acquire) || now - since < kNotStartedNotice) return "";
-  return absl::StrCat("the loop has not started: ", ledger_.queued(), " tasks have waited for ",
-                      absl::FormatDuration(now - since),
+  return absl::StrCat("the loop has not started: ", lifecycle_.ledger().queued(),
+                      " tasks have waited for ", absl::FormatDuration(now - since),
                       "; call WaitForSignal, or run the loop that the runtime joined");
 }
 

@@ -1,5 +1,6 @@
 #include "runloop/runtime/error.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "absl/status/status.h"
@@ -12,6 +13,8 @@ namespace runloop {
 namespace {
 
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
+constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+constexpr absl::Duration kLongestRetryDelay = absl::Minutes(1);
 constexpr char kDomain[] = "runloop";
 constexpr char kReasonPrefix[] = "ERROR_REASON_";
 // What a peer may attach to a status is bounded.
@@ -73,6 +76,26 @@ v1::ErrorReason ReasonOf(const absl::Status& status) {
     return v1::ERROR_REASON_UNSPECIFIED;
   }
   return reason;
+}
+
+void SetRetryDelay(absl::Status& status, absl::Duration delay) {
+  v1::RetryInfo info;
+  const timespec time =
+      absl::ToTimespec(std::clamp(delay, absl::ZeroDuration(), kLongestRetryDelay));
+  info.mutable_retry_delay()->set_seconds(time.tv_sec);
+  info.mutable_retry_delay()->set_nanos(static_cast<int32_t>(time.tv_nsec));
+  status.SetPayload(kRetryInfoUrl, absl::Cord(info.SerializeAsString()));
+}
+
+absl::Duration RetryDelayOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kRetryInfoUrl);
+  v1::RetryInfo info;
+  if (!payload.has_value() || !info.ParseFromString(std::string(*payload))) {
+    return absl::ZeroDuration();
+  }
+  const absl::Duration delay =
+      absl::Seconds(info.retry_delay().seconds()) + absl::Nanoseconds(info.retry_delay().nanos());
+  return std::clamp(delay, absl::ZeroDuration(), kLongestRetryDelay);
 }
 
 v1::Status ToProto(const absl::Status& status) {

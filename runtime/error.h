@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "runloop/v1/error_reason.pb.h"
 #include "runloop/v1/status.pb.h"
 
@@ -22,6 +23,11 @@ absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, std::strin
 
 // The reason that `status` carries; ERROR_REASON_UNSPECIFIED if it carries none of runloop's.
 v1::ErrorReason ReasonOf(const absl::Status& status);
+
+// When to try again, carried as a google.rpc.RetryInfo payload. Zero if `status` carries none; what
+// a peer claims is cut to between zero and a minute.
+void SetRetryDelay(absl::Status& status, absl::Duration delay);
+absl::Duration RetryDelayOf(const absl::Status& status);
 
 // `status` and its payloads as a message, and back. A message from another process is taken as a
 // claim: an unknown code becomes UNKNOWN, text that is no UTF-8 is replaced, and OK with a message

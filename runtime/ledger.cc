@@ -7,31 +7,34 @@
 namespace runloop {
 
 void Ledger::Start() {
-  running_.fetch_add(1, std::memory_order_relaxed);
-  queued_.fetch_sub(1, std::memory_order_relaxed);
+  running_.fetch_add(1);
+  queued_.fetch_sub(1);
 }
 
 void Ledger::Defer() {
-  deferred_.fetch_add(1, std::memory_order_relaxed);
-  running_.fetch_sub(1, std::memory_order_relaxed);
+  deferred_.fetch_add(1);
+  running_.fetch_sub(1);
+}
+
+void Ledger::Undefer() {
+  running_.fetch_add(1);
+  deferred_.fetch_sub(1);
 }
 
 void Ledger::Finish(OutcomeKind kind, bool was_deferred) {
-  ended_[static_cast<int>(kind)].fetch_add(1, std::memory_order_relaxed);
-  (was_deferred ? deferred_ : running_).fetch_sub(1, std::memory_order_relaxed);
+  ended_[static_cast<int>(kind)].fetch_add(1);
+  (was_deferred ? deferred_ : running_).fetch_sub(1);
 }
 
 void Ledger::EndQueued(OutcomeKind kind) {
-  ended_[static_cast<int>(kind)].fetch_add(1, std::memory_order_relaxed);
-  queued_.fetch_sub(1, std::memory_order_relaxed);
+  ended_[static_cast<int>(kind)].fetch_add(1);
+  queued_.fetch_sub(1);
 }
 
 Ledger::Counts Ledger::counts() const {
-  auto ended = [this](OutcomeKind kind) {
-    return ended_[static_cast<int>(kind)].load(std::memory_order_relaxed);
-  };
+  auto ended = [this](OutcomeKind kind) { return ended_[static_cast<int>(kind)].load(); };
   auto place = [](const std::atomic<int64_t>& count) {
-    return static_cast<uint64_t>(std::max<int64_t>(0, count.load(std::memory_order_relaxed)));
+    return static_cast<uint64_t>(std::max<int64_t>(0, count.load()));
   };
   Counts counts;
   counts.queued = place(queued_);
@@ -43,7 +46,8 @@ Ledger::Counts Ledger::counts() const {
   counts.expired = ended(OutcomeKind::kExpired);
   counts.superseded = ended(OutcomeKind::kSuperseded);
   counts.abandoned = ended(OutcomeKind::kAbandoned);
-  counts.refused = refused_.load(std::memory_order_relaxed);
+  counts.refused = refused_.load();
+  counts.given_up = given_up_.load();
   counts.admitted = counts.ended() + counts.queued + counts.running + counts.deferred;
   return counts;
 }
@@ -52,7 +56,8 @@ std::string Ledger::Counts::ToString() const {
   return absl::StrCat("admitted ", admitted, " = succeeded ", succeeded, " + failed ", failed,
                       " + cancelled ", cancelled, " + expired ", expired, " + superseded ",
                       superseded, " + abandoned ", abandoned, " + queued ", queued, " + running ",
-                      running, " + deferred ", deferred, "; refused ", refused);
+                      running, " + deferred ", deferred, "; refused ", refused, ", given up ",
+                      given_up);
 }
 
 }  // namespace runloop

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 
@@ -11,8 +12,31 @@ namespace internal {
 
 absl::Status PostTask(RuntimeCore& core, Task* task) { return core.Post(task); }
 bool IsRuntimeThread(const RuntimeCore& core) { return core.OnRuntimeThread(); }
-absl::Status EnterInPlace(RuntimeCore& core) { return core.EnterInPlace(); }
-void LeaveInPlace(RuntimeCore& core, bool failed) { core.LeaveInPlace(failed); }
+absl::Status EnterInPlace(RuntimeCore& core, Task& task) { return core.EnterInPlace(task); }
+void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded) {
+  core.LeaveInPlace(task, succeeded);
+}
+
+void SetChain(Task& task) {
+  Chain chain = CurrentChain();
+  if (chain.empty()) return;
+  task.chains = std::make_unique<std::vector<Chain>>();
+  task.chains->push_back(std::move(chain));
+}
+
+ClosureWait::ClosureWait(RuntimeCore& core, Task& task, absl::FunctionRef<void()> reference,
+                         std::function<void()> unreference) {
+  if (RuntimeCore::OfThisThread() == nullptr) return;
+  reference();
+  const std::shared_ptr<void> kept(
+      nullptr, [unreference = std::move(unreference)](void*) { unreference(); });
+  scope_.emplace(absl::StrCat("a closure of runtime ", core.id()),
+                 [weak = core.weak_from_this(), &task, kept](Chain chain) {
+                   if (const std::shared_ptr<RuntimeCore> other = weak.lock()) {
+                     other->AlsoWaitsForClosure(task, std::move(chain));
+                   }
+                 });
+}
 
 absl::Status CurrentExceptionStatus(RuntimeCore* log) {
   std::string text = "an exception that is not a std::exception";
@@ -47,7 +71,8 @@ bool BlockingWait::Wait(RuntimeCore& core, absl::Duration timeout) {
 }
 
 absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout) {
-  if (core.EndQueued(task, OutcomeKind::kExpired)) return NeverRan(OutcomeKind::kExpired);
+  if (core.ExpireClosure(task)) return NeverRan(OutcomeKind::kExpired);
+  core.lifecycle().CountGivenUp();
   return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                    absl::StrCat("not finished after ", absl::FormatDuration(timeout),
                                 "; it had started and runs on"));
@@ -61,6 +86,9 @@ absl::Status NeverRan(OutcomeKind kind) {
     case OutcomeKind::kExpired:
       return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
                        "the deadline passed before it started; it never ran");
+    case OutcomeKind::kSuperseded:
+      return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+                       "a newer dispatch with the same coalesce_key took its place; it never ran");
     default:
       return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
                        "the session or the runtime ended before it started; it never ran");
@@ -78,19 +106,28 @@ class LocalInvocation final : public InvocationState {
     absl::MutexLock lock(&mutex_);
     task_ = std::move(task);
   }
-  void Cancel() override { End(OutcomeKind::kCancelled); }
-  // Ends it, with the outcome of `kind`, if it has not started.
-  void End(OutcomeKind kind) {
-    std::shared_ptr<OperationTask> task;
-    {
-      absl::MutexLock lock(&mutex_);
-      task = task_.lock();
+  void Cancel() override {
+    if (const std::shared_ptr<OperationTask> task = Task()) core_->Cancel(*task);
+  }
+  // The caller's time is over. True: it has an outcome, or gets it just now.
+  bool GiveUp() {
+    const std::shared_ptr<OperationTask> task = Task();
+    return task == nullptr ||
+           core_->GiveUp(*task, OutcomeKind::kExpired) != RuntimeCore::GivenUp::kStillRunning;
+  }
+  void AlsoWaits(Chain chain) {
+    if (const std::shared_ptr<OperationTask> task = Task()) {
+      core_->AlsoWaits(*task, std::move(chain));
     }
-    if (task != nullptr) core_->Cancel(*task, kind);
   }
   bool WaitWouldDeadlock() const override { return core_->OnRuntimeThread(); }
 
  private:
+  std::shared_ptr<OperationTask> Task() {
+    absl::MutexLock lock(&mutex_);
+    return task_.lock();
+  }
+
   const std::shared_ptr<RuntimeCore> core_;
   absl::Mutex mutex_;
   std::weak_ptr<OperationTask> task_ ABSL_GUARDED_BY(mutex_);
@@ -108,32 +145,39 @@ class LocalTarget final : public DispatchTarget {
  public:
   LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name)
       : core_(std::move(core)),
-        use_(std::make_shared<SessionUse>(
-            core_->OpenSession({.client_name = std::move(client_name), .transport = "local"}))) {}
+        use_(std::make_shared<SessionUse>(core_->OpenSession(
+            {.client_name = std::move(client_name), .transport = "local", .in_process = true}))) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
-    return DispatchLocal(std::move(call));
+    return DispatchLocal(std::move(call), {});
   }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
-    const absl::Duration timeout = call.timeout;
-    const std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(call));
-    absl::StatusOr<Reply> reply = invocation->AwaitReply(timeout);
+    const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    const std::shared_ptr<LocalInvocation> invocation =
+        DispatchLocal(std::move(call), CurrentChain());
+    const WaitScope wait(absl::StrCat("an operation of runtime ", core_->id()),
+                         [weak = std::weak_ptr<LocalInvocation>(invocation)](Chain chain) {
+                           if (const auto waited_for = weak.lock()) {
+                             waited_for->AlsoWaits(std::move(chain));
+                           }
+                         });
+    absl::StatusOr<Reply> reply = invocation->AwaitReply(deadline - Clock::Monotonic()->Now());
     if (ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) return reply;
-    // If it has not started, this ends it and is its outcome.
-    invocation->End(OutcomeKind::kExpired);
-    return invocation->AwaitReply(absl::ZeroDuration());
+    if (!invocation->GiveUp()) return reply;
+    return invocation->AwaitReply(absl::InfiniteDuration());
   }
 
  private:
-  std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
+  std::shared_ptr<LocalInvocation> DispatchLocal(Call call, Chain chain) {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) {
       invocation->Finish(prepared.status());
       return invocation;
     }
+    prepared->chain = std::move(chain);
     absl::StatusOr<std::shared_ptr<OperationTask>> task = core_->Dispatch(*std::move(prepared));
     if (task.ok()) {
       invocation->SetTask(*task);
@@ -173,6 +217,7 @@ class LocalTarget final : public DispatchTarget {
         .session = use_->session,
         .deadline = call.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
                                                              : core_->clock().Now() + call.timeout,
+        .coalesce_key = std::move(call.coalesce_key),
         .done = [invocation,
                  use = use_](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
           if (reply.ok()) {

@@ -212,7 +212,7 @@ TEST(RunOnRuntimeThreadAsync, AnExceptionIsLoggedAndTheThreadGoesOn) {
 }
 
 TEST(RunOnRuntimeThreadAsync, IsRefusedWhenTheQueueIsFullAndTheClosureIsDestroyedAtOnce) {
-  auto runtime = *Runtime::Create({.max_queued = 2});
+  auto runtime = *Runtime::Create({.bounds = {.total = {.items = 2, .bytes = 1000}}});
   const LocalRuntimeContext context = runtime->context();
   ASSERT_TRUE(context.RunOnRuntimeThreadAsync([] {}).ok());
   ASSERT_TRUE(context.RunOnRuntimeThreadAsync([] {}).ok());
@@ -351,23 +351,6 @@ TEST(Drain, OfASpawnedRuntimeThatWasStoppedRunsWhatIsQueued) {
   ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([&] { ran = true; }).ok());
   EXPECT_TRUE(runtime->Drain(absl::Seconds(30)).drained);
   EXPECT_TRUE(ran);
-}
-
-TEST(SessionTest, RunsEachClosureForItsEndOnceWheneverItIsAdded) {
-  auto runtime = Spawn();
-  const std::shared_ptr<Session> session = runtime->core()->OpenSession({});
-  std::atomic<int> ran{0};
-  session->AtEnd([&] {
-    ++ran;
-    session->AtEnd([&] { ++ran; });  // while it ends
-  });
-  session->End();
-  session->AtEnd([&] { ++ran; });
-  const std::shared_ptr<internal::RuntimeCore> core = runtime->core();
-  runtime.reset();
-  EXPECT_EQ(ran, 3);
-  session->AtEnd([&] { ++ran; });  // after everything
-  EXPECT_EQ(ran, 4);
 }
 
 TEST(Drain, OfASpawnedRuntimeHappensOnItsThread) {

@@ -4,12 +4,15 @@
 #include <memory>
 #include <string_view>
 #include <type_traits>
+#include <typeindex>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/handle.h"
+#include "runloop/runtime/handle_table.h"
 #include "runloop/runtime/session.h"
 
 namespace runloop {
@@ -28,6 +31,7 @@ class CompletionBase {
   ~CompletionBase();
 
   void Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
+  absl::StatusOr<Handle> Keep(std::unique_ptr<HeldObject> object, std::type_index type);
 
  private:
   std::shared_ptr<OperationTask> task_;
@@ -44,7 +48,7 @@ class OperationContext {
 
   // `package.Service/Method`.
   std::string_view operation() const;
-  // Whose work this is. Keep it (as a shared_ptr) where things are kept for the session.
+  // Whose work this is. Its Find gives the object that a handle in the request names.
   const std::shared_ptr<Session>& session() const;
   // When the caller stops waiting, by the runtime's clock; InfiniteFuture if it never does.
   absl::Time deadline() const;
@@ -52,7 +56,21 @@ class OperationContext {
   // others.
   LocalRuntimeContext runtime() const;
 
+  // Gives an object to the session and returns the handle that names it, for the reply: it lives
+  // until it is released or the session ends, whichever comes first, and is closed then (handle.h).
+  // If nobody will see the reply, since the caller has given up, it is released at once.
+  //
+  // RESOURCE_EXHAUSTED (HANDLES_FULL): the session holds as many as it may. ABORTED
+  // (SESSION_ENDED): the session is over. The object is closed then.
+  template <typename T>
+  absl::StatusOr<Handle> Keep(std::unique_ptr<T> object) {
+    return KeepObject(std::make_unique<internal::HeldObjectOf<T>>(std::move(object)), typeid(T));
+  }
+
  private:
+  absl::StatusOr<Handle> KeepObject(std::unique_ptr<internal::HeldObject> object,
+                                    std::type_index type);
+
   internal::OperationTask& task_;
 };
 
@@ -60,7 +78,8 @@ class OperationContext {
 // with RegisterDeferred gets. The runtime thread goes on meanwhile. Move-only.
 //
 // Exactly one outcome: the first Finish gives it. Destroying the completion without it fails the
-// invocation with ABORTED (COMPLETION_DROPPED). After the runtime stopped, Finish does nothing.
+// invocation with ABORTED (COMPLETION_DROPPED). If neither has come when the deadline passes, or
+// when the session or the runtime ends, it fails with ABORTED; what Finish then says is dropped.
 template <typename Reply>
 class Completion {
  public:
@@ -75,6 +94,13 @@ class Completion {
     } else {
       base_.Finish(std::make_unique<Reply>(*std::move(reply)));
     }
+  }
+
+  // As OperationContext::Keep, before Finish. The runtime thread. ABORTED too if the invocation has
+  // ended meanwhile: nobody would hear of the object.
+  template <typename T>
+  absl::StatusOr<Handle> Keep(std::unique_ptr<T> object) {
+    return base_.Keep(std::make_unique<internal::HeldObjectOf<T>>(std::move(object)), typeid(T));
   }
 
  private:

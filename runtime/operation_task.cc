@@ -1,5 +1,6 @@
 #include "runloop/runtime/operation_task.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,10 @@ std::string_view OperationContext::operation() const { return task_.operation->n
 const std::shared_ptr<Session>& OperationContext::session() const { return task_.session; }
 absl::Time OperationContext::deadline() const { return task_.deadline; }
 LocalRuntimeContext OperationContext::runtime() const { return task_.core().context(); }
+absl::StatusOr<Handle> OperationContext::KeepObject(std::unique_ptr<internal::HeldObject> object,
+                                                    std::type_index type) {
+  return task_.Keep(std::move(object), type);
+}
 
 namespace internal {
 
@@ -30,26 +35,42 @@ CompletionBase::~CompletionBase() {
   if (task_ != nullptr) task_->DropCompletion();
 }
 
+absl::StatusOr<Handle> CompletionBase::Keep(std::unique_ptr<HeldObject> object,
+                                            std::type_index type) {
+  if (task_ == nullptr) return absl::FailedPreconditionError("the completion was used before");
+  return task_->Keep(std::move(object), type);
+}
+
 void CompletionBase::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
   if (const std::shared_ptr<OperationTask> task = std::exchange(task_, nullptr)) {
     task->Finish(std::move(reply));
   }
 }
 
-OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, const Operation& to_run,
-                             std::shared_ptr<Session> for_session,
-                             std::unique_ptr<google::protobuf::Message> request,
-                             absl::Time not_after, OutcomeCallback done)
-    : core_(std::move(core)), request_(std::move(request)), done_(std::move(done)) {
-  operation = &to_run;
-  session = std::move(for_session);
-  deadline = not_after;
+OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall call)
+    : core_(std::move(core)),
+      request_(std::move(call.request)),
+      done_(std::move(call.done)),
+      coalesce_key_(std::move(call.coalesce_key)),
+      number_(call.number) {
+  operation = call.operation;
+  session = std::move(call.session);
+  if (!session->info().in_process) {
+    lane = &session->lane_;
+    bytes = call.request_bytes != 0 ? call.request_bytes : request_->ByteSizeLong();
+  }
+  deadline = call.deadline;
   posted_at = core_->clock().Now();
+  if (!call.chain.empty()) {
+    chains = std::make_unique<std::vector<Chain>>();
+    chains->push_back(std::move(call.chain));
+  }
 }
 
 OperationTask::~OperationTask() = default;
 
 Task::RunResult OperationTask::Run() {
+  if (!coalesce_key_.empty()) session->ForgetKeyed(coalesce_key_, *this);
   OperationContext context(*this);
   absl::Status thrown;
   in_handler_ = true;
@@ -64,28 +85,53 @@ Task::RunResult OperationTask::Run() {
   } else if (dropped_in_handler_) {
     DropCompletion();
   }
-  if (phase_.load(std::memory_order_acquire) != Phase::kFinished) {
-    core_->AddDeferred(shared_from_this());
-    Phase in_handler = Phase::kInHandler;
-    if (phase_.compare_exchange_strong(in_handler, Phase::kDeferred, std::memory_order_acq_rel)) {
-      return RunResult::kDeferred;
+  if (state() != State::kEnded) {
+    core_->deferred().Add(shared_from_this());
+    if (core_->lifecycle().Defer(*this)) {
+      core_->AfterDeferral(*this);
+      return RunResult::kTold;
     }
-    core_->RemoveDeferred(*this);  // finished just now, on another thread
+    core_->deferred().Remove(*this);  // finished just now, on another thread
   }
   // A drain may follow at once, and must not close the way that the outcome takes.
   while (!delivered_.load(std::memory_order_acquire)) std::this_thread::yield();
-  return RunResult::kCounted;
+  return RunResult::kTold;
 }
 
 void OperationTask::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
-  const Phase before = phase_.exchange(Phase::kFinished, std::memory_order_acq_rel);
-  if (before == Phase::kFinished) return;
-  const bool was_deferred = before == Phase::kDeferred;
+  bool was_deferred = false;
   // Whoever hears of the outcome finds it counted.
-  core_->CountEnd(*this, reply.ok(), was_deferred);
+  if (!core_->lifecycle().Finish(*this, reply.ok(), &was_deferred)) return;
+  if (fate_.exchange(Fate::kEnded) == Fate::kGivenUp) ReleaseMade();
   Deliver(std::move(reply));
   delivered_.store(true, std::memory_order_release);
-  if (was_deferred) core_->RemoveDeferred(*this);
+  if (was_deferred) {
+    core_->deferred().Remove(*this);
+    core_->AfterDeferred();
+  }
+}
+
+bool OperationTask::TryGiveUp() {
+  if (state() == State::kEnded) return false;
+  Fate wanted = Fate::kWanted;
+  return fate_.compare_exchange_strong(wanted, Fate::kGivenUp) || wanted == Fate::kGivenUp;
+}
+
+void OperationTask::ReleaseMade() { core_->GiveUpEnded(*session, number_); }
+
+absl::StatusOr<Handle> OperationTask::Keep(std::unique_ptr<HeldObject> object,
+                                           std::type_index type) {
+  if (!core_->OnRuntimeThread()) {
+    return absl::FailedPreconditionError("objects are kept on the runtime thread alone");
+  }
+  // Above those that a transport gives, which count up from 1.
+  if (number_ == 0) number_ = core_->NewHandle() | uint64_t{1} << 63;
+  absl::StatusOr<Handle> handle = session->handles_.Add(*core_, std::move(object), type, number_);
+  if (!handle.ok() || state() != State::kEnded) return handle;
+  // Too late for anybody to hear of it.
+  session->Release(*handle).IgnoreError();
+  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                   absl::StrCat(operation->name(), " has ended before it made this; it is closed"));
 }
 
 void OperationTask::DropCompletion() {
@@ -99,9 +145,10 @@ void OperationTask::DropCompletion() {
                    {{"operation", operation->name()}}));
 }
 
-void OperationTask::Skip(OutcomeKind kind) {
+void OperationTask::Skip(const absl::Status& why) {
+  if (!coalesce_key_.empty()) session->ForgetKeyed(coalesce_key_, *this);
   request_.reset();
-  Deliver(NeverRan(kind));
+  Deliver(why);
 }
 
 void OperationTask::Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {

@@ -3,13 +3,16 @@
 
 #include <atomic>
 #include <memory>
-#include <thread>
+#include <string>
+#include <typeindex>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/handle_table.h"
 #include "runloop/runtime/operation_registry.h"
 #include "runloop/runtime/task.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop::internal {
 
@@ -21,17 +24,32 @@ class RuntimeCore;
 using OutcomeCallback =
     absl::AnyInvocable<void(absl::StatusOr<std::unique_ptr<google::protobuf::Message>>) &&>;
 
+// What to run, and for whom.
+struct OperationCall {
+  const Operation* operation = nullptr;                // of the runtime's
+  std::unique_ptr<google::protobuf::Message> request;  // of its generated request type
+  // Of the serialized request, if it is known; else it is measured.
+  size_t request_bytes = 0;
+  std::shared_ptr<Session> session;
+  // By the runtime's clock. Not started by then, it never runs; deferred then, it fails.
+  absl::Time deadline = absl::InfiniteFuture();
+  // Not empty: takes the place of what is queued in the session with the same key.
+  std::string coalesce_key;
+  // The runtimes that wait for it; empty if none does.
+  Chain chain;
+  // The transport's number for it, unique in the session; 0 if it has none.
+  uint64_t number = 0;
+  OutcomeCallback done;
+};
+
 // One invocation of an operation. Shared by the queue, the completion and whoever may cancel it.
 class OperationTask final : public Task, public std::enable_shared_from_this<OperationTask> {
  public:
-  OperationTask(std::shared_ptr<RuntimeCore> core, const Operation& operation,
-                std::shared_ptr<Session> session,
-                std::unique_ptr<google::protobuf::Message> request, absl::Time deadline,
-                OutcomeCallback done);
+  OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall call);
   ~OperationTask();
 
   RunResult Run() override;
-  void Skip(OutcomeKind kind) override;
+  void Skip(const absl::Status& why) override;
   void Release() override { queue_reference_.reset(); }
 
   // The queue's reference, to be set just before posting.
@@ -42,11 +60,21 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   // A completion went away without Finish.
   void DropCompletion();
 
+  // Its caller gives it up. False: it has ended, or ends just now; else what it makes is released
+  // when it ends. Any thread.
+  bool TryGiveUp();
+  // It has ended, and nobody will look at its reply: releases what it made. Any thread.
+  void ReleaseMade();
+
+  // Keeps an object for the session. The runtime thread. ABORTED if this has ended, and those of
+  // HandleTable::Add; the object is closed then.
+  absl::StatusOr<Handle> Keep(std::unique_ptr<HeldObject> object, std::type_index type);
+
   RuntimeCore& core() const { return *core_; }
 
  private:
-  // Where one that started is. Whoever changes it to kFinished delivers the outcome.
-  enum class Phase : uint8_t { kInHandler, kDeferred, kFinished };
+  // What becomes of the objects that it makes.
+  enum class Fate : uint8_t { kWanted, kGivenUp, kEnded };
 
   void Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
 
@@ -55,7 +83,10 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   OutcomeCallback done_;                                // whoever set kFinished or won TryEnd
   std::shared_ptr<OperationTask> queue_reference_;      // the queue's
 
-  std::atomic<Phase> phase_{Phase::kInHandler};
+  const std::string coalesce_key_;
+  uint64_t number_;  // of the session's; the runtime thread gives one where the transport has none
+
+  std::atomic<Fate> fate_{Fate::kWanted};
   std::atomic<bool> delivered_{false};
   // The runtime thread only. A completion that the handler's own frames drop waits for what the
   // handler does next: if it is throwing, the exception is the outcome.

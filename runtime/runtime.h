@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/bounds.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/ledger.h"
 #include "runloop/runtime/local_context.h"
@@ -36,9 +37,12 @@ struct RuntimeOptions {
   // What can be dispatched by name.
   OperationRegistry operations;
   RuntimeThread thread = RuntimeThread::kBind;
-  // Tasks that may be queued; more are refused with RESOURCE_EXHAUSTED. May be passed by a few
-  // where several threads post at the same moment. Raise it only if producers are known to stop.
-  int64_t max_queued = 1'000'000;
+  // How much work may be unfinished; more is refused.
+  WorkBounds bounds;
+  // Objects that one session may hold by handle.
+  size_t max_handles = 10'000;
+  // How long an object may take to close (handle.h) before it is destroyed as it is.
+  absl::Duration close_timeout = absl::Seconds(5);
   // How much queued work one turn of the loop runs.
   DrainBudget budget;
   // A task that runs for longer makes the thread `stalled` in status and health, and is logged.
@@ -90,13 +94,18 @@ class Runtime {
 
   struct DrainResult {
     bool drained = false;   // nothing was left; else the deadline came first
+    size_t not_closed = 0;  // objects that were destroyed without having been closed
     Ledger::Counts ledger;  // at the end
   };
-  // Runs the loop until nothing is queued, running or deferred, or `timeout` has passed; then ends
-  // all sessions, runs what they left with AtEnd, and abandons the rest. Afterwards the runtime is
-  // stopped. A task that does not return holds this up: a host that must end in time watches from
-  // another thread. With kSpawn it waits for that thread to do this. With a loop that somebody else
-  // runs, runs queued tasks only.
+  // Objects may take at least this long to close, whenever the drain's deadline comes.
+  static constexpr absl::Duration kCloseGrace = absl::Seconds(1);
+
+  // Runs the loop until nothing is queued, running or deferred, or `timeout` has passed; abandons
+  // the rest, ends all sessions, and goes on running the loop until the objects that they hold are
+  // closed or the deadline has come (kCloseGrace); then destroys what is left. Afterwards the
+  // runtime is stopped. A task that does not return holds this up: a host that must end in time
+  // watches from another thread. With kSpawn it waits for that thread to do this. With a loop that
+  // somebody else runs, runs queued tasks only.
   DrainResult Drain(absl::Duration timeout);
 
   // Refuses operations from now on with UNAVAILABLE (DRAINING); closures are still taken, since
@@ -107,15 +116,18 @@ class Runtime {
   struct Snapshot {
     enum class State { kNotStarted, kIdle, kRunning, kStalled, kStopped };
     State state = State::kNotStarted;
-    std::string loop;               // RunLoop::kind
-    std::string current_operation;  // `(closure)` for one; empty when idle
-    std::string current_session;
+    std::string loop;                                // RunLoop::kind
+    std::string current_operation;                   // `(closure)` for one; empty when idle
+    std::shared_ptr<const Session> current_session;  // whose work that is; null for the host's own
+    std::string waits_for;  // what it blocks on, if that is another runtime; else empty
     absl::Duration current_age;
     absl::Duration oldest_wait;  // how long the oldest queued task has waited
     std::string notice;          // for people; empty if all is well
     bool draining = false;
     Ledger::Counts ledger;
-    std::vector<std::shared_ptr<const Session>> sessions;  // oldest first
+    std::vector<BoundStatus> bounds;  // the runtime's, then by holder
+    std::vector<std::shared_ptr<const Session>>
+        sessions;  // oldest first; those that are closing too
   };
   Snapshot GetSnapshot() const;
 

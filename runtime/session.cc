@@ -2,27 +2,29 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
 
 namespace runloop {
 
-Session::Session(std::weak_ptr<internal::RuntimeCore> core, Info info)
-    : core_(std::move(core)), info_(std::move(info)) {}
+Session::Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
+                 std::shared_ptr<internal::Account> user, const Bound& bound)
+    : core_(std::move(core)),
+      info_(std::move(info)),
+      user_(std::move(user)),
+      account_(info_.in_process ? nullptr
+                                : std::make_unique<internal::Account>(
+                                      absl::StrCat("session ", info_.id), bound)),
+      handles_(*this) {}
 
-void Session::AtEnd(absl::AnyInvocable<void() &&> closure) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!closures_run_) {
-      at_end_.push_back(std::move(closure));
-      return;
-    }
+absl::Status Session::Release(Handle handle, absl::AnyInvocable<void(absl::Status) &&> done) {
+  const std::shared_ptr<internal::RuntimeCore> core = core_.lock();
+  if (core == nullptr) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
+                     "the runtime has stopped");
   }
-  // The session is over, and so is the one run of its closures.
-  if (const std::shared_ptr<internal::RuntimeCore> core = core_.lock()) {
-    core->RunAfterSessionEnd(std::move(closure));
-  } else {
-    std::move(closure)();
-  }
+  return handles_.Release(*core, handle, std::move(done));
 }
 
 void Session::End() {
@@ -33,29 +35,35 @@ void Session::End() {
 }
 
 Session::Counts Session::counts() const {
-  return {.queued = queued_.load(std::memory_order_relaxed),
-          .running = running_.load(std::memory_order_relaxed),
-          .finished = finished_.load(std::memory_order_relaxed)};
+  return {.queued = queued_.load(),
+          .running = running_.load(),
+          .finished = finished_.load(),
+          .bytes = account_ == nullptr ? 0 : static_cast<uint64_t>(account_->held().bytes),
+          .handles = handles_.size()};
 }
 
-void Session::RunClosures() {
-  std::vector<absl::AnyInvocable<void() &&>> closures;
-  {
-    absl::MutexLock lock(&mutex_);
-    closures_run_ = true;
-    closures.swap(at_end_);
-  }
-  while (!closures.empty()) {
-    absl::AnyInvocable<void() &&> last = std::move(closures.back());
-    closures.pop_back();
-    try {
-      std::move(last)();
-    } catch (...) {
-      if (const std::shared_ptr<internal::RuntimeCore> core = core_.lock()) {
-        (void)internal::CurrentExceptionStatus(core.get());
-      }
-    }
-  }
+std::shared_ptr<internal::OperationTask> Session::FindKeyed(const std::string& key) {
+  absl::MutexLock lock(&mutex_);
+  const auto known = keyed_.find(key);
+  return known == keyed_.end() ? nullptr : known->second.lock();
+}
+
+std::shared_ptr<internal::OperationTask> Session::ExchangeKeyed(
+    const std::string& key, const std::shared_ptr<internal::OperationTask>& task) {
+  absl::MutexLock lock(&mutex_);
+  std::weak_ptr<internal::OperationTask>& known = keyed_[key];
+  std::shared_ptr<internal::OperationTask> before = known.lock();
+  known = task;
+  return before;
+}
+
+void Session::ForgetKeyed(const std::string& key, const internal::OperationTask& task) {
+  std::shared_ptr<internal::OperationTask> kept;  // released outside the lock
+  absl::MutexLock lock(&mutex_);
+  const auto known = keyed_.find(key);
+  if (known == keyed_.end()) return;
+  kept = known->second.lock();
+  if (kept == nullptr || kept.get() == &task) keyed_.erase(known);
 }
 
 }  // namespace runloop

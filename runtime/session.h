@@ -5,18 +5,28 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
+#include <typeindex>
+#include <typeinfo>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/bounds.h"
+#include "runloop/runtime/handle.h"
+#include "runloop/runtime/handle_table.h"
+#include "runloop/runtime/task_queue.h"
 
 namespace runloop {
 
 namespace internal {
+class Lifecycle;
+class OperationTask;
 class RuntimeCore;
-}
+}  // namespace internal
 
 // Who a session belongs to: what the kernel said of the peer when it connected, and the role of the
 // socket that it came in by. Only this decides what a session may do.
@@ -29,12 +39,12 @@ struct PeerIdentity {
   bool operator==(const PeerIdentity&) const = default;
 };
 
-// One worker's standing with the runtime: its order and the things that end with it. In process
-// there is one for each RuntimeContext that Connect returned and one for the host itself.
+// One worker's standing with the runtime: its order, its share of the room, and the objects that it
+// holds by handle. In process there is one for each RuntimeContext that Connect returned.
 //
-// Any thread may use a session. It is owned by its transport together with the invocations that
-// came by it, and ends once: when the worker closes it, when its connection breaks, or when the
-// runtime stops.
+// Any thread may use a session, unless said otherwise. It is owned by its transport together with
+// the invocations that came by it, and ends once: when the worker closes it, when its process dies
+// or its connection breaks, or when the runtime drains or stops.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   struct Info {
@@ -43,46 +53,78 @@ class Session : public std::enable_shared_from_this<Session> {
     PeerIdentity peer;
     std::string transport;  // `stream`, `call`, `local`: what status shows
     absl::Time start_time;  // of day
+    // In process: it shares the queue's one lane with closures, and is bounded by the total alone.
+    bool in_process = false;
   };
 
   struct Counts {
     uint64_t queued = 0;
     uint64_t running = 0;  // deferred ones included
     uint64_t finished = 0;
+    uint64_t bytes = 0;    // of unfinished requests; 0 in process
+    uint64_t handles = 0;  // those that are being closed included
   };
 
   const Info& info() const { return info_; }
 
-  // Runs `closure` on the runtime thread when the session ends, closures added later first; if it
-  // has ended, soon; if the runtime has stopped, here and now. Each runs exactly once, also when
-  // the worker crashed. This is where an operation puts the clean-up of what it made for the
-  // session.
-  void AtEnd(absl::AnyInvocable<void() &&> closure);
+  // The object that `handle` names, for the time until the handler returns: another operation may
+  // release it. The runtime thread. NOT_FOUND (UNKNOWN_HANDLE): it is not of this session, was
+  // released, or is of another type; all look the same to a peer that guesses.
+  template <typename T>
+  absl::StatusOr<T*> Find(Handle handle) {
+    absl::StatusOr<void*> object = handles_.Find(handle, typeid(T));
+    if (!object.ok()) return object.status();
+    return static_cast<T*>(*object);
+  }
 
-  // From now on nothing of the session starts: what is queued ends as abandoned when its turn
-  // comes. Then, on the runtime thread, the closures of AtEnd run, and deferred invocations that
-  // those did not finish fail with ABORTED (SESSION_ENDED). Idempotent.
+  // Closes the object that `handle` names (handle.h); the handle is not valid any more when this
+  // returns. `done` runs on the runtime thread once the object is destroyed: OK, or
+  // DEADLINE_EXCEEDED (STILL_RUNNING) if closing took too long. The runtime thread. NOT_FOUND
+  // (UNKNOWN_HANDLE): `done` is destroyed uncalled.
+  absl::Status Release(Handle handle, absl::AnyInvocable<void(absl::Status) &&> done = nullptr);
+
+  // From now on nothing of the session starts: what is queued ends as abandoned and what is
+  // deferred fails with ABORTED (SESSION_ENDED), here and now, even while the runtime thread is
+  // stuck. Then, on the runtime thread, its objects are closed, last made first. Idempotent.
   void End();
   bool ended() const { return ended_.load(std::memory_order_acquire); }
 
   Counts counts() const;
 
  private:
+  friend class Closing;
+  friend class internal::HandleTable;
+  friend class internal::Lifecycle;
+  friend class internal::OperationTask;
   friend class internal::RuntimeCore;
 
-  Session(std::weak_ptr<internal::RuntimeCore> core, Info info);
-  // Runs what AtEnd gathered. The runtime thread.
-  void RunClosures();
+  Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
+          std::shared_ptr<internal::Account> user, const Bound& bound);
+
+  // What is queued with this key, or null. Any thread, as the next two.
+  std::shared_ptr<internal::OperationTask> FindKeyed(const std::string& key);
+  // `task` is now what is queued with its key; returns what was.
+  std::shared_ptr<internal::OperationTask> ExchangeKeyed(
+      const std::string& key, const std::shared_ptr<internal::OperationTask>& task);
+  // `task` has left the queue.
+  void ForgetKeyed(const std::string& key, const internal::OperationTask& task);
 
   const std::weak_ptr<internal::RuntimeCore> core_;
   const Info info_;
+  // Null in process.
+  const std::shared_ptr<internal::Account> user_;
+  const std::unique_ptr<internal::Account> account_;
+  internal::Lane lane_;  // the queue's
 
   std::atomic<bool> ended_{false};
   std::atomic<uint64_t> queued_{0}, running_{0}, finished_{0};
 
+  internal::HandleTable handles_;
+
   absl::Mutex mutex_;
-  std::vector<absl::AnyInvocable<void() &&>> at_end_ ABSL_GUARDED_BY(mutex_);
-  bool closures_run_ ABSL_GUARDED_BY(mutex_) = false;
+  // What is queued and has a coalesce_key.
+  absl::flat_hash_map<std::string, std::weak_ptr<internal::OperationTask>> keyed_
+      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace runloop

@@ -2,11 +2,14 @@
 #define RUNLOOP_RUNTIME_TASK_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "runloop/runtime/ledger.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
 
@@ -15,16 +18,19 @@ class Session;
 
 namespace internal {
 
-// One invocation as the queue sees it: a link, a place in the order, and a state that decides once
-// whether it runs.
+class Lifecycle;
+struct Lane;
+
+// One invocation as the queue sees it: a link, a place in the order, and a state. Lifecycle is what
+// changes the state.
 //
-// Ownership: whoever posts a task gives one reference to the queue; the queue gives it back with
-// Release, on the runtime thread or, when it stops, on the thread that stops it. What the task
-// captured is destroyed no later. Threads: the state changes on any thread; Run, Skip and Release
-// as said there.
+// Ownership: whoever posts a task gives one reference to the queue; who takes the task out of the
+// queue gives it back with Release. What the task captured is destroyed no later. Threads: as said
+// at each method.
 class Task {
  public:
-  enum class State : uint8_t { kQueued, kStarted, kEndedUnstarted };
+  // Each state is left once, downwards.
+  enum class State : uint8_t { kQueued, kRunning, kDeferred, kEnded };
 
   Task() = default;
   Task(const Task&) = delete;
@@ -33,46 +39,54 @@ class Task {
   enum class RunResult {
     kSucceeded,
     kFailed,
-    kCounted,   // ended, and counted by itself
-    kDeferred,  // goes on, and will count itself
+    kTold,  // an operation: it has ended or was deferred, and has said so itself
   };
-  // Runs it. The runtime thread, after TryStart. Throws nothing.
+  // Runs it. The runtime thread, once it is running. Throws nothing.
   virtual RunResult Run() = 0;
 
-  // Tells whoever waits that it never ran and why. After TryEnd, on the thread that won it.
-  virtual void Skip(OutcomeKind kind) = 0;
+  // Tells whoever waits that it never ran and why. The thread that ended it unstarted. What an
+  // operation's request holds is destroyed here; a closure is not, since it belongs to the runtime
+  // thread.
+  virtual void Skip(const absl::Status& why) = 0;
 
-  // The queue's reference ends. If the task ran, that is counted by now.
+  // The queue's reference ends. Closures: the runtime thread, or, when it stops, the thread that
+  // stops it. Operations: any thread. If the task ran, that is counted by now.
   virtual void Release() = 0;
 
-  // False: it ended before, and must not run.
-  bool TryStart() { return Leave(State::kStarted); }
-  // From now on it never runs. False: it started or ended before.
-  bool TryEnd() { return Leave(State::kEndedUnstarted); }
+  State state() const { return state_.load(); }
 
   // Set before posting, constant then. Null for a closure.
   const Operation* operation = nullptr;
   std::shared_ptr<Session> session;
+  Lane* lane = nullptr;  // null: this process's
   absl::Time deadline = absl::InfiniteFuture();
-  absl::Time posted_at;   // of operations
-  bool in_place = false;  // never queued
+  absl::Time posted_at;     // of operations
+  size_t bytes = 0;         // what it counts for against the bounds
+  bool in_place = false;    // never queued
+  bool is_cleanup = false;  // the runtime's own: neither counted nor bounded, and never dropped
+
+  // Who waits for it, if they are runtimes. Guarded by Waits once it is posted.
+  std::unique_ptr<std::vector<Chain>> chains;
 
  protected:
   ~Task() = default;
 
  private:
+  friend class Lifecycle;
   friend class PostList;
   friend class TaskQueue;
 
-  bool Leave(State to) {
-    State queued = State::kQueued;
-    return state_.compare_exchange_strong(queued, to, std::memory_order_acq_rel);
-  }
+  bool Leave(State from, State to) { return state_.compare_exchange_strong(from, to); }
 
   std::atomic<State> state_{State::kQueued};
-  Task* next_ = nullptr;    // the list that it is in
-  uint64_t sequence_ = 0;   // guarded by the queue's intake lock
-  absl::Time admitted_at_;  // likewise
+
+  // Where it is: in the post list, which uses next_ alone, then, guarded by the queue's lock, in
+  // the line or in its lane.
+  enum class Place : uint8_t { kNone, kLine, kLane };
+  Place place_ = Place::kNone;
+  Task* next_ = nullptr;
+  Task* previous_ = nullptr;
+  absl::Time admitted_at_;
 };
 
 }  // namespace internal

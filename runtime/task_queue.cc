@@ -51,63 +51,142 @@ Task* PostList::Reverse(Task* newest) {
   return oldest;
 }
 
-void TaskQueue::Append(Task* oldest, absl::Time now) {
+void TaskQueue::Append(TaskList& list, Task* task) {
+  task->next_ = nullptr;
+  task->previous_ = list.last;
+  (list.last == nullptr ? list.first : list.last->next_) = task;
+  list.last = task;
+}
+
+void TaskQueue::Unlink(TaskList& list, Task* task) {
+  (task->previous_ == nullptr ? list.first : task->previous_->next_) = task->next_;
+  (task->next_ == nullptr ? list.last : task->next_->previous_) = task->previous_;
+  task->next_ = task->previous_ = nullptr;
+}
+
+void TaskQueue::Admit(Task* oldest, absl::Time now) {
   while (oldest != nullptr) {
     Task* const task = oldest;
-    oldest = std::exchange(task->next_, nullptr);
-    task->sequence_ = next_sequence_++;
+    oldest = task->next_;
     task->admitted_at_ = now;
     earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
-    (last_ == nullptr ? first_ : last_->next_) = task;
-    last_ = task;
+    Lane& lane = LaneOf(*task);
+    if (lane.in_line < kLaneDepth) {  // then none waits in it
+      ++lane.in_line;
+      task->place_ = Task::Place::kLine;
+      Append(line_, task);
+    } else {
+      if (lane.waiting.first == nullptr) waiting_lanes_.insert(&lane);
+      task->place_ = Task::Place::kLane;
+      Append(lane.waiting, task);
+    }
   }
+}
+
+void TaskQueue::Remove(Task* task) {
+  Lane& lane = LaneOf(*task);
+  if (std::exchange(task->place_, Task::Place::kNone) == Task::Place::kLane) {
+    Unlink(lane.waiting, task);
+    if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
+    return;
+  }
+  Unlink(line_, task);
+  Task* const next = lane.waiting.first;
+  if (next == nullptr) {
+    --lane.in_line;
+    return;
+  }
+  Unlink(lane.waiting, next);
+  if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
+  next->place_ = Task::Place::kLine;
+  Append(line_, next);
 }
 
 void TaskQueue::Intake(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Append(posts_.Take(), now);
+  Admit(posts_.Take(), now);
 }
 
 void TaskQueue::Close(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Append(posts_.Close(), now);
+  Admit(posts_.Close(), now);
 }
 
-TaskQueue::Popped TaskQueue::Pop(absl::Time now) {
+Task* TaskQueue::Pop(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Append(posts_.Take(), now);
-  Popped popped{.task = first_};
-  if (first_ == nullptr) return popped;
-  popped.admitted_at = first_->admitted_at_;
-  first_ = std::exchange(first_->next_, nullptr);
-  if (first_ == nullptr) last_ = nullptr;
-  return popped;
+  Admit(posts_.Take(), now);
+  Task* const task = line_.first;
+  if (task != nullptr) Remove(task);
+  return task;
+}
+
+bool TaskQueue::Take(Task& task, absl::Time now) {
+  absl::MutexLock lock(&intake_);
+  Admit(posts_.Take(), now);
+  if (task.place_ == Task::Place::kNone) return false;
+  Remove(&task);
+  return true;
+}
+
+std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
+                                     absl::FunctionRef<bool(Task&)> wanted) {
+  std::vector<Task*> taken;
+  absl::MutexLock lock(&intake_);
+  Admit(posts_.Take(), now);
+  absl::Time earliest = absl::InfiniteFuture();
+  auto look = [&](const TaskList& list) {
+    for (Task* task = list.first; task != nullptr; task = task->next_) {
+      if (wanted(*task)) {
+        taken.push_back(task);
+      } else {
+        earliest = std::min(earliest, task->deadline);
+      }
+    }
+  };
+  look(line_);
+  for (Lane* const lane : waiting_lanes_) {
+    if (only == nullptr || lane == only) look(lane->waiting);
+  }
+  if (only == nullptr) earliest_deadline_ = earliest;
+  // From the back, so that none of them joins the line first.
+  for (auto task = taken.rbegin(); task != taken.rend(); ++task) Remove(*task);
+  return taken;
+}
+
+bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
+  absl::MutexLock lock(&intake_);
+  Admit(posts_.Take(), now);
+  if (old.place_ == Task::Place::kNone) return false;
+  TaskList& list = old.place_ == Task::Place::kLine ? line_ : LaneOf(old).waiting;
+  task->place_ = std::exchange(old.place_, Task::Place::kNone);
+  task->admitted_at_ = now;
+  earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
+  task->next_ = std::exchange(old.next_, nullptr);
+  task->previous_ = std::exchange(old.previous_, nullptr);
+  (task->previous_ == nullptr ? list.first : task->previous_->next_) = task;
+  (task->next_ == nullptr ? list.last : task->next_->previous_) = task;
+  return true;
 }
 
 bool TaskQueue::empty() const {
   absl::MutexLock lock(&intake_);
-  return first_ == nullptr && posts_.empty();
+  // Lanes wait only behind the line.
+  return line_.first == nullptr && posts_.empty();
 }
 
-absl::Time TaskQueue::OldestAdmitted(absl::Time now) {
+absl::Time TaskQueue::OldestIntake(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Append(posts_.Take(), now);
-  return first_ == nullptr ? absl::InfiniteFuture() : first_->admitted_at_;
+  Admit(posts_.Take(), now);
+  absl::Time oldest = absl::InfiniteFuture();
+  for (Task* task = line_.first; task != nullptr; task = task->next_) {
+    oldest = std::min(oldest, task->admitted_at_);
+  }
+  return oldest;  // those that wait in a lane came after those of it in the line
 }
 
 bool TaskQueue::MayHaveExpired(absl::Time now) const {
   absl::MutexLock lock(&intake_);
   return earliest_deadline_ <= now;
-}
-
-void TaskQueue::Look(absl::Time now, absl::FunctionRef<void(Task&)> visit) {
-  absl::MutexLock lock(&intake_);
-  Append(posts_.Take(), now);
-  earliest_deadline_ = absl::InfiniteFuture();
-  for (Task* task = first_; task != nullptr; task = task->next_) {
-    visit(*task);
-    if (task->deadline > now) earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
-  }
 }
 
 }  // namespace runloop::internal

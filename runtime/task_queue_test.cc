@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -11,7 +12,7 @@ namespace {
 struct NumberedTask final : Task {
   NumberedTask(int by, int index) : producer(by), number(index) {}
   RunResult Run() override { return RunResult::kSucceeded; }
-  void Skip(OutcomeKind) override {}
+  void Skip(const absl::Status&) override {}
   void Release() override { delete this; }
   const int producer, number;
 };
@@ -27,7 +28,7 @@ TEST(TaskQueueTest, EachProducersTasksKeepTheirOrderAndNoneIsLost) {
   }
   std::vector<int> next(kProducers, 0);
   for (int popped = 0; popped < kProducers * kEach;) {
-    Task* const task = queue.Pop(absl::Now()).task;
+    Task* const task = queue.Pop(absl::Now());
     if (task == nullptr) continue;
     auto* numbered = static_cast<NumberedTask*>(task);
     ASSERT_EQ(numbered->number, next[numbered->producer]++);
@@ -49,7 +50,7 @@ TEST(TaskQueueTest, IntakeByAnotherThreadKeepsTheOrder) {
     for (int i = 0; i < kTasks; ++i) ASSERT_TRUE(queue.Push(new NumberedTask(0, i)));
   });
   for (int expected = 0; expected < kTasks;) {
-    Task* const task = queue.Pop(absl::Now()).task;
+    Task* const task = queue.Pop(absl::Now());
     if (task == nullptr) continue;
     ASSERT_EQ(static_cast<NumberedTask*>(task)->number, expected++);
     task->Release();
@@ -66,21 +67,107 @@ TEST(TaskQueueTest, AClosedQueueGivesUpWhatItHasAndTakesNothing) {
   auto* const late = new NumberedTask(0, 1);
   EXPECT_FALSE(queue.Push(late));
   late->Release();
-  Task* const task = queue.Pop(absl::Now()).task;
+  Task* const task = queue.Pop(absl::Now());
   ASSERT_NE(task, nullptr);
   task->Release();
-  EXPECT_EQ(queue.Pop(absl::Now()).task, nullptr);
+  EXPECT_EQ(queue.Pop(absl::Now()), nullptr);
   EXPECT_TRUE(queue.empty());
 }
 
-TEST(TaskTest, ATaskStartsOrEndsOnce) {
-  NumberedTask started(0, 0);
-  EXPECT_TRUE(started.TryStart());
-  EXPECT_FALSE(started.TryEnd());
-  NumberedTask ended(0, 0);
-  EXPECT_TRUE(ended.TryEnd());
-  EXPECT_FALSE(ended.TryStart());
-  EXPECT_FALSE(ended.TryEnd());
+// Pops everything; `producer * 1000 + number` of each.
+std::vector<int> PopAll(TaskQueue& queue) {
+  std::vector<int> popped;
+  while (Task* const task = queue.Pop(absl::Now())) {
+    const auto* numbered = static_cast<NumberedTask*>(task);
+    popped.push_back(numbered->producer * 1000 + numbered->number);
+    task->Release();
+  }
+  return popped;
+}
+
+TEST(TaskQueueTest, AFloodInOneLaneMakesAnotherWaitForALanesDepthAtMost) {
+  TaskQueue queue;
+  Lane flood, other;
+  for (int i = 0; i < 900; ++i) {
+    auto* const task = new NumberedTask(1, i);
+    task->lane = &flood;
+    ASSERT_TRUE(queue.Push(task));
+  }
+  queue.Intake(absl::Now());
+  for (int i = 0; i < 3; ++i) {
+    auto* const task = new NumberedTask(2, i);
+    task->lane = &other;
+    ASSERT_TRUE(queue.Push(task));
+  }
+  const std::vector<int> popped = PopAll(queue);
+  ASSERT_EQ(popped.size(), 903u);
+  const auto place = [&](int item) {
+    return std::find(popped.begin(), popped.end(), item) - popped.begin();
+  };
+  EXPECT_EQ(place(2000), TaskQueue::kLaneDepth);
+  EXPECT_LT(place(2002), 2 * TaskQueue::kLaneDepth);
+  for (int i = 1; i < 900; ++i) ASSERT_LT(place(1000 + i - 1), place(1000 + i));
+}
+
+TEST(TaskQueueTest, LanesThatDoNotFloodKeepTheOrderOfThePushes) {
+  TaskQueue queue;
+  Lane lanes[2];
+  std::vector<int> expected;
+  for (int i = 0; i < 2 * TaskQueue::kLaneDepth; ++i) {
+    auto* const task = new NumberedTask(i % 2, i);
+    task->lane = &lanes[i % 2];
+    expected.push_back(i % 2 * 1000 + i);
+    ASSERT_TRUE(queue.Push(task));
+  }
+  EXPECT_EQ(PopAll(queue), expected);
+}
+
+TEST(TaskQueueTest, TakesOutOneOrThoseWantedFromLineAndLane) {
+  TaskQueue queue;
+  Lane lane;
+  std::vector<NumberedTask*> tasks;
+  for (int i = 0; i < 100; ++i) {
+    tasks.push_back(new NumberedTask(0, i));
+    tasks.back()->lane = &lane;
+    ASSERT_TRUE(queue.Push(tasks.back()));
+  }
+  for (const int i : {0, 50}) {  // one in the line, one in the lane
+    EXPECT_TRUE(queue.Take(*tasks[i], absl::Now()));
+    EXPECT_FALSE(queue.Take(*tasks[i], absl::Now()));
+    tasks[i]->Release();
+  }
+  const std::vector<Task*> even = queue.TakeIf(absl::Now(), &lane, [](Task& task) {
+    return static_cast<NumberedTask&>(task).number % 2 == 0;
+  });
+  ASSERT_EQ(even.size(), 48u);
+  EXPECT_EQ(static_cast<NumberedTask*>(even.front())->number, 2);
+  for (Task* const task : even) task->Release();
+  const std::vector<int> left = PopAll(queue);
+  ASSERT_EQ(left.size(), 50u);
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(left[i], 2 * i + 1);
+  EXPECT_TRUE(queue.empty());
+  EXPECT_EQ(lane.in_line, 0);
+}
+
+TEST(TaskQueueTest, AReplacementHasThePlaceOfTheOldOne) {
+  TaskQueue queue;
+  Lane lane;
+  std::vector<NumberedTask*> tasks;
+  for (int i = 0; i < 40; ++i) {
+    tasks.push_back(new NumberedTask(0, i));
+    tasks.back()->lane = &lane;
+    ASSERT_TRUE(queue.Push(tasks.back()));
+  }
+  for (const int i : {3, 39}) {
+    auto* const task = new NumberedTask(1, i);
+    task->lane = &lane;
+    EXPECT_TRUE(queue.Replace(*tasks[i], task, absl::Now()));
+    tasks[i]->Release();
+  }
+  std::vector<int> popped = PopAll(queue);
+  ASSERT_EQ(popped.size(), 40u);
+  EXPECT_EQ(popped[3], 1003);
+  EXPECT_EQ(popped[39], 1039);
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ class Fixture {
     runtime_ = Check(Runtime::Create({.loop = std::move(loop),
                                       .operations = std::move(registry),
                                       .thread = RuntimeThread::kSpawn,
-                                      .max_queued = 2 * kClosures}));
+                                      .bounds = {.total = {.items = 2 * kClosures, .bytes = 1 << 20}}}));
     Pin(Side::kCaller);
   }
 

@@ -48,11 +48,8 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
           }
         }
         if (is_new) {
-          context.session()->AtEnd([self, id] {
-            absl::MutexLock lock(&self->mutex_);
-            self->ended_sessions_.push_back(id);
-            self->changed_.SignalAll();
-          });
+          const absl::StatusOr<Handle> kept = context.Keep(std::make_unique<SessionEnd>(self, id));
+          if (!kept.ok()) return kept.status();
         }
         return reply;
       }));
@@ -89,6 +86,12 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
       kDrop, [](OperationContext&, DropRequest, Completion<DropReply>) {}));
 
   return self;
+}
+
+TestOperations::SessionEnd::~SessionEnd() {
+  absl::MutexLock lock(&operations->mutex_);
+  operations->ended_sessions_.push_back(id);
+  operations->changed_.SignalAll();
 }
 
 std::vector<TestOperations::Item> TestOperations::record() const {

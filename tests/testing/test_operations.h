@@ -42,11 +42,20 @@ class TestOperations {
   // Blocks until a Defer left its completion, and takes it.
   Completion<test::v1::DeferReply> TakeDeferred();
 
-  // Sessions whose AtEnd ran, in order: each Record adds its session once.
+  // Sessions whose objects were destroyed, in order: the first Record of a session makes one.
   std::vector<std::string> ended_sessions() const;
   void AwaitEndedSessions(size_t count) const;
 
  private:
+  // An object of a session's, which tells of its end.
+  struct SessionEnd {
+    SessionEnd(std::shared_ptr<TestOperations> of, std::string session_id)
+        : operations(std::move(of)), id(std::move(session_id)) {}
+    ~SessionEnd();
+    const std::shared_ptr<TestOperations> operations;
+    const std::string id;
+  };
+
   mutable absl::Mutex mutex_;
   mutable absl::CondVar changed_;
   std::vector<Item> record_ ABSL_GUARDED_BY(mutex_);

@@ -1,0 +1,17 @@
+#include "runloop/daemon/limits.h"
+
+#include <algorithm>
+
+namespace runloop::daemon {
+
+v1::Limits LimitsOf(const internal::RuntimeCore& core, int64_t max_message_bytes,
+                    int64_t max_unfinished) {
+  v1::Limits limits;
+  limits.set_max_message_bytes(max_message_bytes);
+  limits.set_max_unfinished(std::min(max_unfinished, core.bounds().session.items));
+  limits.set_max_unfinished_bytes(core.bounds().session.bytes);
+  limits.set_max_handles(core.max_handles());
+  return limits;
+}
+
+}  // namespace runloop::daemon

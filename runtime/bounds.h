@@ -1,0 +1,64 @@
+#ifndef RUNLOOP_RUNTIME_BOUNDS_H_
+#define RUNLOOP_RUNTIME_BOUNDS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+namespace runloop {
+
+// How much unfinished work there may be: invocations that were admitted and have not ended. What
+// does not fit is refused at once with RESOURCE_EXHAUSTED (QUEUE_FULL); nothing waits. May be
+// passed by a few where several threads dispatch at the same moment.
+struct Bound {
+  int64_t items = 0;
+  int64_t bytes = 0;  // of serialized requests; closures count as items alone
+};
+
+// Nobody alone can take all the room: a user's share is half of it, a session's less.
+struct WorkBounds {
+  // All together.
+  Bound total{.items = 1'000'000, .bytes = int64_t{512} << 20};
+  // All sessions of one uid or, for workers in a role, of that role.
+  Bound user{.items = 500'000, .bytes = int64_t{256} << 20};
+  // One session of another process. Sessions of this process are bounded by `total` alone.
+  Bound session{.items = 100'000, .bytes = int64_t{128} << 20};
+};
+
+// A bound and how much of it is held, for status.
+struct BoundStatus {
+  std::string holder;  // `runtime`, `uid 1000`, `role camera`
+  Bound held;
+  Bound bound;
+};
+
+namespace internal {
+
+// What one holder of unfinished work has. Any thread.
+class Account {
+ public:
+  Account(std::string holder, const Bound& bound) : holder_(std::move(holder)), bound_(bound) {}
+
+  const std::string& holder() const { return holder_; }
+  const Bound& bound() const { return bound_; }
+  Bound held() const { return {.items = items_.load(), .bytes = bytes_.load()}; }
+
+  bool Fits(int64_t items, int64_t bytes) const {
+    return items_.load() + items <= bound_.items && bytes_.load() + bytes <= bound_.bytes;
+  }
+  void Add(int64_t items, int64_t bytes) {
+    items_.fetch_add(items);
+    bytes_.fetch_add(bytes);
+  }
+
+ private:
+  const std::string holder_;
+  const Bound bound_;
+  std::atomic<int64_t> items_{0}, bytes_{0};
+};
+
+}  // namespace internal
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_BOUNDS_H_

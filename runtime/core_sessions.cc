@@ -1,0 +1,172 @@
+// Sessions of RuntimeCore: what ends with them, what waits for that, and what there is to see.
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+namespace {
+
+std::string InWords(const Session& session) {
+  const Session::Info& info = session.info();
+  return absl::StrCat("session ", info.id, " of '", info.client_name, "'",
+                      info.peer.pid != 0 ? absl::StrCat(" (process ", info.peer.pid, ")") : "");
+}
+
+}  // namespace
+
+std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
+  std::shared_ptr<Account> user;
+  if (!info.in_process) {
+    user = lifecycle_.AccountOf(info.peer.role.empty() ? absl::StrCat("uid ", info.peer.uid)
+                                                       : absl::StrCat("role ", info.peer.role));
+  }
+  absl::MutexLock lock(&sessions_mutex_);
+  if (info.id.empty()) info.id = absl::StrCat("s", next_session_++);
+  if (info.start_time == absl::UnixEpoch()) info.start_time = absl::Now();
+  std::shared_ptr<Session> session(
+      new Session(weak_from_this(), std::move(info), std::move(user), bounds().session));
+  sessions_.push_back(session);
+  return session;
+}
+
+void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
+  const Lane* const lane = session->info().in_process ? nullptr : &session->lane_;
+  EndQueued(OutcomeKind::kAbandoned, lane,
+            [&](Task& task) { return task.session == session && !task.is_cleanup; });
+  AbortDeferred(session.get(), MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                                         "the session ended before the operation finished",
+                                         {{"session", session->info().id}}));
+  // If the queue is closed, Shutdown has taken what the session held.
+  RunCleanup([this, session = std::move(session)] { CloseSession(session); });
+}
+
+void RuntimeCore::CloseSession(const std::shared_ptr<Session>& session) {
+  // What an operation that was running then has deferred since.
+  AbortDeferred(session.get(), MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                                         "the session ended before the operation finished",
+                                         {{"session", session->info().id}}));
+  session->handles_.CloseAll(*this, [this, weak = std::weak_ptr<Session>(session)] {
+    const std::shared_ptr<Session> closed = weak.lock();
+    {
+      absl::MutexLock lock(&sessions_mutex_);
+      std::erase(sessions_, closed);
+    }
+    QuitIfDrained();
+  });
+}
+
+void RuntimeCore::AbortDeferred(const Session* session, const absl::Status& why) {
+  for (const std::shared_ptr<OperationTask>& task :
+       deferred_.Find([&](const OperationTask& deferred) {
+         return session == nullptr || deferred.session.get() == session;
+       })) {
+    task->Finish(why);
+  }
+}
+
+void RuntimeCore::ExpireDeferred(absl::Time now) {
+  for (const std::shared_ptr<OperationTask>& task :
+       deferred_.Find([&](const OperationTask& deferred) { return deferred.deadline <= now; })) {
+    task->Finish(MakeError(
+        absl::StatusCode::kAborted, v1::ERROR_REASON_EXPIRED,
+        absl::StrCat(task->operation->name(), " was deferred and did not finish by its deadline"),
+        {{"operation", task->operation->name()}}));
+  }
+}
+
+void RuntimeCore::AfterDeferral(const OperationTask& task) {
+  if (task.deadline == absl::InfiniteFuture()) return;
+  absl::MutexLock lock(&service_mutex_);
+  if (task.deadline >= deferred_deadline_) return;
+  deferred_deadline_ = task.deadline;
+  service_changed_.Signal();
+}
+
+void RuntimeCore::AfterDeferred() { QuitIfDrained(); }
+
+void RuntimeCore::WatchClosing(absl::Time deadline) {
+  absl::MutexLock lock(&service_mutex_);
+  if (deadline >= closing_deadline_) return;
+  closing_deadline_ = deadline;
+  service_changed_.Signal();
+}
+
+void RuntimeCore::DestroyOverdue() {
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    absl::MutexLock lock(&sessions_mutex_);
+    sessions = sessions_;
+  }
+  const absl::Time now = clock_->Now();
+  for (const auto& session : sessions) {
+    const absl::Time next = session->handles_.DestroyOverdue(*this, now);
+    if (next != absl::InfiniteFuture()) WatchClosing(next);
+  }
+}
+
+std::string RuntimeCore::LargestHolder(const Account* among) const {
+  std::shared_ptr<Session> largest;
+  int64_t most = 0;
+  absl::MutexLock lock(&sessions_mutex_);
+  for (const std::shared_ptr<Session>& session : sessions_) {
+    if (session->account_ == nullptr) continue;
+    if (among != nullptr && session->user_.get() != among && session->account_.get() != among) {
+      continue;
+    }
+    const int64_t items = session->account_->held().items;
+    if (items > most) {
+      most = items;
+      largest = session;
+    }
+  }
+  return largest == nullptr ? "" : absl::StrCat(InWords(*largest), ": ", most);
+}
+
+// ---- looking ----
+
+Runtime::Snapshot RuntimeCore::GetSnapshot() const {
+  using State = Runtime::Snapshot::State;
+  const absl::Time now = clock_->Now();
+  Runtime::Snapshot snapshot;
+  snapshot.loop = std::string(loop_->kind());
+  snapshot.draining = draining_.load(std::memory_order_acquire);
+  const absl::Time oldest = queue_.OldestIntake(now);
+  if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
+  {
+    absl::MutexLock lock(&current_mutex_);
+    if (stopped()) {
+      snapshot.state = State::kStopped;
+    } else if (!started_.load(std::memory_order_acquire)) {
+      snapshot.state = State::kNotStarted;
+      snapshot.notice = NotStartedNotice(now);
+    } else if (!current_.active) {
+      snapshot.state = State::kIdle;
+    } else {
+      snapshot.current_age = now - current_.since;
+      snapshot.current_operation = std::string(current_.name());
+      snapshot.current_session = current_.session;
+      snapshot.state = State::kRunning;
+      if (snapshot.current_age >= stall_threshold_) {
+        snapshot.state = State::kStalled;
+        snapshot.notice =
+            absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
+                         current_.session ? " of " + InWords(*current_.session) : "",
+                         " has been running for ", absl::FormatDuration(snapshot.current_age));
+      }
+    }
+  }
+  snapshot.waits_for = waits_.for_what();
+  snapshot.ledger = lifecycle_.ledger().counts();
+  snapshot.bounds = lifecycle_.GetBounds();
+  {
+    absl::MutexLock lock(&sessions_mutex_);
+    snapshot.sessions.assign(sessions_.begin(), sessions_.end());
+  }
+  return snapshot;
+}
+
+}  // namespace runloop::internal

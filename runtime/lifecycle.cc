@@ -1,0 +1,213 @@
+#include "runloop/runtime/lifecycle.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/operation_registry.h"
+#include "runloop/runtime/session.h"
+
+namespace runloop::internal {
+namespace {
+
+// What a hint when to try again lies between.
+constexpr absl::Duration kShortestRetry = absl::Milliseconds(1);
+constexpr absl::Duration kLongestRetry = absl::Seconds(1);
+
+}  // namespace
+
+Lifecycle::Lifecycle(const WorkBounds& bounds,
+                     std::function<std::string(const Account*)> largest_holder)
+    : bounds_(bounds),
+      largest_holder_(std::move(largest_holder)),
+      total_("runtime", bounds.total) {}
+
+absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
+  const int64_t items = instead_of != nullptr ? 0 : 1;
+  const int64_t bytes =
+      static_cast<int64_t>(task.bytes) -
+      (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
+  const int64_t unfinished = ledger_.unfinished() + stale_.load();
+  if (unfinished + items > bounds_.total.items || !total_.Fits(0, bytes)) {
+    return Full(total_, unfinished, bytes, task);
+  }
+  if (task.session != nullptr) {
+    for (const Account* account : {task.session->user_.get(), task.session->account_.get()}) {
+      if (account != nullptr && !account->Fits(items, bytes)) {
+        return Full(*account, account->held().items, bytes, task);
+      }
+    }
+  }
+  AdmitUnbounded(task);
+  return absl::OkStatus();
+}
+
+absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t bytes,
+                             const Task& task) {
+  ledger_.Refuse();
+  const Bound& bound = account.bound();
+  const bool by_bytes = bytes > 0 && account.held().bytes + bytes > bound.bytes;
+  const bool session = task.session != nullptr && &account == task.session->account_.get();
+  const std::string who = session                         ? "the session"
+                          : account.holder() == "runtime" ? "the runtime"
+                                                          : account.holder();
+  const std::string held = by_bytes
+                               ? absl::StrCat(account.held().bytes, " of ", bound.bytes, " bytes")
+                               : absl::StrCat(items, " of ", bound.items, " invocations");
+  const std::string holder = largest_holder_(&account == &total_ ? nullptr : &account);
+  std::string text =
+      absl::StrCat("the queue is full: ", who, " has ", held, " unfinished",
+                   by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "");
+  if (by_bytes && static_cast<int64_t>(task.bytes) > bound.bytes) {
+    absl::StrAppend(&text, ": it can never fit; raise the bound, or send less at once");
+  } else {
+    absl::StrAppend(&text, holder.empty() ? "" : absl::StrCat("; most are of ", holder),
+                    "; try again when some have ended");
+  }
+  absl::Status status = MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL, text,
+      {{"bound", session ? "session" : account.holder()},
+       {"limit",
+        absl::StrCat(by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations")},
+       {"holder", holder}});
+  // By then an eighth of what is unfinished should have run.
+  const absl::Duration hint =
+      absl::Nanoseconds(mean_run_nanos_.load()) * std::max<int64_t>(1, items / 8);
+  SetRetryDelay(status, std::clamp(hint, kShortestRetry, kLongestRetry));
+  return status;
+}
+
+void Lifecycle::AdmitUnbounded(Task& task) {
+  if (task.is_cleanup) return;
+  ledger_.Admit();
+  Hold(task);
+}
+
+void Lifecycle::Unadmit(Task& task) {
+  if (task.is_cleanup) return;
+  ledger_.Unadmit();
+  if (task.session != nullptr) task.session->queued_.fetch_sub(1);
+  if (task.operation != nullptr) task.operation->statistics().queued.fetch_sub(1);
+  LetGo(task);
+}
+
+void Lifecycle::Hold(Task& task) {
+  const auto bytes = static_cast<int64_t>(task.bytes);
+  if (bytes != 0) total_.Add(0, bytes);
+  if (task.session != nullptr) {
+    task.session->queued_.fetch_add(1);
+    for (Account* account : {task.session->user_.get(), task.session->account_.get()}) {
+      if (account != nullptr) account->Add(1, bytes);
+    }
+  }
+  if (task.operation != nullptr) task.operation->statistics().queued.fetch_add(1);
+}
+
+void Lifecycle::LetGo(Task& task) {
+  const auto bytes = static_cast<int64_t>(task.bytes);
+  if (bytes != 0) total_.Add(0, -bytes);
+  if (task.session == nullptr) return;
+  for (Account* account : {task.session->user_.get(), task.session->account_.get()}) {
+    if (account != nullptr) account->Add(-1, -bytes);
+  }
+}
+
+bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
+  if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) return false;
+  if (task.is_cleanup) return true;
+  if (task.session != nullptr) {
+    task.session->queued_.fetch_sub(1);
+    task.session->finished_.fetch_add(1);
+  }
+  if (task.operation != nullptr) {
+    Operation::Statistics& statistics = task.operation->statistics();
+    statistics.queued.fetch_sub(1);
+    statistics.not_started.fetch_add(1);
+  }
+  LetGo(task);
+  ledger_.EndQueued(kind);
+  return true;
+}
+
+bool Lifecycle::Start(Task& task, absl::Time now) {
+  if (!task.Leave(Task::State::kQueued, Task::State::kRunning)) return false;
+  if (task.is_cleanup) return true;
+  ledger_.Start();
+  if (task.session != nullptr) {
+    task.session->running_.fetch_add(1);
+    task.session->queued_.fetch_sub(1);
+  }
+  if (task.operation != nullptr) {
+    Operation::Statistics& statistics = task.operation->statistics();
+    statistics.queued.fetch_sub(1);
+    statistics.queue_wait.Add(now - task.posted_at);
+  }
+  return true;
+}
+
+bool Lifecycle::Defer(Task& task) {
+  // Counted first: whoever ends it from now on finds it deferred.
+  ledger_.Defer();
+  if (task.Leave(Task::State::kRunning, Task::State::kDeferred)) return true;
+  ledger_.Undefer();
+  return false;
+}
+
+bool Lifecycle::Finish(Task& task, bool succeeded, bool* was_deferred) {
+  bool deferred = false;
+  if (!task.Leave(Task::State::kRunning, Task::State::kEnded)) {
+    // It may have been on its way to being deferred.
+    if (!task.Leave(Task::State::kDeferred, Task::State::kEnded)) return false;
+    deferred = true;
+  }
+  if (was_deferred != nullptr) *was_deferred = deferred;
+  if (task.is_cleanup) return true;
+  if (task.session != nullptr) {
+    task.session->running_.fetch_sub(1);
+    task.session->finished_.fetch_add(1);
+  }
+  if (task.operation != nullptr) {
+    Operation::Statistics& statistics = task.operation->statistics();
+    (succeeded ? statistics.succeeded : statistics.failed).fetch_add(1);
+  }
+  LetGo(task);
+  ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, deferred);
+  return true;
+}
+
+std::shared_ptr<Account> Lifecycle::AccountOf(const std::string& holder) {
+  absl::MutexLock lock(&mutex_);
+  absl::erase_if(accounts_, [](const auto& entry) { return entry.second.expired(); });
+  std::weak_ptr<Account>& known = accounts_[holder];
+  std::shared_ptr<Account> account = known.lock();
+  if (account == nullptr) {
+    account = std::make_shared<Account>(holder, bounds_.user);
+    known = account;
+  }
+  return account;
+}
+
+std::vector<BoundStatus> Lifecycle::GetBounds() const {
+  std::vector<BoundStatus> bounds = {
+      {.holder = total_.holder(),
+       .held = {.items = ledger_.unfinished(), .bytes = total_.held().bytes},
+       .bound = bounds_.total}};
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [holder, known] : accounts_) {
+    if (const std::shared_ptr<Account> account = known.lock()) {
+      bounds.push_back({.holder = holder, .held = account->held(), .bound = account->bound()});
+    }
+  }
+  std::sort(bounds.begin() + 1, bounds.end(),
+            [](const BoundStatus& a, const BoundStatus& b) { return a.holder < b.holder; });
+  return bounds;
+}
+
+void Lifecycle::NoteRunTime(absl::Duration time) {
+  const int64_t nanos = absl::ToInt64Nanoseconds(time);
+  const int64_t mean = mean_run_nanos_.load(std::memory_order_relaxed);
+  mean_run_nanos_.store(mean + (nanos - mean) / 8, std::memory_order_relaxed);
+}
+
+}  // namespace runloop::internal

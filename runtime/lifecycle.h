@@ -1,0 +1,94 @@
+#ifndef RUNLOOP_RUNTIME_LIFECYCLE_H_
+#define RUNLOOP_RUNTIME_LIFECYCLE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runloop/runtime/bounds.h"
+#include "runloop/runtime/ledger.h"
+#include "runloop/runtime/task.h"
+
+namespace runloop::internal {
+
+// The one state machine of an invocation (D3): every change of every task's state is made here, and
+// is counted here: in the ledger, with its session and its operation, and against the bounds (D4).
+//
+//   Admit         -> queued, or refused
+//   EndUnstarted  queued -> ended: cancelled, expired, superseded or abandoned; it never runs
+//   Start         queued -> running
+//   Defer         running -> deferred
+//   Finish        running or deferred -> ended: succeeded or failed
+//
+// Of several threads that try to end an invocation exactly one succeeds; that one delivers the
+// outcome, after it was counted. Any thread.
+class Lifecycle {
+ public:
+  // `largest_holder` says who has most unfinished work, of all sessions or of one account's, for
+  // the text of refusals.
+  Lifecycle(const WorkBounds& bounds, std::function<std::string(const Account*)> largest_holder);
+
+  // Takes it in, unless a bound stands in the way: RESOURCE_EXHAUSTED (QUEUE_FULL) says which, who
+  // holds most of the room, and when to try again. With `instead_of`, a task that it takes the
+  // place of counts as gone.
+  absl::Status Admit(Task& task, const Task* instead_of = nullptr);
+  // The same without looking at bounds.
+  void AdmitUnbounded(Task& task);
+  // Takes Admit back, for one that the queue turned out not to take.
+  void Unadmit(Task& task);
+  // Counts one that was refused before Admit.
+  void Refuse() { ledger_.Refuse(); }
+
+  bool EndUnstarted(Task& task, OutcomeKind kind);
+  bool Start(Task& task, absl::Time now);
+  // False: it has ended meanwhile.
+  bool Defer(Task& task);
+  // False: it had ended. `was_deferred` may be null.
+  bool Finish(Task& task, bool succeeded, bool* was_deferred = nullptr);
+
+  // A caller stopped waiting for one that had started.
+  void CountGivenUp() { ledger_.GiveUp(); }
+
+  // A closure that ended unstarted stays in the queue until its turn, since it belongs to the
+  // runtime thread: it takes room until then.
+  void CountStale(int64_t change) { stale_.fetch_add(change); }
+
+  // What the sessions of a user, or of a role, have together; shared by them.
+  std::shared_ptr<Account> AccountOf(const std::string& holder);
+
+  const Ledger& ledger() const { return ledger_; }
+  const WorkBounds& bounds() const { return bounds_; }
+  // Of the runtime and of each user or role that has sessions.
+  std::vector<BoundStatus> GetBounds() const;
+
+  // How long tasks take, for hints. The runtime thread.
+  void NoteRunTime(absl::Duration time);
+
+ private:
+  absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
+  void Hold(Task& task);
+  void LetGo(Task& task);
+
+  const WorkBounds bounds_;
+  const std::function<std::string(const Account*)> largest_holder_;
+  Ledger ledger_;
+  Account total_;  // bytes; its items are the ledger's
+  std::atomic<int64_t> stale_{0};
+  std::atomic<int64_t> mean_run_nanos_{0};
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, std::weak_ptr<Account>> accounts_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_RUNTIME_LIFECYCLE_H_

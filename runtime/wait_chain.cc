@@ -1,0 +1,98 @@
+#include "runloop/runtime/wait_chain.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/strings.h"
+
+namespace runloop::internal {
+namespace {
+
+std::string InWords(const ChainLink& link) {
+  return absl::StrCat(link.operation, " of runtime ", link.runtime_id.substr(0, 8));
+}
+
+}  // namespace
+
+bool Contains(const Chain& chain, std::string_view runtime_id) {
+  return std::any_of(chain.begin(), chain.end(),
+                     [&](const ChainLink& link) { return link.runtime_id == runtime_id; });
+}
+
+absl::Status DeadlockError(const Chain& chain, std::string_view runtime_id,
+                           std::string_view operation) {
+  const auto from = std::find_if(chain.begin(), chain.end(), [&](const ChainLink& link) {
+    return link.runtime_id == runtime_id;
+  });
+  std::string cycle;
+  for (auto link = from; link != chain.end(); ++link) {
+    absl::StrAppend(&cycle, InWords(*link), " waits for ");
+  }
+  absl::StrAppend(&cycle, InWords({std::string(runtime_id), std::string(operation)}),
+                  ", which waits for the first");
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_DEADLOCK,
+                   absl::StrCat("deadlock: ", cycle, "; dispatch without blocking, or not from ",
+                                "inside an operation"),
+                   {{"cycle", cycle}});
+}
+
+void Waits::Begin(std::string for_what, std::shared_ptr<Forward> forward) {
+  absl::MutexLock lock(&mutex_);
+  for_what_ = std::move(for_what);
+  forward_ = std::move(forward);
+}
+
+void Waits::End() {
+  std::shared_ptr<Forward> forward;  // destroyed without the lock
+  absl::MutexLock lock(&mutex_);
+  for_what_.clear();
+  forward.swap(forward_);
+}
+
+std::string Waits::for_what() const {
+  absl::MutexLock lock(&mutex_);
+  return for_what_;
+}
+
+void Waits::Add(Task& task, Chain chain) {
+  absl::MutexLock lock(&mutex_);
+  if (task.chains == nullptr) task.chains = std::make_unique<std::vector<Chain>>();
+  std::vector<Chain>& chains = *task.chains;
+  if (chains.size() < kMaxChains &&
+      std::find(chains.begin(), chains.end(), chain) == chains.end()) {
+    chains.push_back(std::move(chain));
+  }
+}
+
+void Waits::Collect(const Task& task, std::vector<Chain>& chains) const {
+  absl::MutexLock lock(&mutex_);
+  if (task.chains != nullptr) {
+    chains.insert(chains.end(), task.chains->begin(), task.chains->end());
+  }
+}
+
+std::shared_ptr<Waits::Forward> Waits::forward() const {
+  absl::MutexLock lock(&mutex_);
+  return forward_;
+}
+
+Chain CurrentChain() {
+  RuntimeCore* const core = RuntimeCore::OfThisThread();
+  return core == nullptr ? Chain() : core->WaitingChain();
+}
+
+WaitScope::WaitScope(std::string for_what, Waits::Forward forward) {
+  if (RuntimeCore* const core = RuntimeCore::OfThisThread()) {
+    waits_ =
+        core->BeginWait(std::move(for_what), std::make_shared<Waits::Forward>(std::move(forward)));
+  }
+}
+
+WaitScope::~WaitScope() {
+  if (waits_) RuntimeCore::OfThisThread()->EndWait();
+}
+
+}  // namespace runloop::internal
