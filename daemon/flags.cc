@@ -3,9 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "runloop/daemon/host.h"
 #include "runloop/daemon/process_info.h"
+#include "runloop/runtime/runtime.h"
 
 namespace runloop::daemon {
 namespace {
@@ -30,22 +33,52 @@ second one ends at once.
 
 Exit codes: 0 drained, 1 failed, 2 wrong flags or a plugin that was refused, 3 cut off while draining.)";
 
-absl::Duration ParseDuration(const std::string& text) {
+absl::Duration ParseDuration(const char* flag, const std::string& text) {
   absl::Duration duration;
   if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration() ||
       duration > absl::Hours(24)) {
     throw CLI::ValidationError(
-        "--drain_timeout",
-        absl::StrCat("'", text, "' is no duration such as 10s or 500ms, or longer than 24h"));
+        flag, absl::StrCat("'", text, "' is no duration such as 10s or 500ms, or longer than 24h"));
   }
   return duration;
+}
+
+// ITEMS,BYTES, the latter with a unit or without.
+Bound ParseBound(const char* flag, const std::string& text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  Bound bound;
+  bool ok = parts.size() == 2 && absl::SimpleAtoi(parts[0], &bound.items);
+  if (ok) {
+    std::string bytes = parts[1];
+    const CLI::AsSizeValue as_size(false);
+    try {
+      ok = as_size(bytes).empty() && absl::SimpleAtoi(bytes, &bound.bytes);
+    } catch (const CLI::ParseError&) {
+      ok = false;
+    }
+  }
+  if (!ok || bound.items < 1 || bound.bytes < 1) {
+    throw CLI::ValidationError(
+        flag, absl::StrCat("'", text, "' is no bound; write ITEMS,BYTES such as 1000,64MiB"));
+  }
+  return bound;
+}
+
+std::string FormatBound(const Bound& bound) {
+  return absl::StrCat(bound.items, ",", bound.bytes >> 20, "MiB");
 }
 
 }  // namespace
 
 std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   const HostOptions defaults;
-  Flags flags{.max_message_bytes = defaults.max_message_bytes};
+  const RuntimeOptions runtime_defaults;
+  Flags flags{.max_message_bytes = defaults.max_message_bytes,
+              .max_handles = runtime_defaults.max_handles};
+  std::string total = FormatBound(flags.bounds.total);
+  std::string user = FormatBound(flags.bounds.user);
+  std::string session = FormatBound(flags.bounds.session);
+  std::string close_timeout = absl::FormatDuration(runtime_defaults.close_timeout);
   std::string loop = "epoll";
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
 
@@ -68,10 +101,30 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   app.add_option("--drain_timeout", drain_timeout,
                  "How long admitted work may take after SIGTERM, such as 10s")
       ->capture_default_str();
+  app.add_option("--close_timeout", close_timeout,
+                 "How long an object that a session held may take to close")
+      ->capture_default_str();
+  app.add_option("--max_handles", flags.max_handles, "Objects that one session may hold")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1'000'000}));
+  app.add_option("--session_bound", session,
+                 "Unfinished work of one session, as ITEMS,BYTES; more is refused")
+      ->capture_default_str();
+  app.add_option("--user_bound", user, "The same for all sessions of a uid or role")
+      ->capture_default_str();
+  app.add_option("--total_bound", total, "The same for all together")->capture_default_str();
   app.add_option("--probe_plugin", flags.probe_plugins)->allow_extra_args(false)->group("");
   try {
     app.parse(argc, argv);
-    flags.drain_timeout = ParseDuration(drain_timeout);
+    flags.drain_timeout = ParseDuration("--drain_timeout", drain_timeout);
+    flags.close_timeout = ParseDuration("--close_timeout", close_timeout);
+    flags.bounds = {.total = ParseBound("--total_bound", total),
+                    .user = ParseBound("--user_bound", user),
+                    .session = ParseBound("--session_bound", session)};
+    if (flags.max_message_bytes > flags.bounds.session.bytes) {
+      throw CLI::ValidationError("--session_bound",
+                                 "a message of --max_message_bytes would never fit into it");
+    }
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     fprintf(stderr, "runloopd: %s; see runloopd --help\n", error.what());

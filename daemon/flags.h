@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "runloop/runtime/bounds.h"
 
 namespace runloop::daemon {
 
@@ -17,6 +18,9 @@ struct Flags {
   bool glib = false;
   int64_t max_message_bytes = 0;
   absl::Duration drain_timeout;
+  absl::Duration close_timeout;
+  WorkBounds bounds;
+  size_t max_handles = 0;
   // Not for people: probe these instead of serving (plugin_loader.h).
   std::vector<std::string> probe_plugins;
 };

@@ -37,8 +37,12 @@ int RunDaemon(const Flags& flags) {
     }
   }
 
-  const absl::StatusOr<std::unique_ptr<Runtime>> runtime = Runtime::Create(
-      {.loop = flags.glib ? NewGlibLoop() : NewEpollLoop(), .operations = std::move(operations)});
+  const absl::StatusOr<std::unique_ptr<Runtime>> runtime =
+      Runtime::Create({.loop = flags.glib ? NewGlibLoop() : NewEpollLoop(),
+                       .operations = std::move(operations),
+                       .bounds = flags.bounds,
+                       .max_handles = flags.max_handles,
+                       .close_timeout = flags.close_timeout});
   if (!runtime.ok()) return Fail(kExitFailed, runtime.status());
   const absl::StatusOr<std::unique_ptr<Host>> host =
       Host::Start(**runtime, {.listen = flags.listen,

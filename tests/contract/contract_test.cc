@@ -14,6 +14,7 @@
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/tests/testing/test_operations.h"
+#include "runloop/v1/handles.pb.h"
 
 namespace runloop {
 namespace {
@@ -28,11 +29,19 @@ using test::v1::FailReply;
 using test::v1::FailRequest;
 using test::v1::HoldReply;
 using test::v1::HoldRequest;
+using test::v1::MakeReply;
+using test::v1::MakeRequest;
 using test::v1::RecordReply;
 using test::v1::RecordRequest;
 using test::v1::ThrowReply;
 using test::v1::ThrowRequest;
+using test::v1::UseReply;
+using test::v1::UseRequest;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Pair;
+
+constexpr char kRelease[] = "runloop.v1.Handles/Release";
 
 enum class Path { kLocal, kStream };
 
@@ -397,6 +406,82 @@ TEST_P(ContractTest, WhatIsAdmittedIsDrainedAndWhatComesLaterIsRefused) {
   EXPECT_EQ(result.ledger.abandoned, 0u);
   for (const Invocation& invocation : admitted) EXPECT_TRUE(invocation.Await().ok());
   EXPECT_TRUE(hold.Await().ok());
+}
+
+TEST_P(ContractTest, AHandleNamesAnObjectUntilItIsReleasedAndTheSessionsEndClosesTheRest) {
+  Start();
+  std::vector<Handle> handles;
+  {
+    const RuntimeContext context = Context(), other = Context();
+    for (const char* const name : {"a", "b", "c"}) {
+      MakeRequest make;
+      make.set_name(name);
+      const absl::StatusOr<MakeReply> made = context.DispatchBlocking<MakeReply>(kMake, make);
+      ASSERT_TRUE(made.ok()) << made.status();
+      handles.push_back(made->handle());
+    }
+    UseRequest use;
+    use.set_handle(handles[1]);
+    EXPECT_EQ(context.DispatchBlocking<UseReply>(kUse, use)->name(), "b");
+    EXPECT_EQ(ReasonOf(other.DispatchBlocking<UseReply>(kUse, use).status()),
+              v1::ERROR_REASON_UNKNOWN_HANDLE);
+    v1::ReleaseRequest release;
+    release.set_handle(handles[1]);
+    EXPECT_TRUE(context.DispatchBlocking<v1::ReleaseResponse>(kRelease, release).ok());
+    EXPECT_THAT(operations_->destroyed(), ElementsAre("b"));
+    EXPECT_EQ(ReasonOf(context.DispatchBlocking<UseReply>(kUse, use).status()),
+              v1::ERROR_REASON_UNKNOWN_HANDLE);
+  }
+  operations_->AwaitDestroyed(3);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("b", "c", "a"));
+}
+
+TEST_P(ContractTest, WhatACallThatTimedOutMakesLaterIsReleased) {
+  Start();
+  const RuntimeContext context = Context();
+  // Deferred work of the handler's own would be as good: here the thread is held inside Make.
+  MakeRequest make;
+  make.set_name("late");
+  make.set_holds_first(true);
+  const absl::StatusOr<MakeReply> late =
+      context.DispatchBlocking<MakeReply>(kMake, make, {.timeout = absl::Milliseconds(100)});
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kDeadlineExceeded);
+  operations_->LetGo();
+  if (ReasonOf(late.status()) == v1::ERROR_REASON_EXPIRED) return;  // a machine that slow
+  EXPECT_EQ(ReasonOf(late.status()), v1::ERROR_REASON_STILL_RUNNING);
+  operations_->AwaitDestroyed(1);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("late"));
+}
+
+TEST_P(ContractTest, ANewerDispatchWithTheSameKeySupersedesTheOneThatWaits) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  const Invocation first = context.DispatchAsync(kRecord, Record(1, 1), {.coalesce_key = "size"});
+  const Invocation between = context.DispatchAsync(kRecord, Record(1, 2));
+  const Invocation second = context.DispatchAsync(kRecord, Record(1, 3), {.coalesce_key = "size"});
+  const absl::Status superseded = first.Await();
+  EXPECT_EQ(superseded.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ReasonOf(superseded), v1::ERROR_REASON_SUPERSEDED);
+  operations_->LetGo();
+  EXPECT_TRUE(second.Await().ok());
+  EXPECT_TRUE(between.Await().ok());
+  EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 3), Pair(1, 2)));
+}
+
+TEST_P(ContractTest, WhatIsDeferredFailsAtItsDeadline) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation deferred =
+      context.DispatchAsync(kDefer, DeferRequest(), {.timeout = absl::Milliseconds(50)});
+  const absl::Status status = deferred.Await();
+  if (ReasonOf(status) == v1::ERROR_REASON_EXPIRED &&
+      status.code() == absl::StatusCode::kDeadlineExceeded) {
+    return;  // a machine so slow that it did not start
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
+  Completion<DeferReply> completion = operations_->TakeDeferred();
+  completion.Finish(DeferReply());  // too late, and nobody minds
 }
 
 TEST_P(ContractTest, TheLedgerBalances) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "runloop/runtime/local_context.h"
@@ -17,6 +18,37 @@ void Must(const absl::Status& status) {
 }
 
 }  // namespace
+
+// What Make makes.
+class TestOperations::Thing {
+ public:
+  Thing(std::shared_ptr<TestOperations> operations, const MakeRequest& request)
+      : operations_(std::move(operations)),
+        name_(request.name()),
+        slow_(request.closes_slowly()),
+        made_on_(std::this_thread::get_id()) {}
+  ~Thing() {
+    const bool here = std::this_thread::get_id() == made_on_;
+    absl::MutexLock lock(&operations_->mutex_);
+    operations_->destroyed_.push_back((here ? "" : "?") + std::string(closed_ ? "" : "!") + name_);
+    operations_->changed_.SignalAll();
+  }
+  void Close(Closing closing) {
+    closed_ = true;
+    if (!slow_) return;
+    absl::MutexLock lock(&operations_->mutex_);
+    operations_->closing_.push_back(std::move(closing));
+    operations_->changed_.SignalAll();
+  }
+  const std::string& name() const { return name_; }
+
+ private:
+  const std::shared_ptr<TestOperations> operations_;
+  const std::string name_;
+  const bool slow_;
+  const std::thread::id made_on_;
+  bool closed_ = false;
+};
 
 std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& registry) {
   auto self = std::make_shared<TestOperations>();
@@ -66,12 +98,7 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
 
   Must(registry.Register<HoldRequest, HoldReply>(
       kHold, [self](OperationContext&, HoldRequest) -> absl::StatusOr<HoldReply> {
-        absl::MutexLock lock(&self->mutex_);
-        ++self->held_;
-        self->changed_.SignalAll();
-        while (self->let_go_ == 0) self->changed_.Wait(&self->mutex_);
-        --self->let_go_;
-        --self->held_;
+        self->HoldThread();
         return HoldReply();
       }));
 
@@ -85,6 +112,24 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
   Must(registry.RegisterDeferred<DropRequest, DropReply>(
       kDrop, [](OperationContext&, DropRequest, Completion<DropReply>) {}));
 
+  Must(registry.Register<MakeRequest, MakeReply>(
+      kMake, [self](OperationContext& context, MakeRequest request) -> absl::StatusOr<MakeReply> {
+        const absl::StatusOr<Handle> handle = context.Keep(std::make_unique<Thing>(self, request));
+        if (!handle.ok()) return handle.status();
+        MakeReply reply;
+        reply.set_handle(*handle);
+        return reply;
+      }));
+
+  Must(registry.Register<UseRequest, UseReply>(
+      kUse, [](OperationContext& context, UseRequest request) -> absl::StatusOr<UseReply> {
+        const absl::StatusOr<Thing*> thing = context.session()->Find<Thing>(request.handle());
+        if (!thing.ok()) return thing.status();
+        UseReply reply;
+        reply.set_name((*thing)->name());
+        return reply;
+      }));
+
   return self;
 }
 
@@ -92,6 +137,15 @@ TestOperations::SessionEnd::~SessionEnd() {
   absl::MutexLock lock(&operations->mutex_);
   operations->ended_sessions_.push_back(id);
   operations->changed_.SignalAll();
+}
+
+void TestOperations::HoldThread() {
+  absl::MutexLock lock(&mutex_);
+  ++held_;
+  changed_.SignalAll();
+  while (let_go_ == 0) changed_.Wait(&mutex_);
+  --let_go_;
+  --held_;
 }
 
 std::vector<TestOperations::Item> TestOperations::record() const {
@@ -121,6 +175,29 @@ Completion<test::v1::DeferReply> TestOperations::TakeDeferred() {
   Completion<test::v1::DeferReply> taken = std::move(deferred_.front());
   deferred_.erase(deferred_.begin());
   return taken;
+}
+
+std::vector<std::string> TestOperations::destroyed() const {
+  absl::MutexLock lock(&mutex_);
+  return destroyed_;
+}
+
+void TestOperations::AwaitDestroyed(size_t count) const {
+  absl::MutexLock lock(&mutex_);
+  while (destroyed_.size() < count) changed_.Wait(&mutex_);
+}
+
+void TestOperations::AwaitClosing() {
+  absl::MutexLock lock(&mutex_);
+  while (closing_.empty()) changed_.Wait(&mutex_);
+}
+
+void TestOperations::FinishClosing() {
+  std::vector<Closing> done;  // dropped outside the lock
+  absl::MutexLock lock(&mutex_);
+  while (closing_.empty()) changed_.Wait(&mutex_);
+  done.push_back(std::move(closing_.front()));
+  closing_.erase(closing_.begin());
 }
 
 std::vector<std::string> TestOperations::ended_sessions() const {

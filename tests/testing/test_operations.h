@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "runloop/runtime/handle.h"
 #include "runloop/runtime/operation_registry.h"
 #include "runloop/test/v1/test_operations.pb.h"
 
@@ -21,6 +22,8 @@ inline constexpr char kThrow[] = "runloop.test.v1.TestOperations/Throw";
 inline constexpr char kHold[] = "runloop.test.v1.TestOperations/Hold";
 inline constexpr char kDefer[] = "runloop.test.v1.TestOperations/Defer";
 inline constexpr char kDrop[] = "runloop.test.v1.TestOperations/Drop";
+inline constexpr char kMake[] = "runloop.test.v1.TestOperations/Make";
+inline constexpr char kUse[] = "runloop.test.v1.TestOperations/Use";
 
 // What the test operations did, and how a test steers them. Thread-safe. Shared with the handlers.
 class TestOperations {
@@ -42,6 +45,15 @@ class TestOperations {
   // Blocks until a Defer left its completion, and takes it.
   Completion<test::v1::DeferReply> TakeDeferred();
 
+  // The things that Make made and that were destroyed, by name, in order; `!` before the name of
+  // one that was not closed, `?` of one that was destroyed off the runtime thread.
+  std::vector<std::string> destroyed() const;
+  void AwaitDestroyed(size_t count) const;
+  // Blocks until a thing that closes slowly begins to.
+  void AwaitClosing();
+  // Does so, and lets it be closed.
+  void FinishClosing();
+
   // Sessions whose objects were destroyed, in order: the first Record of a session makes one.
   std::vector<std::string> ended_sessions() const;
   void AwaitEndedSessions(size_t count) const;
@@ -56,12 +68,19 @@ class TestOperations {
     const std::string id;
   };
 
+  class Thing;
+
+  // Until LetGo.
+  void HoldThread();
+
   mutable absl::Mutex mutex_;
   mutable absl::CondVar changed_;
   std::vector<Item> record_ ABSL_GUARDED_BY(mutex_);
   int held_ ABSL_GUARDED_BY(mutex_) = 0;
   int let_go_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<Completion<test::v1::DeferReply>> deferred_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Closing> closing_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> destroyed_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> known_sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> ended_sessions_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,0 +1,397 @@
+// What a session has and what ends with it: its objects, its share of the room, its work.
+
+#include "runloop/runtime/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "runloop/runtime/error.h"
+#include "runloop/tests/testing/fake_clock.h"
+#include "runloop/tests/testing/remote_session.h"
+#include "runloop/v1/handles.pb.h"
+
+namespace runloop {
+namespace {
+
+using test::v1::DeferRequest;
+using test::v1::EchoReply;
+using test::v1::EchoRequest;
+using test::v1::HoldRequest;
+using test::v1::MakeReply;
+using test::v1::MakeRequest;
+using test::v1::RecordRequest;
+using test::v1::UseReply;
+using test::v1::UseRequest;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr char kRelease[] = "runloop.v1.Handles/Release";
+
+class SessionTest : public testing::Test {
+ protected:
+  void Start(RuntimeOptions options = {}) {
+    OperationRegistry registry;
+    operations_ = TestOperations::Register(registry);
+    options.operations = std::move(registry);
+    options.thread = RuntimeThread::kSpawn;
+    options.log = [](LogSeverity, std::string_view) {};
+    runtime_ = *Runtime::Create(std::move(options));
+  }
+  void TearDown() override {
+    if (operations_) operations_->LetGo();
+    runtime_.reset();
+  }
+
+  static MakeRequest Make(std::string name, bool closes_slowly = false) {
+    MakeRequest request;
+    request.set_name(std::move(name));
+    request.set_closes_slowly(closes_slowly);
+    return request;
+  }
+  static Handle MakeThing(RemoteSession& session, std::string name, bool closes_slowly = false) {
+    const auto call = session.Dispatch(kMake, Make(std::move(name), closes_slowly));
+    EXPECT_TRUE(call->Await().ok()) << call->Await();
+    return call->Take<MakeReply>().handle();
+  }
+  static absl::Status Use(RemoteSession& session, Handle handle) {
+    UseRequest request;
+    request.set_handle(handle);
+    return session.Dispatch(kUse, request)->Await();
+  }
+  static std::shared_ptr<RemoteSession::Call> Release(RemoteSession& session, Handle handle) {
+    v1::ReleaseRequest request;
+    request.set_handle(handle);
+    return session.Dispatch(kRelease, request);
+  }
+  static EchoRequest Payload(size_t bytes) {
+    EchoRequest request;
+    request.set_payload(std::string(bytes, 'x'));
+    return request;
+  }
+  // Holds the runtime thread, by a session of its own.
+  std::shared_ptr<RemoteSession::Call> Hold(RemoteSession& session) {
+    auto hold = session.Dispatch(kHold, HoldRequest());
+    operations_->AwaitHeld();
+    return hold;
+  }
+  void AwaitNoSession() {
+    // Each look posts a closure, behind which the clean-up is done.
+    while (!runtime_->GetSnapshot().sessions.empty()) {
+      ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+    }
+  }
+
+  FakeClock clock_;
+  std::shared_ptr<TestOperations> operations_;
+  std::unique_ptr<Runtime> runtime_;
+};
+
+TEST_F(SessionTest, AHandleNamesItsObjectForItsOwnSessionUntilItIsReleased) {
+  Start();
+  RemoteSession owner(*runtime_), other(*runtime_);
+  const Handle handle = MakeThing(owner, "a");
+  EXPECT_NE(handle, 0u);
+  EXPECT_TRUE(Use(owner, handle).ok());
+  EXPECT_EQ(ReasonOf(Use(other, handle)), v1::ERROR_REASON_UNKNOWN_HANDLE);
+  EXPECT_EQ(ReasonOf(Release(other, handle)->Await()), v1::ERROR_REASON_UNKNOWN_HANDLE);
+  EXPECT_TRUE(Release(owner, handle)->Await().ok());
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("a"));
+  EXPECT_EQ(ReasonOf(Use(owner, handle)), v1::ERROR_REASON_UNKNOWN_HANDLE);
+  EXPECT_EQ(ReasonOf(Release(owner, handle)->Await()), v1::ERROR_REASON_UNKNOWN_HANDLE);
+  const Handle next = MakeThing(owner, "b");
+  EXPECT_NE(next, handle) << "a stale handle would name another object";
+}
+
+TEST_F(SessionTest, AHandleOfAnotherTypeIsUnknown) {
+  Start();
+  RemoteSession session(*runtime_);
+  RecordRequest record;  // keeps an object of another type
+  ASSERT_TRUE(session.Dispatch(kRecord, record)->Await().ok());
+  ASSERT_EQ(session->counts().handles, 1u);
+  const Handle after = MakeThing(session, "a");
+  EXPECT_EQ(ReasonOf(Use(session, after - 1)), v1::ERROR_REASON_UNKNOWN_HANDLE);
+}
+
+TEST_F(SessionTest, ItsObjectsAreClosedLastMadeFirstWhenItEnds) {
+  Start();
+  RemoteSession session(*runtime_);
+  for (const char* const name : {"a", "b", "c"}) MakeThing(session, name);
+  session->End();
+  operations_->AwaitDestroyed(3);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("c", "b", "a"));
+  AwaitNoSession();
+  EXPECT_EQ(session->counts().handles, 0u);
+}
+
+TEST_F(SessionTest, AnObjectThatClosesSlowlyHoldsBackThoseBeforeItAndNotTheThread) {
+  Start();
+  RemoteSession session(*runtime_), other(*runtime_);
+  MakeThing(session, "a");
+  MakeThing(session, "slow", /*closes_slowly=*/true);
+  MakeThing(session, "c");
+  session->End();
+  operations_->AwaitDestroyed(1);
+  ASSERT_TRUE(other.Dispatch(kEcho, EchoRequest())->Await().ok());  // the thread goes on
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("c"));
+  EXPECT_EQ(runtime_->GetSnapshot().sessions.size(), 2u) << "it is closing, and shown";
+  operations_->FinishClosing();
+  operations_->AwaitDestroyed(3);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("c", "slow", "a"));
+}
+
+TEST_F(SessionTest, AnObjectThatDoesNotCloseInTimeIsDestroyedAsItIs) {
+  Start({.close_timeout = absl::Seconds(5), .clock = &clock_});
+  RemoteSession session(*runtime_);
+  const Handle handle = MakeThing(session, "slow", /*closes_slowly=*/true);
+  const auto release = Release(session, handle);
+  operations_->AwaitClosing();
+  EXPECT_FALSE(release->done());
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_EQ(release->Await().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("slow"));
+  operations_->FinishClosing();  // too late; does nothing
+}
+
+TEST_F(SessionTest, WhatItIsGivenUpByItsCallerReleasesWhatItMakes) {
+  Start();
+  RemoteSession session(*runtime_), other(*runtime_);
+  const auto hold = Hold(other);
+  const auto never_ran = session.Dispatch(kMake, Make("unmade"));
+  using GivenUp = internal::RuntimeCore::GivenUp;
+  EXPECT_EQ(session.core().GiveUp(*never_ran->task(), OutcomeKind::kExpired), GivenUp::kNeverRan);
+  EXPECT_EQ(ReasonOf(never_ran->Await()), v1::ERROR_REASON_EXPIRED);
+  operations_->LetGo();
+  const auto made = session.Dispatch(kMake, Make("made"), {.number = 7});
+  ASSERT_TRUE(made->Await().ok());
+  EXPECT_EQ(session.core().GiveUp(*made->task(), OutcomeKind::kExpired), GivenUp::kEnded);
+  EXPECT_EQ(session->counts().handles, 1u) << "it has ended: its caller has the reply";
+  session.core().GiveUpEnded(*session, 8);
+  session.core().GiveUpEnded(*session, 7);
+  operations_->AwaitDestroyed(1);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("made"));
+}
+
+TEST_F(SessionTest, AResultThatComesAfterItsCallerGaveUpReleasesWhatWasMade) {
+  std::atomic<bool> go{false};
+  absl::Mutex mutex;
+  bool inside = false;
+  OperationRegistry registry;
+  struct Made {
+    explicit Made(std::atomic<int>& count) : destroyed(count) {}
+    ~Made() { ++destroyed; }
+    std::atomic<int>& destroyed;
+  };
+  std::atomic<int> destroyed{0};
+  ASSERT_TRUE((registry.Register<MakeRequest, MakeReply>(
+                   kMake,
+                   [&](OperationContext& context, const MakeRequest&) -> absl::StatusOr<MakeReply> {
+                     {
+                       absl::MutexLock lock(&mutex);
+                       inside = true;
+                     }
+                     while (!go) std::this_thread::yield();
+                     MakeReply reply;
+                     reply.set_handle(*context.Keep(std::make_unique<Made>(destroyed)));
+                     return reply;
+                   }))
+                  .ok());
+  runtime_ = *Runtime::Create({.operations = std::move(registry), .thread = RuntimeThread::kSpawn});
+  const RuntimeContext context = runtime_->context().AsRuntimeContext();
+  const absl::StatusOr<MakeReply> late =
+      context.DispatchBlocking<MakeReply>(kMake, MakeRequest(), {.timeout = absl::Milliseconds(1)});
+  // It may have been too slow to start at all.
+  if (ReasonOf(late.status()) == v1::ERROR_REASON_STILL_RUNNING) {
+    go = true;
+    ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+    ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+    EXPECT_EQ(destroyed, 1) << "a late reply leaks what it carries";
+    EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
+  }
+  go = true;
+}
+
+TEST_F(SessionTest, MayHoldOnlySoManyHandles) {
+  Start({.max_handles = 2});
+  RemoteSession session(*runtime_);
+  const Handle first = MakeThing(session, "a");
+  MakeThing(session, "b");
+  const absl::Status full = session.Dispatch(kMake, Make("c"))->Await();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_HANDLES_FULL);
+  ASSERT_TRUE(Release(session, first)->Await().ok());
+  MakeThing(session, "d");
+}
+
+TEST_F(SessionTest, ItsEndEndsItsQueuedAndDeferredWorkWhileTheThreadIsHeld) {
+  Start();
+  RemoteSession session(*runtime_), other(*runtime_);
+  const auto deferred = session.Dispatch(kDefer, DeferRequest());
+  Completion<test::v1::DeferReply> completion = operations_->TakeDeferred();
+  const auto hold = Hold(other);
+  std::vector<std::shared_ptr<RemoteSession::Call>> queued;
+  for (int i = 0; i < 100; ++i) queued.push_back(session.Dispatch(kRecord, RecordRequest()));
+  session->End();
+  for (const auto& call : queued)
+    EXPECT_EQ(ReasonOf(call->Await()), v1::ERROR_REASON_RUNTIME_STOPPED);
+  EXPECT_EQ(ReasonOf(deferred->Await()), v1::ERROR_REASON_SESSION_ENDED);
+  const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
+  EXPECT_EQ(ledger.abandoned, 100u);
+  EXPECT_EQ(ledger.queued, 0u);
+  EXPECT_EQ(session->counts().bytes, 0u);
+  EXPECT_EQ(ReasonOf(session.Dispatch(kRecord, RecordRequest())->Await()),
+            v1::ERROR_REASON_SESSION_ENDED);
+  operations_->LetGo();
+  ASSERT_TRUE(hold->Await().ok());
+  EXPECT_TRUE(operations_->record().empty());
+  completion.Finish(test::v1::DeferReply());  // dropped
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.failed, 1u);
+}
+
+TEST_F(SessionTest, WhatIsDeferredFailsAtItsDeadline) {
+  Start({.clock = &clock_});
+  RemoteSession session(*runtime_);
+  const auto deferred =
+      session.Dispatch(kDefer, DeferRequest(), {.deadline = clock_.Now() + absl::Seconds(3)});
+  Completion<test::v1::DeferReply> completion = operations_->TakeDeferred();
+  EXPECT_FALSE(deferred->done());
+  clock_.Advance(absl::Seconds(3));
+  EXPECT_EQ(deferred->Await().code(), absl::StatusCode::kAborted);
+  completion.Finish(test::v1::DeferReply());
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.deferred, 0u);
+}
+
+TEST_F(SessionTest, ARefusalNamesTheBoundWhoHoldsTheRoomAndWhenToTryAgain) {
+  Start({.bounds = {.total = {.items = 9, .bytes = 100'000},
+                    .user = {.items = 6, .bytes = 5'000},
+                    .session = {.items = 4, .bytes = 3'000}}});
+  RemoteSession host(*runtime_, {.pid = 1, .uid = 1});
+  const auto hold = Hold(host);
+  RemoteSession a(*runtime_, {.pid = 11, .uid = 1000}), b(*runtime_, {.pid = 12, .uid = 1000});
+  auto dispatch = [](RemoteSession& session, size_t bytes) {
+    const auto call = session.Dispatch(kEcho, Payload(bytes));
+    return call->done() ? call->Await() : absl::OkStatus();
+  };
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(dispatch(a, 10).ok());
+  const absl::Status session_full = dispatch(a, 10);
+  EXPECT_EQ(session_full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(session_full), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_THAT(std::string(session_full.message()), HasSubstr("4 of 4 invocations"));
+  EXPECT_GT(RetryDelayOf(session_full), absl::ZeroDuration());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(dispatch(b, 10).ok());
+  const absl::Status user_full = dispatch(b, 10);
+  EXPECT_THAT(std::string(user_full.message()), HasSubstr("uid 1000 has 6 of 6"));
+  EXPECT_THAT(std::string(user_full.message()), HasSubstr(a->info().id)) << "the largest holder";
+  EXPECT_THAT(std::string(user_full.message()), HasSubstr("process 11"));
+  RemoteSession c(*runtime_, {.pid = 13, .uid = 1000, .role = "camera"});
+  ASSERT_TRUE(dispatch(c, 10).ok());
+  ASSERT_TRUE(dispatch(c, 10).ok());
+  EXPECT_THAT(std::string(dispatch(c, 10).message()), HasSubstr("the runtime has 9 of 9"));
+  EXPECT_EQ(runtime_->context().RunOnRuntimeThreadAsync([] {}).code(),
+            absl::StatusCode::kResourceExhausted);
+  bool found = false;
+  for (const BoundStatus& bound : runtime_->GetSnapshot().bounds) {
+    if (bound.holder != "role camera") continue;
+    found = true;
+    EXPECT_EQ(bound.held.items, 2);
+  }
+  EXPECT_TRUE(found);
+  a->End();
+  EXPECT_TRUE(dispatch(b, 10).ok()) << "what a session held is free when it has ended";
+  operations_->LetGo();
+  ASSERT_TRUE(hold->Await().ok());
+}
+
+TEST_F(SessionTest, BytesAreBoundedAndARequestThatNeverFitsSaysSo) {
+  Start({.bounds = {.session = {.items = 100, .bytes = 3'000}}});
+  RemoteSession host(*runtime_), session(*runtime_);
+  const auto hold = Hold(host);
+  const auto first = session.Dispatch(kEcho, Payload(2'000));
+  const auto second = session.Dispatch(kEcho, Payload(2'000));
+  EXPECT_EQ(ReasonOf(second->Await()), v1::ERROR_REASON_QUEUE_FULL);
+  const auto third = session.Dispatch(kEcho, Payload(10'000));
+  EXPECT_THAT(std::string(third->Await().message()), HasSubstr("never fit"));
+  operations_->LetGo();
+  ASSERT_TRUE(first->Await().ok());
+  EXPECT_TRUE(session.Dispatch(kEcho, Payload(2'000))->Await().ok());
+}
+
+TEST_F(SessionTest, CancellingMakesRoomAtOnceAndLeavesNothingInTheQueue) {
+  Start({.bounds = {.session = {.items = 2, .bytes = 3'000}}});
+  RemoteSession host(*runtime_), session(*runtime_);
+  const auto hold = Hold(host);
+  for (int i = 0; i < 1000; ++i) {
+    const auto call = session.Dispatch(kEcho, Payload(2'000));
+    ASSERT_NE(call->task(), nullptr) << call->Await();
+    ASSERT_TRUE(session.core().Cancel(*call->task()));
+    ASSERT_EQ(call->task().use_count(), 1) << "the queue keeps what was cancelled";
+  }
+  operations_->LetGo();
+}
+
+TEST_F(SessionTest, ANewerDispatchWithTheSameKeyTakesTheOlderOnesPlace) {
+  Start();
+  RemoteSession host(*runtime_), session(*runtime_), other(*runtime_);
+  const auto hold = Hold(host);
+  auto record = [](uint64_t index) {
+    RecordRequest request;
+    request.set_index(index);
+    return request;
+  };
+  const auto first = session.Dispatch(kRecord, record(1), {.coalesce_key = "size"});
+  const auto between = session.Dispatch(kRecord, record(2));
+  const auto others = other.Dispatch(kRecord, record(3), {.coalesce_key = "size"});
+  const auto second = session.Dispatch(kRecord, record(4), {.coalesce_key = "size"});
+  const auto another = session.Dispatch(kRecord, record(5), {.coalesce_key = "title"});
+  const auto third = session.Dispatch(kRecord, record(6), {.coalesce_key = "size"});
+  EXPECT_EQ(ReasonOf(first->Await()), v1::ERROR_REASON_SUPERSEDED);
+  EXPECT_EQ(ReasonOf(second->Await()), v1::ERROR_REASON_SUPERSEDED);
+  operations_->LetGo();
+  for (const auto& call : {between, others, another, third}) EXPECT_TRUE(call->Await().ok());
+  std::vector<uint64_t> order;
+  for (const auto& [producer, index] : operations_->record()) order.push_back(index);
+  EXPECT_THAT(order, ElementsAre(6, 2, 3, 5));
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.superseded, 2u);
+}
+
+TEST_F(SessionTest, ADispatchThatSupersedesFitsIntoAFullQueue) {
+  Start({.bounds = {.session = {.items = 2, .bytes = 3'000}}});
+  RemoteSession host(*runtime_), session(*runtime_);
+  const auto hold = Hold(host);
+  const auto keyed = session.Dispatch(kEcho, Payload(1'000), {.coalesce_key = "k"});
+  const auto plain = session.Dispatch(kEcho, Payload(1'000));
+  const auto too_large = session.Dispatch(kEcho, Payload(2'500), {.coalesce_key = "k"});
+  EXPECT_EQ(ReasonOf(too_large->Await()), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_FALSE(keyed->done()) << "a refused dispatch supersedes nothing";
+  const auto fits = session.Dispatch(kEcho, Payload(1'500), {.coalesce_key = "k"});
+  EXPECT_EQ(ReasonOf(keyed->Await()), v1::ERROR_REASON_SUPERSEDED);
+  operations_->LetGo();
+  EXPECT_TRUE(fits->Await().ok());
+  EXPECT_TRUE(plain->Await().ok());
+}
+
+TEST_F(SessionTest, ADrainClosesWhatSessionsHoldWithTheLoopRunning) {
+  Start();
+  RemoteSession session(*runtime_);
+  MakeThing(session, "a");
+  MakeThing(session, "slow", /*closes_slowly=*/true);
+  std::thread closer([&] { operations_->FinishClosing(); });
+  const Runtime::DrainResult result = runtime_->Drain(absl::Seconds(30));
+  closer.join();
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(result.not_closed, 0u);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("slow", "a"));
+}
+
+TEST_F(SessionTest, ADrainThatIsCutOffSaysHowMuchItDestroyedAsItWas) {
+  Start({.close_timeout = absl::Hours(1)});
+  RemoteSession session(*runtime_);
+  MakeThing(session, "a");
+  MakeThing(session, "slow", /*closes_slowly=*/true);
+  const Runtime::DrainResult result = runtime_->Drain(absl::ZeroDuration());
+  EXPECT_FALSE(result.drained);
+  EXPECT_EQ(result.not_closed, 2u);
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("slow", "!a"));
+}
+
+}  // namespace
+}  // namespace runloop
