@@ -114,6 +114,7 @@ std::shared_ptr<TestOperations> TestOperations::Register(OperationRegistry& regi
 
   Must(registry.Register<MakeRequest, MakeReply>(
       kMake, [self](OperationContext& context, MakeRequest request) -> absl::StatusOr<MakeReply> {
+        if (request.holds_first()) self->HoldThread();
         const absl::StatusOr<Handle> handle = context.Keep(std::make_unique<Thing>(self, request));
         if (!handle.ok()) return handle.status();
         MakeReply reply;
