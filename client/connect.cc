@@ -2,14 +2,17 @@
 
 #include <errno.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/client/retry_delay.h"
 #include "runloop/client/session_client.h"
 #include "runloop/ipc/address.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/hosted_addresses.h"
 
@@ -24,9 +27,12 @@ using internal::SessionClient;
 
 // How long the last context waits for the daemon to run what was dispatched.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
-// How long a caller whose deadline has passed waits for the daemon's word that its operation had
-// not started.
-constexpr absl::Duration kCancelGrace = absl::Milliseconds(500);
+// How long a caller that gave its operation up waits for the daemon's word on it.
+constexpr absl::Duration kGiveUpGrace = absl::Milliseconds(500);
+// When a dispatch that may wait for room is tried again: by default, and at least and at most.
+constexpr absl::Duration kRetryDelay = absl::Milliseconds(10);
+constexpr absl::Duration kShortestRetryDelay = absl::Milliseconds(1);
+constexpr absl::Duration kLongestRetryDelay = absl::Seconds(1);
 constexpr size_t kLongestClientName = 128;
 
 // What the contexts of one Connect share.
@@ -37,39 +43,61 @@ class RemoteTarget final : public DispatchTarget {
 
   absl::Status WaitUntilConnected() { return client_->WaitUntilConnected(); }
 
-  std::shared_ptr<InvocationState> Dispatch(Call call) override {
-    return client_->Dispatch(std::move(call));
-  }
+  std::shared_ptr<InvocationState> Dispatch(Call call) override { return client_->Dispatch(call); }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (client_->OnClientThread()) {
       return absl::FailedPreconditionError(
-          "a Watch callback may not block: it runs on the thread that has to receive the outcome");
+          "a callback of the client's may not block: it runs on the thread that has to receive the "
+          "outcome");
     }
+    const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    const std::string operation = call.operation;
+    const std::string coalesce_key = call.coalesce_key;
+    while (true) {
+      absl::StatusOr<Reply> reply = Once(call);
+      if (call.when_full != WhenFull::kWait || !absl::IsResourceExhausted(reply.status()) ||
+          ReasonOf(reply.status()) != v1::ERROR_REASON_QUEUE_FULL) {
+        return reply;
+      }
+      const absl::Duration delay = std::clamp(RetryDelayOf(reply.status()).value_or(kRetryDelay),
+                                              kShortestRetryDelay, kLongestRetryDelay);
+      if (Clock::Monotonic()->Now() + delay >= deadline) return reply;
+      absl::SleepFor(delay);
+      call.operation = operation;
+      call.coalesce_key = coalesce_key;
+      call.timeout = deadline - Clock::Monotonic()->Now();
+    }
+  }
+
+ private:
+  // Takes the names out of `call` and leaves its request.
+  absl::StatusOr<Reply> Once(Call& call) {
     const absl::Duration timeout = call.timeout;
-    const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(std::move(call));
-    absl::StatusOr<Reply> reply = invocation->AwaitReply(timeout);
-    if (ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) return reply;
-    // The cancel brings an outcome soon if it has not started. Of one that runs the daemon says
-    // nothing, and a daemon that is slow to answer looks the same.
-    invocation->Cancel();
-    reply = invocation->AwaitReply(kCancelGrace);
+    const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
+    const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(call);
+    invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
+    if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
+    // The daemon answers in any case, unless it is stuck or gone.
+    client_->GiveUp(*invocation);
+    invocation->Await(kGiveUpGrace).IgnoreError();
+    if (!invocation->done()) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                       absl::StrCat("not finished after ", absl::FormatDuration(timeout),
+                                    "; no word from the daemon on whether it started"));
+    }
+    absl::StatusOr<Reply> reply = invocation->AwaitReply(absl::ZeroDuration());
     switch (ReasonOf(reply.status())) {
       case v1::ERROR_REASON_CANCELLED:
       case v1::ERROR_REASON_EXPIRED:
         return MakeError(
             absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
             absl::StrCat("not started after ", absl::FormatDuration(timeout), "; it never runs"));
-      case v1::ERROR_REASON_STILL_RUNNING:
-        return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
-                         absl::StrCat("not finished after ", absl::FormatDuration(timeout),
-                                      "; no word from the daemon on whether it started"));
       default:
         return reply;
     }
   }
 
- private:
   const std::shared_ptr<SessionClient> client_;
 };
 
@@ -93,11 +121,14 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
   if (std::optional<LocalRuntimeContext> local = FindHostedAddress(address->ToString())) {
     return local->AsRuntimeContext(client_name);
   }
-  auto target = std::make_shared<RemoteTarget>(
+  absl::StatusOr<std::shared_ptr<SessionClient>> client =
       SessionClient::Start({.address = *std::move(address),
                             .client_name = client_name,
                             .connect_timeout = options.connect_timeout,
-                            .max_unfinished_bytes = options.max_unfinished_bytes}));
+                            .max_unfinished_bytes = options.max_unfinished_bytes,
+                            .on_session_lost = options.on_session_lost});
+  if (!client.ok()) return client.status();
+  auto target = std::make_shared<RemoteTarget>(*std::move(client));
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;
   return RuntimeContext(std::move(target));
 }

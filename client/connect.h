@@ -1,10 +1,12 @@
 #ifndef RUNLOOP_CLIENT_CONNECT_H_
 #define RUNLOOP_CLIENT_CONNECT_H_
 
+#include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "runloop/client/session_lost.h"
 #include "runloop/runtime/runtime_context.h"
 
 namespace runloop {
@@ -14,24 +16,35 @@ struct ConnectOptions {
   std::string address;
   // What status and logs call this worker. Empty: the program's name.
   std::string client_name;
-  // How long Connect, and later each reconnect, tries before it gives up.
+  // How long Connect tries before it gives up, and how long a dispatch that finds no session waits
+  // for the next one.
   absl::Duration connect_timeout = absl::Seconds(5);
   // Bytes of requests that may be unsent or unanswered; a dispatch beyond that is refused with
-  // RESOURCE_EXHAUSTED.
+  // RESOURCE_EXHAUSTED, or waits (WhenFull).
   int64_t max_unfinished_bytes = int64_t{256} << 20;
+  // Called once for each session that is lost, or ends because the daemon drained, after its
+  // invocations have their outcomes and before the next session opens; on the thread that runs
+  // Watch callbacks, so it must not block and must not throw. It may dispatch, for the next
+  // session. Not called in the in-process path, nor once the last context is destroyed; not for a
+  // session that the last context ended, unless something was lost with it.
+  std::function<void(const SessionLost&)> on_session_lost;
 };
 
 // Opens a session with the daemon at an address and returns once it stands. In the process that
 // hosts the runtime of that address this is the in-process path: no socket, no serialization.
 //
 // If the connection breaks later, what was sent ends as UNKNOWN (SESSION_LOST), what was not as
-// UNAVAILABLE (NOT_CONNECTED); the next dispatch connects again, in a new session, trying for
-// `connect_timeout`.
+// UNAVAILABLE (NOT_CONNECTED), and `on_session_lost` is called. From then on, for as long as there
+// is a context, a new session is tried for: at once, when the socket comes back, and in between at
+// least every 5 s (every second where the socket's directory cannot be watched). What is dispatched
+// meanwhile is sent in its order when the session stands. What waits longer than `connect_timeout`
+// ends as UNAVAILABLE (NOT_CONNECTED), and when the daemon refuses the session for good, all that
+// waits ends with that refusal.
 //
-// DispatchBlocking whose timeout has passed asks the daemon to cancel and waits up to 0.5 s more
-// for its word. With EXPIRED the operation had not started and never runs. With STILL_RUNNING there
-// was no word: as a rule it runs on, but from a daemon that is slow to answer it is not known
-// whether it started.
+// DispatchBlocking whose timeout has passed gives the operation up and waits up to 0.5 s more for
+// the daemon's answer. EXPIRED: it had not started and never runs. STILL_RUNNING: it had, and runs
+// on; if the message says that there was no word from the daemon, it is not known whether it
+// started.
 //
 // When the last copy of the context is destroyed, what was dispatched is still sent and run: the
 // destructor waits for that, for at most 5 s, and then breaks the session off. Keep the context for

@@ -1,9 +1,11 @@
 #ifndef RUNLOOP_CLIENT_REMOTE_INVOCATION_H_
 #define RUNLOOP_CLIENT_REMOTE_INVOCATION_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "runloop/runtime/invocation.h"
@@ -26,11 +28,15 @@ class RemoteInvocation final : public InvocationState {
 
   // Given on admission, before any other thread knows of the invocation; constant from then on.
   uint64_t id = 0;
-  // What it counts against the bound on unfinished bytes.
-  size_t charge = 0;
+  size_t request_bytes = 0;
+  // What it counts against the client's bound on unfinished bytes.
+  size_t charge() const { return ChargeOf(request_bytes); }
+  static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
 
   // The client's, under its lock.
+  std::string operation;  // once a session has taken it
   bool cancel_sent = false;
+  bool given_up = false;
 
  private:
   const std::weak_ptr<SessionClient> client_;

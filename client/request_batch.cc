@@ -83,7 +83,9 @@ size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) 
          (dispatch.operation_id != 0 ? VarintFieldSize(dispatch.operation_id)
                                      : BytesFieldSize(dispatch.operation_name.size())) +
          (timeout.present ? BytesFieldSize(timeout.size()) : 0) +
-         (dispatch.reply_wanted ? VarintFieldSize(1) : 0) + BytesFieldSize(dispatch.request.size());
+         (dispatch.reply_wanted ? VarintFieldSize(1) : 0) +
+         (dispatch.coalesce_key.empty() ? 0 : BytesFieldSize(dispatch.coalesce_key.size())) +
+         BytesFieldSize(dispatch.request.size());
 }
 
 }  // namespace
@@ -120,6 +122,10 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
     }
   }
   if (dispatch.reply_wanted) writer.Varint(v1::Dispatch::kReplyWantedFieldNumber, 1);
+  if (!dispatch.coalesce_key.empty()) {
+    writer.BytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, dispatch.coalesce_key.size());
+    tail_.append(dispatch.coalesce_key);
+  }
   // Last, so that a large one can be a slice of its own.
   writer.BytesHeader(v1::Dispatch::kRequestFieldNumber, dispatch.request.size());
   if (dispatch.request.size() < kOwnSlice) {
@@ -132,11 +138,13 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
   last_id_ = dispatch.invocation_id;
 }
 
-void RequestBatch::AddCancel(uint64_t invocation_id) {
-  const size_t body = VarintFieldSize(invocation_id);
+void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
+  const size_t body = VarintFieldSize(invocation_id) + (give_up ? VarintFieldSize(1) : 0);
   Writer writer(&tail_);
   writer.BytesHeader(v1::SessionRequest::kCancelsFieldNumber, body);
   writer.Varint(v1::Cancel::kInvocationIdFieldNumber, invocation_id);
+  if (give_up) writer.Varint(v1::Cancel::kGiveUpFieldNumber, 1);
+  ++cancels_;
   size_ += BytesFieldSize(body);
 }
 

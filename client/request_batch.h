@@ -29,6 +29,8 @@ class RequestBatch {
     // InfiniteDuration: none. Else positive.
     absl::Duration timeout = absl::InfiniteDuration();
     bool reply_wanted = false;
+    // UTF-8.
+    std::string coalesce_key;
     grpc::Slice request;
   };
 
@@ -36,9 +38,10 @@ class RequestBatch {
   static size_t SizeOf(const Dispatch& dispatch);
 
   void AddDispatch(const Dispatch& dispatch);
-  void AddCancel(uint64_t invocation_id);
+  void AddCancel(uint64_t invocation_id, bool give_up = false);
 
   size_t size() const { return size_; }
+  size_t cancels() const { return cancels_; }
   // The largest id dispatched; 0 if none is.
   uint64_t last_id() const { return last_id_; }
 
@@ -51,6 +54,7 @@ class RequestBatch {
   std::vector<grpc::Slice> slices_;
   std::string tail_;  // what comes after slices_
   size_t size_ = 0;
+  size_t cancels_ = 0;
   uint64_t last_id_ = 0;
 };
 

@@ -23,6 +23,7 @@ TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
                      .operation_name = "a.B/C",
                      .timeout = absl::Seconds(2) + absl::Nanoseconds(7),
                      .reply_wanted = true,
+                     .coalesce_key = "größe",
                      .request = grpc::Slice("hello")});
   const v1::SessionRequest request = Parse(std::move(batch));
   ASSERT_EQ(request.dispatches_size(), 1);
@@ -32,6 +33,7 @@ TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
   EXPECT_EQ(dispatch.timeout().seconds(), 2);
   EXPECT_EQ(dispatch.timeout().nanos(), 7);
   EXPECT_TRUE(dispatch.reply_wanted());
+  EXPECT_EQ(dispatch.coalesce_key(), "größe");
   EXPECT_EQ(dispatch.request(), "hello");
 }
 
@@ -42,6 +44,7 @@ TEST(RequestBatchTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
   EXPECT_EQ(request.dispatches(0).operation_id(), 200u);
   EXPECT_FALSE(request.dispatches(0).has_timeout());
   EXPECT_FALSE(request.dispatches(0).reply_wanted());
+  EXPECT_EQ(request.dispatches(0).coalesce_key(), "");
   EXPECT_EQ(request.dispatches(0).request(), "");
 }
 
@@ -63,13 +66,15 @@ TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
     const RequestBatch::Dispatch dispatch{
         .invocation_id = id,
         .operation_id = 5,
+        .coalesce_key = id % 2 == 0 ? "" : std::string(id * 6, 'k'),
         .request = id % 3 == 0 ? grpc::Slice(large) : grpc::Slice(std::to_string(id))};
     size += RequestBatch::SizeOf(dispatch);
     batch.AddDispatch(dispatch);
     EXPECT_EQ(batch.size(), size);
   }
   batch.AddCancel(7);
-  batch.AddCancel(1000);
+  batch.AddCancel(1000, /*give_up=*/true);
+  EXPECT_EQ(batch.cancels(), 2u);
   EXPECT_EQ(batch.last_id(), 20u);
   const size_t total = batch.size();
   const v1::SessionRequest request = Parse(std::move(batch));
@@ -77,10 +82,13 @@ TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
   ASSERT_EQ(request.dispatches_size(), 20);
   for (int i = 0; i < 20; ++i) {
     EXPECT_EQ(request.dispatches(i).invocation_id(), static_cast<uint64_t>(i + 1));
+    EXPECT_EQ(request.dispatches(i).coalesce_key().size(), i % 2 == 0 ? (i + 1) * 6u : 0u);
     EXPECT_EQ(request.dispatches(i).request(), (i + 1) % 3 == 0 ? large : std::to_string(i + 1));
   }
   ASSERT_EQ(request.cancels_size(), 2);
   EXPECT_EQ(request.cancels(0).invocation_id(), 7u);
+  EXPECT_FALSE(request.cancels(0).give_up());
+  EXPECT_TRUE(request.cancels(1).give_up());
   EXPECT_EQ(request.cancels(1).invocation_id(), 1000u);
 }
 

@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/descriptor.h"
+#include "runloop/client/check_call.h"
 #include "runloop/client/daemon_channel.h"
+#include "runloop/client/socket_watch.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
@@ -16,94 +17,27 @@ namespace runloop::internal {
 namespace {
 
 constexpr uint32_t kVersion = 1;
-constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20);
-constexpr absl::Duration kLongestBackoff = absl::Milliseconds(500);
-// A message gathers no more than this, so that a flood keeps both ends busy.
-constexpr size_t kBatchBytes = size_t{1} << 20;
-// What the smallest dispatch counts against the bound on unfinished bytes.
-constexpr size_t kLeastCharge = 64;
-constexpr size_t kLongestName = 512;
+// How often a wait for a daemon that does not answer looks at what has become due.
+constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
 
 thread_local const SessionClient* current_client = nullptr;
 
-// What can be a method's full name. Nothing else may get into a message, where text has to be
-// UTF-8.
-bool IsOperationName(const std::string& name) {
-  return name.size() <= kLongestName && std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_' || c == '.' || c == '/';
-         });
-}
-
-absl::Status Expired() {
-  return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
-                   "the deadline passed before the operation started; it never runs");
-}
+absl::Time Now() { return Clock::Monotonic()->Now(); }
 
 absl::Status Cancelled() {
   return MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
                    "cancelled before it was sent; it never runs");
 }
 
-// What the operation takes, if its generated code is linked in here too; else null, and the daemon
-// has to tell.
-const google::protobuf::Descriptor* RequestType(const std::string& operation) {
-  struct Known {
-    std::string operation;
-    const google::protobuf::Descriptor* type = nullptr;
-  };
-  thread_local Known last;  // a flood asks for the same one again and again
-  if (last.type != nullptr && last.operation == operation) return last.type;
-  std::string name = operation;
-  std::replace(name.begin(), name.end(), '/', '.');
-  const google::protobuf::MethodDescriptor* method =
-      google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
-  if (method == nullptr) return nullptr;
-  last = {operation, method->input_type()};
-  return last.type;
-}
-
-absl::Status CheckCall(const DispatchTarget::Call& call) {
-  if (!IsOperationName(call.operation)) {
-    return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
-                     "no operation can have this name; write package.Service/Method");
-  }
-  const google::protobuf::Descriptor* type = RequestType(call.operation);
-  if (type != nullptr && type != call.request->GetDescriptor() &&
-      type->full_name() != call.request->GetTypeName()) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     absl::StrCat(call.operation, " takes a ", type->full_name(), ", not a ",
-                                  call.request->GetTypeName()));
-  }
-  if (!call.request->IsInitialized()) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     absl::StrCat("required fields of the request are not set: ",
-                                  call.request->InitializationErrorString()));
-  }
-  if (call.timeout <= absl::ZeroDuration()) return Expired();
-  return absl::OkStatus();
-}
-
-// What an outcome says; OK with a status in it is not one.
-absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
-  switch (outcome.result_case()) {
-    case v1::Outcome::kReply:
-      return Reply{.bytes = std::move(*outcome.mutable_reply())};
-    case v1::Outcome::kStatus: {
-      absl::Status status = FromProto(outcome.status());
-      if (!status.ok()) return absl::StatusOr<Reply>(std::move(status));
-      break;
-    }
-    case v1::Outcome::RESULT_NOT_SET:
-      break;
-  }
-  return absl::InvalidArgumentError("an outcome without result");
+absl::Status NoAnswer(const Address& address) {
+  return NotConnected(absl::StrCat("the daemon at ", address.ToString(), " does not answer"));
 }
 
 }  // namespace
 
-std::shared_ptr<SessionClient> SessionClient::Start(Options options) {
+absl::StatusOr<std::shared_ptr<SessionClient>> SessionClient::Start(Options options) {
   std::shared_ptr<SessionClient> client(new SessionClient(std::move(options)));
+  if (absl::Status status = client->wake_.status(); !status.ok()) return status;
   // Signals are for the program's own threads.
   sigset_t all, before;
   sigfillset(&all);
@@ -113,17 +47,20 @@ std::shared_ptr<SessionClient> SessionClient::Start(Options options) {
   return client;
 }
 
-SessionClient::SessionClient(Options options) : options_(std::move(options)) {}
+SessionClient::SessionClient(Options options)
+    : options_(std::move(options)),
+      first_deadline_(Now() + options_.connect_timeout),
+      failure_(NoAnswer(options_.address)) {}
 
 absl::Status SessionClient::WaitUntilConnected() {
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(this, &SessionClient::left_connecting));
-  return connect_status_;
+  mutex_.Await(absl::Condition(this, &SessionClient::first_result_known));
+  return *first_result_;
 }
 
 bool SessionClient::OnClientThread() const { return current_client == this; }
 
-std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call call) {
+std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call) {
   auto invocation = std::make_shared<RemoteInvocation>(weak_from_this(), call.reply_wanted);
   absl::Status refusal = CheckCall(call);
   Outgoing outgoing;
@@ -131,9 +68,13 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call c
     RequestBatch::Dispatch dispatch{.operation_name = std::move(call.operation),
                                     .timeout = call.timeout,
                                     .reply_wanted = call.reply_wanted,
+                                    .coalesce_key = std::move(call.coalesce_key),
                                     .request = SerializeToSlice(*call.request)};
+    invocation->request_bytes = dispatch.request.size();
     absl::MutexLock lock(&mutex_);
-    refusal = Admit(invocation, std::move(dispatch));
+    const bool wait = call.when_full == WhenFull::kWait && !OnClientThread();
+    refusal = wait ? AwaitRoom(dispatch) : CheckTurn();
+    if (refusal.ok()) refusal = Admit(invocation, std::move(dispatch));
     outgoing = NextOutgoing();
   }
   outgoing.Send();
@@ -141,114 +82,132 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call c
   return invocation;
 }
 
+bool SessionClient::Caller::may_go_on() const {
+  if (client.stopped_) return true;
+  if (client.callers_.front() != this) return false;
+  return client.HasRoom(request_bytes) ||
+         (client.session_ != nullptr && client.session_->draining());
+}
+
+absl::Status SessionClient::AwaitRoom(RequestBatch::Dispatch& dispatch) {
+  const size_t size = dispatch.request.size();
+  if (callers_.empty() && HasRoom(size)) return absl::OkStatus();
+  if (absl::Status status = CheckRoom(size); ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE)
+    return status;
+  if (session_ != nullptr) {
+    dispatch.invocation_id = last_id_ + 1;
+    if (absl::Status status = session_->CheckSize(dispatch); !status.ok()) return status;
+  }
+  const absl::Time deadline = Now() + dispatch.timeout;
+  const Caller caller{.client = *this, .request_bytes = size};
+  callers_.push_back(&caller);
+  const bool goes_on =
+      mutex_.AwaitWithTimeout(absl::Condition(&caller, &Caller::may_go_on), dispatch.timeout);
+  callers_.erase(std::find(callers_.begin(), callers_.end(), &caller));
+  dispatch.timeout = deadline - Now();
+  if (goes_on && dispatch.timeout > absl::ZeroDuration()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                   "there was no room for one more request until its timeout passed: await some, "
+                   "or give it more time");
+}
+
+absl::Status SessionClient::CheckTurn() const {
+  if (callers_.empty()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                   absl::StrCat("what room there is belongs to ", callers_.size(),
+                                " callers that wait for it: await some"));
+}
+
 absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invocation,
                                   RequestBatch::Dispatch dispatch) {
-  const size_t charge = std::max(dispatch.request.size(), kLeastCharge);
-  if (unfinished_.bytes() + static_cast<int64_t>(charge) > options_.max_unfinished_bytes) {
+  if (stopped_) return NotConnected("the session was closed");
+  if (session_ != nullptr && session_->draining()) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                     "the daemon is draining and takes no new work; try again once it is back");
+  }
+  if (absl::Status status = CheckRoom(dispatch.request.size()); !status.ok()) return status;
+  invocation->id = last_id_ + 1;
+  dispatch.invocation_id = invocation->id;
+  if (session_ != nullptr) {
+    if (absl::Status status = session_->Add(invocation, dispatch); !status.ok()) return status;
+  } else {
+    const absl::Time now = Now();
+    if (backlog_.size() == 0) wanted_ = true;
+    const absl::Time deadline = now + dispatch.timeout;
+    backlog_.Add({.invocation = invocation,
+                  .dispatch = std::move(dispatch),
+                  .deadline = deadline,
+                  .connect_until = now + options_.connect_timeout});
+    if (wanted_ || backlog_.next_due() < sleeps_until_) {
+      // Once is enough until it has slept again.
+      if (std::exchange(sleeps_until_, absl::InfinitePast()) != absl::InfinitePast()) {
+        wake_.Signal();
+      }
+    }
+  }
+  last_id_ = invocation->id;
+  return absl::OkStatus();
+}
+
+int64_t SessionClient::unfinished_bytes() const {
+  return backlog_.bytes() + (session_ != nullptr ? session_->unfinished().bytes() : 0);
+}
+
+bool SessionClient::HasRoom(size_t request_bytes) const {
+  const auto charge = static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
+  return unfinished_bytes() + charge <= options_.max_unfinished_bytes &&
+         (session_ == nullptr || session_->HasRoom(request_bytes));
+}
+
+absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
+  const auto charge = static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
+  if (charge > options_.max_unfinished_bytes) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                     absl::StrCat("a request of ", request_bytes, " bytes; the client's bound is ",
+                                  options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
+                     {{"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+  }
+  if (unfinished_bytes() + charge > options_.max_unfinished_bytes) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("this client has ", unfinished_.bytes(),
+        absl::StrCat("this client has ", unfinished_bytes(),
                      " bytes of requests unfinished, the bound is ", options_.max_unfinished_bytes,
                      ": await some, or raise max_unfinished_bytes"),
-        {{"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+        {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
-  const uint64_t id = last_id_ + 1;
-  dispatch.invocation_id = id;
-  switch (state_) {
-    case State::kOpen:
-      if (absl::Status status = Append(dispatch, unfinished_.size()); !status.ok()) return status;
-      break;
-    case State::kDraining:
-      return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
-                       "the daemon is draining and takes no new work; try again once it is back");
-    case State::kIdle:
-      state_ = State::kConnecting;
-      [[fallthrough]];
-    case State::kConnecting: {
-      const absl::Time deadline = Clock::Monotonic()->Now() + dispatch.timeout;
-      waiting_.push_back({.dispatch = std::move(dispatch), .deadline = deadline});
-      break;
-    }
-    case State::kStopped:
-      return NotConnected("the session was closed");
-  }
-  last_id_ = id;
-  invocation->id = id;
-  invocation->charge = charge;
-  unfinished_.Add(invocation);
-  return absl::OkStatus();
-}
-
-absl::Status SessionClient::Append(RequestBatch::Dispatch& dispatch, size_t unfinished) {
-  const auto known = operation_ids_.find(dispatch.operation_name);
-  dispatch.operation_id = known == operation_ids_.end() ? 0 : known->second;
-  const size_t size = RequestBatch::SizeOf(dispatch);
-  if (limits_.max_message_bytes() != 0 && size > limits_.max_message_bytes()) {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                     absl::StrCat("a message of ", size, " bytes; the daemon takes at most ",
-                                  limits_.max_message_bytes()),
-                     {{"limit", absl::StrCat(limits_.max_message_bytes())}});
-  }
-  if (limits_.max_unfinished() != 0 && unfinished >= limits_.max_unfinished()) {
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("this session has ", unfinished,
-                     " invocations unfinished, as many as the daemon allows: await some"),
-        {{"limit", absl::StrCat(limits_.max_unfinished())}});
-  }
-  BatchFor(size).AddDispatch(dispatch);
-  return absl::OkStatus();
-}
-
-RequestBatch& SessionClient::BatchFor(size_t bytes) {
-  size_t bound = kBatchBytes;
-  if (limits_.max_message_bytes() != 0) {
-    bound = std::min<uint64_t>(bound, limits_.max_message_bytes());
-  }
-  if (batches_.empty() || batches_.back().size() + bytes > bound) batches_.emplace_back();
-  return batches_.back();
+  return session_ != nullptr ? session_->CheckRoom(request_bytes) : absl::OkStatus();
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
-  Outgoing outgoing;
-  if (writing_ || (state_ != State::kOpen && state_ != State::kDraining)) return outgoing;
-  if (!batches_.empty()) {
-    RequestBatch batch = std::move(batches_.front());
-    batches_.pop_front();
-    last_sent_id_ = std::max(last_sent_id_, batch.last_id());
-    outgoing.message = std::move(batch).Take();
-  } else if (closing_ && !half_closed_) {
-    half_closed_ = true;
-    outgoing.half_close = true;
-  } else {
-    return outgoing;
-  }
-  writing_ = true;
-  outgoing.stream = stream_;
-  return outgoing;
+  if (session_ == nullptr) return {};
+  std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
+  if (!what.has_value()) return {};
+  return {.stream = stream_, .what = *std::move(what)};
 }
 
 void SessionClient::Outgoing::Send() {
   if (stream == nullptr) return;
-  if (half_close) {
+  if (what.half_close) {
     stream->HalfClose();
   } else {
-    stream->Write(message);
+    stream->Write(what.message);
   }
 }
 
-void SessionClient::Cancel(RemoteInvocation& invocation) {
+void SessionClient::Cancel(RemoteInvocation& invocation) { CancelOrGiveUp(invocation, false); }
+
+void SessionClient::GiveUp(RemoteInvocation& invocation) { CancelOrGiveUp(invocation, true); }
+
+void SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
   Outgoing outgoing;
   std::shared_ptr<RemoteInvocation> unsent;
   {
     absl::MutexLock lock(&mutex_);
-    if (invocation.cancel_sent || !unfinished_.Contains(invocation.id)) return;
-    if (state_ == State::kConnecting) {
-      unsent = unfinished_.Take(invocation.id);
-    } else if ((state_ == State::kOpen || state_ == State::kDraining) && !half_closed_) {
-      invocation.cancel_sent = true;
-      BatchFor(0).AddCancel(invocation.id);
+    if (session_ != nullptr) {
+      session_->AddCancel(invocation, give_up);
       outgoing = NextOutgoing();
+    } else {
+      unsent = backlog_.Take(invocation.id);
     }
   }
   outgoing.Send();
@@ -261,12 +220,18 @@ void SessionClient::Close(absl::Duration timeout) {
   {
     absl::MutexLock lock(&mutex_);
     closing_ = true;
-    close_deadline_ = Clock::Monotonic()->Now() + timeout;
-    outgoing = NextOutgoing();
-    if (state_ == State::kConnecting && abandoned()) to_cancel = stream_;
+    close_deadline_ = Now() + timeout;
+    if (OnClientThread()) report_losses_ = false;
+    if (session_ != nullptr) {
+      session_->Close();
+      outgoing = NextOutgoing();
+    } else if (abandoned()) {
+      to_cancel = stream_;
+    }
   }
+  wake_.Signal();
   outgoing.Send();
-  if (to_cancel != nullptr) to_cancel->Cancel();
+  if (to_cancel != nullptr) std::exchange(to_cancel, nullptr)->Cancel();
   if (OnClientThread()) {
     thread_.detach();
     return;
@@ -274,54 +239,65 @@ void SessionClient::Close(absl::Duration timeout) {
   {
     absl::MutexLock lock(&mutex_);
     if (!mutex_.AwaitWithTimeout(absl::Condition(this, &SessionClient::stopped), timeout)) {
-      close_timed_out_ = true;
+      close_deadline_ = Now();
       to_cancel = stream_;
     }
   }
+  wake_.Signal();
   if (to_cancel != nullptr) to_cancel->Cancel();
   thread_.join();
 }
 
 void SessionClient::Run() {
   current_client = this;
-  while (WaitForWork()) {
-    if (absl::Status status = Connect(); status.ok()) {
-      Serve();
-    } else {
-      EndSession(status, status);
-    }
-  }
-  absl::MutexLock lock(&mutex_);
-  state_ = State::kStopped;
-}
-
-bool SessionClient::WaitForWork() {
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(this, &SessionClient::has_work));
-  return state_ == State::kConnecting && !abandoned();
-}
-
-absl::Status SessionClient::Connect() {
-  const absl::Time deadline = Clock::Monotonic()->Now() + options_.connect_timeout;
-  absl::Duration backoff = kFirstBackoff;
-  while (true) {
-    absl::Status status = TryConnect(deadline);
-    if (!absl::IsUnavailable(status)) return status;
-    ExpireWaiting();
-    const absl::Duration left = deadline - Clock::Monotonic()->Now();
-    if (left <= absl::ZeroDuration()) return status;
+  while (Connect()) Serve();
+  Finished rest;
+  {
     absl::MutexLock lock(&mutex_);
-    if (mutex_.AwaitWithTimeout(absl::Condition(this, &SessionClient::abandoned),
-                                std::min(backoff, left))) {
-      return status;
+    stopped_ = true;
+    for (Backlog::Entry& entry : backlog_.TakeAll()) {
+      rest.emplace_back(std::move(entry.invocation), NotConnected("the session was closed"));
     }
-    // Tried once more, it would say that the daemon does not answer.
-    if (Clock::Monotonic()->Now() >= deadline) return status;
-    backoff = std::min(2 * backoff, kLongestBackoff);
+  }
+  FinishAll(std::move(rest));
+}
+
+bool SessionClient::abandoned() const {
+  return closing_ && (backlog_.size() == 0 || Now() >= close_deadline_);
+}
+
+bool SessionClient::Connect() {
+  SocketWatch watch(options_.address.path, wake_);
+  while (WaitToTry(watch)) {
+    const absl::Status status = TryConnect();
+    if (status.ok()) return true;
+    NoteFailure(status, watch);
+  }
+  return false;
+}
+
+bool SessionClient::WaitToTry(SocketWatch& watch) {
+  while (true) {
+    absl::Time until;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (abandoned()) return false;
+      if (std::exchange(wanted_, false)) schedule_.Wanted();
+      if (schedule_.next() <= Now()) return true;
+      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_});
+      if (!first_result_.has_value()) until = std::min(until, first_deadline_);
+      sleeps_until_ = until;
+    }
+    if (watch.Wait(until) == SocketWatch::Event::kChanged) schedule_.Changed();
+    {
+      absl::MutexLock lock(&mutex_);
+      sleeps_until_ = absl::InfinitePast();
+    }
+    ExpireWaiting();
   }
 }
 
-absl::Status SessionClient::TryConnect(absl::Time deadline) {
+absl::Status SessionClient::TryConnect() {
   v1::Hello hello;
   hello.mutable_versions()->set_min(kVersion);
   hello.mutable_versions()->set_max(kVersion);
@@ -335,14 +311,60 @@ absl::Status SessionClient::TryConnect(absl::Time deadline) {
     if (abandoned()) return NotConnected("the session was closed");
     stream_ = *stream;
   }
-  absl::Status status = (*stream)->Handshake(deadline);
-  if (status.ok()) {
+  const absl::Time deadline = Now() + options_.connect_timeout;
+  std::optional<absl::Status> status;
+  while (!(status = (*stream)->Handshake(std::min(deadline, Now() + kHandshakeSlice)))) {
+    ExpireWaiting();
+    absl::MutexLock lock(&mutex_);
+    if (Now() >= deadline || abandoned()) {
+      status = NoAnswer(options_.address);
+      break;
+    }
+  }
+  if (status->ok()) {
     BeginSession();
   } else {
     absl::MutexLock lock(&mutex_);
     stream_.reset();
   }
-  return status;
+  return *std::move(status);
+}
+
+void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) {
+  // It is tried at least once more when it is watched, for what came before.
+  if (watch.Arm()) schedule_.Changed();
+  const bool refused = !absl::IsUnavailable(status);
+  schedule_.Failed(Now(), refused, watch.armed());
+  Finished finished;
+  {
+    absl::MutexLock lock(&mutex_);
+    failure_ = status;
+    if (refused) {
+      if (!first_result_.has_value()) first_result_ = status;
+      for (Backlog::Entry& entry : backlog_.TakeAll()) {
+        finished.emplace_back(std::move(entry.invocation), status);
+      }
+    }
+  }
+  FinishAll(std::move(finished));
+}
+
+void SessionClient::ExpireWaiting() {
+  Finished finished;
+  {
+    absl::MutexLock lock(&mutex_);
+    const absl::Time now = Now();
+    if (!first_result_.has_value() && first_deadline_ <= now) first_result_ = failure_;
+    for (Backlog::Entry& entry : backlog_.TakeDue(now)) {
+      absl::Status status = Expired();
+      if (entry.deadline > now) {
+        status = absl::IsUnavailable(failure_) ? NotConnected(std::string(failure_.message()))
+                                               : failure_;
+      }
+      finished.emplace_back(std::move(entry.invocation), std::move(status));
+    }
+  }
+  FinishAll(std::move(finished));
 }
 
 void SessionClient::BeginSession() {
@@ -350,30 +372,18 @@ void SessionClient::BeginSession() {
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
-    const v1::Welcome& welcome = stream_->welcome();
-    state_ = State::kOpen;
-    connect_status_ = absl::OkStatus();
-    half_closed_ = false;
-    limits_ = welcome.limits();
-    operation_ids_.clear();
-    for (const v1::OperationId& operation : welcome.operations()) {
-      operation_ids_[operation.name()] = operation.id();
+    session_ = std::make_unique<OpenSession>(stream_->welcome());
+    session_began_ = Now();
+    if (!first_result_.has_value()) first_result_ = absl::OkStatus();
+    wanted_ = false;
+    for (Backlog::Entry& entry : backlog_.TakeAll()) {
+      entry.dispatch.timeout = entry.deadline - session_began_;
+      absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
+                                ? Expired()
+                                : session_->Add(entry.invocation, entry.dispatch);
+      if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
     }
-    const absl::Time now = Clock::Monotonic()->Now();
-    size_t sent = 0;
-    for (Waiting& waiting : waiting_) {
-      RequestBatch::Dispatch& dispatch = waiting.dispatch;
-      if (!unfinished_.Contains(dispatch.invocation_id)) continue;  // cancelled meanwhile
-      dispatch.timeout = waiting.deadline - now;
-      absl::Status status =
-          dispatch.timeout <= absl::ZeroDuration() ? Expired() : Append(dispatch, sent);
-      if (status.ok()) {
-        ++sent;
-      } else {
-        refused.emplace_back(unfinished_.Take(dispatch.invocation_id), std::move(status));
-      }
-    }
-    waiting_.clear();
+    if (closing_) session_->Close();
     outgoing = NextOutgoing();
   }
   outgoing.Send();
@@ -387,13 +397,14 @@ void SessionClient::Serve() {
     stream = stream_;
   }
   absl::Status violation;
+  std::optional<SessionLost> lost;
   bool ended = false;
-  while (true) {
-    absl::Time deadline;
-    {
+  bool writing = false;  // once it has ended
+  while (!ended || writing) {
+    absl::Time deadline = absl::InfiniteFuture();
+    if (!ended) {
       absl::MutexLock lock(&mutex_);
-      if (ended && !writing_) return;
-      deadline = ended ? absl::InfiniteFuture() : close_deadline_;
+      deadline = close_deadline_;
     }
     switch (stream->Next(deadline)) {
       case SessionStream::Event::kMessage:
@@ -404,6 +415,7 @@ void SessionClient::Serve() {
         break;
       case SessionStream::Event::kWritten:
         Written();
+        writing = false;
         break;
       case SessionStream::Event::kTimeout: {
         stream->Cancel();
@@ -411,28 +423,25 @@ void SessionClient::Serve() {
         close_deadline_ = absl::InfiniteFuture();
         break;
       }
-      case SessionStream::Event::kEnded: {
+      case SessionStream::Event::kEnded:
         ended = true;
-        const absl::Status& why = violation.ok() ? stream->end_status() : violation;
-        const std::string detail = why.ok() ? "" : absl::StrCat(" (", why.message(), ")");
-        const std::string address = options_.address.ToString();
-        EndSession(
-            MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST,
-                      absl::StrCat("the session with the daemon at ", address, " was lost", detail,
-                                   ": the operation may or may not have run")),
-            NotConnected(absl::StrCat("the session with the daemon at ", address, " was lost",
-                                      detail, " before the operation was sent: try again")));
+        lost = EndSession(violation.ok() ? stream->end_status() : violation, writing);
         break;
-      }
     }
   }
+  if (!lost.has_value()) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!report_losses_) return;
+  }
+  options_.on_session_lost(*lost);
 }
 
 void SessionClient::Written() {
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
-    writing_ = false;
+    if (session_ != nullptr) session_->Written();
     outgoing = NextOutgoing();
   }
   outgoing.Send();
@@ -443,71 +452,52 @@ absl::Status SessionClient::Receive(v1::SessionResponse& message) {
   Finished finished;
   {
     absl::MutexLock lock(&mutex_);
-    for (v1::Outcome& outcome : *message.mutable_outcomes()) {
-      absl::StatusOr<absl::StatusOr<Reply>> result = ReadOutcome(outcome);
-      if (!result.ok()) {
-        violation = result.status();
-      } else if (outcome.invocation_id() == 0 || outcome.invocation_id() > last_sent_id_) {
-        violation = absl::InvalidArgumentError(absl::StrCat(
-            "an outcome for invocation ", outcome.invocation_id(), ", which was not sent"));
-      } else if (auto invocation = unfinished_.Take(outcome.invocation_id());
-                 invocation != nullptr) {
-        finished.emplace_back(std::move(invocation), *std::move(result));
-      }
-    }
-    Unfinished::Invocations succeeded;
-    if (absl::Status status = unfinished_.TakeRanges(message.succeeded(), last_sent_id_, succeeded);
-        !status.ok()) {
-      violation = std::move(status);
-    }
-    for (std::shared_ptr<RemoteInvocation>& invocation : succeeded) {
-      if (invocation->reply_wanted) {
-        violation = absl::InvalidArgumentError("a reply that was asked for did not come");
-        finished.emplace_back(std::move(invocation), violation);
-      } else {
-        finished.emplace_back(std::move(invocation), Reply{});
-      }
-    }
-    if (message.has_draining() && state_ == State::kOpen) state_ = State::kDraining;
+    violation = session_->Receive(message, finished);
   }
   FinishAll(std::move(finished));
   return violation;
 }
 
-void SessionClient::EndSession(const absl::Status& sent, const absl::Status& unsent) {
-  Unfinished::Invocations lost;
-  uint64_t last_sent_id;
+std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bool& writing) {
+  const std::string what =
+      absl::StrCat("the session with the daemon at ", options_.address.ToString(), " was lost",
+                   why.ok() ? "" : absl::StrCat(" (", std::string(why.message()), ")"));
+  schedule_.SessionEnded(Now(), session_began_);
+  SessionLost lost;
+  OpenSession::Rest rest;
+  bool to_report;
   // Destroyed without the lock.
+  std::unique_ptr<OpenSession> session;
   std::shared_ptr<SessionStream> stream;
-  std::deque<RequestBatch> batches;
-  std::deque<Waiting> waiting;
   {
     absl::MutexLock lock(&mutex_);
-    if (state_ == State::kConnecting) connect_status_ = unsent;
-    state_ = State::kIdle;
-    lost = unfinished_.TakeAll();
-    last_sent_id = last_sent_id_;
+    session.swap(session_);
     stream.swap(stream_);
-    batches.swap(batches_);
-    waiting.swap(waiting_);
-  }
-  for (const std::shared_ptr<RemoteInvocation>& invocation : lost) {
-    invocation->Finish(invocation->id <= last_sent_id ? sent : unsent);
-  }
-}
-
-void SessionClient::ExpireWaiting() {
-  Finished expired;
-  {
-    absl::MutexLock lock(&mutex_);
-    const absl::Time now = Clock::Monotonic()->Now();
-    for (const Waiting& waiting : waiting_) {
-      const uint64_t id = waiting.dispatch.invocation_id;
-      if (waiting.deadline > now || !unfinished_.Contains(id)) continue;
-      expired.emplace_back(unfinished_.Take(id), Expired());
+    rest = session->TakeRest();
+    writing = session->writing();
+    const bool settled = rest.sent.empty() && rest.unsent.empty();
+    lost.session_id = session->id();
+    lost.why =
+        settled && session->draining()
+            ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                        absl::StrCat("the daemon at ", options_.address.ToString(), " drained"))
+            : MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST, what);
+    failure_ = NoAnswer(options_.address);
+    to_report = options_.on_session_lost != nullptr && !(closing_ && settled);
+    lost.unknown.reserve(rest.sent.size());
+    for (std::shared_ptr<RemoteInvocation>& invocation : rest.sent) {
+      lost.unknown.push_back({.id = invocation->id, .operation = std::move(invocation->operation)});
     }
   }
-  FinishAll(std::move(expired));
+  const absl::Status sent =
+      MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST,
+                absl::StrCat(what, ": the operation may or may not have run"));
+  const absl::Status unsent =
+      NotConnected(absl::StrCat(what, " before the operation was sent: try again"));
+  for (const auto& invocation : rest.sent) invocation->Finish(sent);
+  for (const auto& invocation : rest.unsent) invocation->Finish(unsent);
+  if (!to_report) return std::nullopt;
+  return lost;
 }
 
 void SessionClient::FinishAll(Finished finished) {

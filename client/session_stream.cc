@@ -50,13 +50,11 @@ SessionStream::~SessionStream() {
   }
 }
 
-absl::Status SessionStream::Handshake(absl::Time deadline) {
-  bool written = false;
-  bool welcomed = false;
-  while (!written || !welcomed) {
+std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
+  while (!hello_written_ || !welcomed_) {
     switch (Next(deadline)) {
       case Event::kWritten:
-        written = true;
+        hello_written_ = true;
         break;
       case Event::kMessage:
         if (message_.has_draining() && !message_.has_welcome()) {
@@ -64,18 +62,17 @@ absl::Status SessionStream::Handshake(absl::Time deadline) {
                            absl::StrCat("the daemon at ", address_.ToString(),
                                         " is draining; try again once it is back"));
         }
-        if (welcomed || !message_.has_welcome() || message_.welcome().version() != 1) {
+        if (welcomed_ || !message_.has_welcome() || message_.welcome().version() != 1) {
           return MakeError(absl::StatusCode::kFailedPrecondition,
                            v1::ERROR_REASON_PROTOCOL_VIOLATION,
                            absl::StrCat("what listens at ", address_.ToString(),
                                         " does not open a session as a runloop daemon does"));
         }
-        welcomed = true;
+        welcomed_ = true;
         welcome_ = std::move(*message_.mutable_welcome());
         break;
       case Event::kTimeout:
-        return NotConnected(
-            absl::StrCat("the daemon at ", address_.ToString(), " does not answer"));
+        return std::nullopt;
       case Event::kEnded:
         if (end_status_.ok() || (absl::IsUnavailable(end_status_) &&
                                  ReasonOf(end_status_) == v1::ERROR_REASON_UNSPECIFIED)) {

@@ -2,6 +2,7 @@
 #define RUNLOOP_CLIENT_SESSION_STREAM_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -32,10 +33,11 @@ class SessionStream {
   SessionStream(const SessionStream&) = delete;
   SessionStream& operator=(const SessionStream&) = delete;
 
-  // Exchanges `hello` and `welcome`; welcome() is then known and Write may be called. The reader's
-  // first call. UNAVAILABLE: the daemon did not answer before `deadline`, or left. Others are the
-  // daemon's refusal. After an error the stream is of no more use.
-  absl::Status Handshake(absl::Time deadline);
+  // Exchanges `hello` and `welcome`; welcome() is then known and Write may be called. What the
+  // reader calls first, again and again while it gives nullopt: not over at `deadline`.
+  // UNAVAILABLE: the daemon left. Others are the daemon's refusal. After an error the stream is of
+  // no more use.
+  std::optional<absl::Status> Handshake(absl::Time deadline);
   const v1::Welcome& welcome() const { return welcome_; }
 
   enum class Event {
@@ -77,6 +79,8 @@ class SessionStream {
   grpc::ByteBuffer incoming_;
   v1::SessionResponse message_;
   v1::Welcome welcome_;
+  bool hello_written_ = false;
+  bool welcomed_ = false;
   grpc::Status grpc_status_;
   absl::Status end_status_;
   bool finishing_ = false;

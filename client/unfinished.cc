@@ -7,7 +7,8 @@
 namespace runloop::internal {
 
 void Unfinished::Add(std::shared_ptr<RemoteInvocation> invocation) {
-  bytes_ += static_cast<int64_t>(invocation->charge);
+  bytes_ += static_cast<int64_t>(invocation->charge());
+  request_bytes_ += invocation->request_bytes;
   const uint64_t id = invocation->id;
   by_id_.emplace_hint(by_id_.end(), id, std::move(invocation));
 }
@@ -16,7 +17,7 @@ std::shared_ptr<RemoteInvocation> Unfinished::Take(uint64_t id) {
   const auto found = by_id_.find(id);
   if (found == by_id_.end()) return nullptr;
   std::shared_ptr<RemoteInvocation> invocation = std::move(found->second);
-  bytes_ -= static_cast<int64_t>(invocation->charge);
+  Discharge(*invocation);
   by_id_.erase(found);
   return invocation;
 }
@@ -47,13 +48,19 @@ Unfinished::Invocations Unfinished::TakeAll() {
   for (auto& [id, invocation] : by_id_) all.push_back(std::move(invocation));
   by_id_.clear();
   bytes_ = 0;
+  request_bytes_ = 0;
   return all;
+}
+
+void Unfinished::Discharge(const RemoteInvocation& invocation) {
+  bytes_ -= static_cast<int64_t>(invocation.charge());
+  request_bytes_ -= invocation.request_bytes;
 }
 
 void Unfinished::TakeThrough(Map::iterator from, uint64_t last, Invocations& taken) {
   auto to = from;
   for (; to != by_id_.end() && to->first <= last; ++to) {
-    bytes_ -= static_cast<int64_t>(to->second->charge);
+    Discharge(*to->second);
     taken.push_back(std::move(to->second));
   }
   by_id_.erase(from, to);

@@ -24,8 +24,9 @@ class Unfinished {
 
   bool Contains(uint64_t id) const { return by_id_.contains(id); }
   size_t size() const { return by_id_.size(); }
-  // The sum of the charges.
+  // The sums of the charges and of the requests' sizes.
   int64_t bytes() const { return bytes_; }
+  uint64_t request_bytes() const { return request_bytes_; }
 
   // Removes and returns it; null if it has an outcome already.
   std::shared_ptr<RemoteInvocation> Take(uint64_t id);
@@ -40,10 +41,12 @@ class Unfinished {
  private:
   using Map = absl::btree_map<uint64_t, std::shared_ptr<RemoteInvocation>>;
 
+  void Discharge(const RemoteInvocation& invocation);
   void TakeThrough(Map::iterator from, uint64_t last, Invocations& taken);
 
   Map by_id_;
   int64_t bytes_ = 0;
+  uint64_t request_bytes_ = 0;
 };
 
 }  // namespace runloop::internal

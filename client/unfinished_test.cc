@@ -20,7 +20,7 @@ class UnfinishedTest : public testing::Test {
     for (uint64_t id = 1; id <= 10; ++id) {
       auto invocation = std::make_shared<RemoteInvocation>(std::weak_ptr<SessionClient>(), false);
       invocation->id = id;
-      invocation->charge = 100 + id;
+      invocation->request_bytes = 100 + id;
       unfinished_.Add(std::move(invocation));
     }
   }

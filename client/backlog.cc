@@ -1,0 +1,49 @@
+#include "runloop/client/backlog.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace runloop::internal {
+
+void Backlog::Add(Entry entry) {
+  ++size_;
+  bytes_ += static_cast<int64_t>(entry.invocation->charge());
+  next_due_ = std::min(next_due_, entry.until());
+  const uint64_t id = entry.invocation->id;
+  slots_.push_back({.id = id, .entry = std::move(entry)});
+}
+
+std::shared_ptr<RemoteInvocation> Backlog::Take(uint64_t id) {
+  const auto slot =
+      std::lower_bound(slots_.begin(), slots_.end(), id,
+                       [](const Slot& slot, uint64_t wanted) { return slot.id < wanted; });
+  if (slot == slots_.end() || slot->id != id || slot->entry.invocation == nullptr) return nullptr;
+  const Entry taken = std::exchange(slot->entry, {});
+  Remove(*taken.invocation);
+  while (!slots_.empty() && slots_.front().entry.invocation == nullptr) slots_.pop_front();
+  return taken.invocation;
+}
+
+std::vector<Backlog::Entry> Backlog::TakeDue(absl::Time now) {
+  std::vector<Entry> due;
+  if (next_due_ > now && now != absl::InfiniteFuture()) return due;
+  next_due_ = absl::InfiniteFuture();
+  std::erase_if(slots_, [&](Slot& slot) {
+    if (slot.entry.invocation == nullptr) return true;
+    if (slot.entry.until() > now) {
+      next_due_ = std::min(next_due_, slot.entry.until());
+      return false;
+    }
+    Remove(*slot.entry.invocation);
+    due.push_back(std::move(slot.entry));
+    return true;
+  });
+  return due;
+}
+
+void Backlog::Remove(const RemoteInvocation& invocation) {
+  --size_;
+  bytes_ -= static_cast<int64_t>(invocation.charge());
+}
+
+}  // namespace runloop::internal

@@ -1,0 +1,82 @@
+#include "runloop/client/check_call.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/stubs/common.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+namespace {
+
+constexpr size_t kLongestName = 512;
+constexpr size_t kLongestKey = 128;
+
+// What can be a method's full name. Nothing else may get into a message, where text has to be
+// UTF-8.
+bool IsOperationName(const std::string& name) {
+  return name.size() <= kLongestName && std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '_' || c == '.' || c == '/';
+         });
+}
+
+// What the operation takes, if its generated code is linked in here too; else null, and the daemon
+// has to tell.
+const google::protobuf::Descriptor* RequestType(const std::string& operation) {
+  struct Known {
+    std::string operation;
+    const google::protobuf::Descriptor* type = nullptr;
+  };
+  thread_local Known last;  // a flood asks for the same one again and again
+  if (last.type != nullptr && last.operation == operation) return last.type;
+  std::string name = operation;
+  std::replace(name.begin(), name.end(), '/', '.');
+  const google::protobuf::MethodDescriptor* method =
+      google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
+  if (method == nullptr) return nullptr;
+  last = {operation, method->input_type()};
+  return last.type;
+}
+
+absl::Status Invalid(const std::string& message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST, message);
+}
+
+}  // namespace
+
+absl::Status CheckCall(const DispatchTarget::Call& call) {
+  if (!IsOperationName(call.operation)) {
+    return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+                     "no operation can have this name; write package.Service/Method");
+  }
+  const google::protobuf::Descriptor* type = RequestType(call.operation);
+  if (type != nullptr && type != call.request->GetDescriptor() &&
+      type->full_name() != call.request->GetTypeName()) {
+    return Invalid(absl::StrCat(call.operation, " takes a ", type->full_name(), ", not a ",
+                                call.request->GetTypeName()));
+  }
+  if (!call.request->IsInitialized()) {
+    return Invalid(absl::StrCat("required fields of the request are not set: ",
+                                call.request->InitializationErrorString()));
+  }
+  if (call.coalesce_key.size() > kLongestKey) {
+    return Invalid(absl::StrCat("a coalesce_key of ", call.coalesce_key.size(),
+                                " bytes; it may have ", kLongestKey));
+  }
+  if (!google::protobuf::internal::IsStructurallyValidUTF8(
+          call.coalesce_key.data(), static_cast<int>(call.coalesce_key.size()))) {
+    return Invalid("the coalesce_key is not UTF-8");
+  }
+  if (call.timeout <= absl::ZeroDuration()) return Expired();
+  return absl::OkStatus();
+}
+
+absl::Status Expired() {
+  return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
+                   "the deadline passed before the operation started; it never runs");
+}
+
+}  // namespace runloop::internal

@@ -1,0 +1,184 @@
+#include "runloop/client/open_session.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+namespace {
+
+// A message gathers no more than this, so that a flood keeps both ends busy.
+constexpr size_t kBatchBytes = size_t{1} << 20;
+// The protocol lets one message hold as many, whatever the daemon's limits are.
+constexpr size_t kBatchCancels = 1024;
+// At most.
+constexpr size_t kCancelBytes = 16;
+
+// What an outcome says; OK with a status in it is not one.
+absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
+  switch (outcome.result_case()) {
+    case v1::Outcome::kReply:
+      return Reply{.bytes = std::move(*outcome.mutable_reply())};
+    case v1::Outcome::kStatus: {
+      absl::Status status = FromProto(outcome.status());
+      if (!status.ok()) return absl::StatusOr<Reply>(std::move(status));
+      break;
+    }
+    case v1::Outcome::RESULT_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("an outcome without result");
+}
+
+}  // namespace
+
+OpenSession::OpenSession(const v1::Welcome& welcome)
+    : id_(welcome.session_id()), limits_(welcome.limits()) {
+  for (const v1::OperationId& operation : welcome.operations()) {
+    operation_ids_[operation.name()] = operation.id();
+  }
+}
+
+bool OpenSession::HasRoom(size_t bytes) const {
+  return (limits_.max_unfinished() == 0 || unfinished_.size() < limits_.max_unfinished()) &&
+         (limits_.max_unfinished_bytes() == 0 ||
+          (bytes <= limits_.max_unfinished_bytes() &&
+           unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - bytes));
+}
+
+absl::Status OpenSession::CheckRoom(size_t bytes) const {
+  if (HasRoom(bytes)) return absl::OkStatus();
+  if (limits_.max_unfinished() != 0 && unfinished_.size() >= limits_.max_unfinished()) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+        absl::StrCat("this session has ", unfinished_.size(),
+                     " invocations unfinished, as many as the daemon allows: await some"),
+        {{"bound", "session"}, {"limit", absl::StrCat(limits_.max_unfinished())}});
+  }
+  const uint64_t limit = limits_.max_unfinished_bytes();
+  if (bytes > limit) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                     absl::StrCat("a request of ", bytes, " bytes; the daemon allows ", limit,
+                                  " bytes of them unfinished in one session"),
+                     {{"limit", absl::StrCat(limit)}});
+  }
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+      absl::StrCat("this session has ", unfinished_.request_bytes(),
+                   " bytes of requests unfinished, the daemon allows ", limit, ": await some"),
+      {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
+}
+
+absl::Status OpenSession::CheckSize(RequestBatch::Dispatch& dispatch) const {
+  dispatch.operation_id = IdOf(dispatch.operation_name);
+  return CheckMessageBytes(RequestBatch::SizeOf(dispatch));
+}
+
+absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocation,
+                              RequestBatch::Dispatch& dispatch) {
+  dispatch.operation_id = IdOf(dispatch.operation_name);
+  const size_t size = RequestBatch::SizeOf(dispatch);
+  if (absl::Status status = CheckMessageBytes(size); !status.ok()) return status;
+  if (absl::Status status = CheckRoom(dispatch.request.size()); !status.ok()) return status;
+  BatchFor(size).AddDispatch(dispatch);
+  invocation->operation = std::move(dispatch.operation_name);
+  unfinished_.Add(invocation);
+  return absl::OkStatus();
+}
+
+void OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
+  bool& asked = give_up ? invocation.given_up : invocation.cancel_sent;
+  if (half_closed_ || asked || !unfinished_.Contains(invocation.id)) return;
+  asked = true;
+  BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
+}
+
+std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
+  if (writing_) return std::nullopt;
+  Outgoing outgoing;
+  if (!batches_.empty()) {
+    RequestBatch batch = std::move(batches_.front());
+    batches_.pop_front();
+    last_sent_id_ = std::max(last_sent_id_, batch.last_id());
+    outgoing.message = std::move(batch).Take();
+  } else if (closing_ && !half_closed_) {
+    half_closed_ = true;
+    outgoing.half_close = true;
+  } else {
+    return std::nullopt;
+  }
+  writing_ = true;
+  return outgoing;
+}
+
+absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finished) {
+  absl::Status violation;
+  for (v1::Outcome& outcome : *message.mutable_outcomes()) {
+    absl::StatusOr<absl::StatusOr<Reply>> result = ReadOutcome(outcome);
+    if (!result.ok()) {
+      violation = result.status();
+    } else if (outcome.invocation_id() == 0 || outcome.invocation_id() > last_sent_id_) {
+      violation = absl::InvalidArgumentError(absl::StrCat(
+          "an outcome for invocation ", outcome.invocation_id(), ", which was not sent"));
+    } else if (auto invocation = unfinished_.Take(outcome.invocation_id()); invocation != nullptr) {
+      finished.emplace_back(std::move(invocation), *std::move(result));
+    }
+  }
+  Unfinished::Invocations succeeded;
+  if (absl::Status status = unfinished_.TakeRanges(message.succeeded(), last_sent_id_, succeeded);
+      !status.ok()) {
+    violation = std::move(status);
+  }
+  for (std::shared_ptr<RemoteInvocation>& invocation : succeeded) {
+    if (invocation->reply_wanted) {
+      violation = absl::InvalidArgumentError("a reply that was asked for did not come");
+      finished.emplace_back(std::move(invocation), violation);
+    } else {
+      finished.emplace_back(std::move(invocation), Reply{});
+    }
+  }
+  if (message.has_draining()) draining_ = true;
+  return violation;
+}
+
+OpenSession::Rest OpenSession::TakeRest() {
+  Rest rest;
+  rest.sent = unfinished_.TakeAll();
+  const auto unsent =
+      std::find_if(rest.sent.begin(), rest.sent.end(),
+                   [this](const auto& invocation) { return invocation->id > last_sent_id_; });
+  rest.unsent.assign(std::make_move_iterator(unsent), std::make_move_iterator(rest.sent.end()));
+  rest.sent.erase(unsent, rest.sent.end());
+  batches_.clear();
+  return rest;
+}
+
+uint32_t OpenSession::IdOf(const std::string& operation) const {
+  const auto known = operation_ids_.find(operation);
+  return known == operation_ids_.end() ? 0 : known->second;
+}
+
+absl::Status OpenSession::CheckMessageBytes(size_t size) const {
+  if (limits_.max_message_bytes() == 0 || size <= limits_.max_message_bytes()) {
+    return absl::OkStatus();
+  }
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                   absl::StrCat("a message of ", size, " bytes; the daemon takes at most ",
+                                limits_.max_message_bytes()),
+                   {{"limit", absl::StrCat(limits_.max_message_bytes())}});
+}
+
+RequestBatch& OpenSession::BatchFor(size_t bytes) {
+  size_t bound = kBatchBytes;
+  if (limits_.max_message_bytes() != 0) {
+    bound = std::min<uint64_t>(bound, limits_.max_message_bytes());
+  }
+  if (batches_.empty() || batches_.back().size() + bytes > bound ||
+      batches_.back().cancels() >= kBatchCancels) {
+    batches_.emplace_back();
+  }
+  return batches_.back();
+}
+
+}  // namespace runloop::internal

@@ -1,0 +1,96 @@
+#ifndef RUNLOOP_CLIENT_OPEN_SESSION_H_
+#define RUNLOOP_CLIENT_OPEN_SESSION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "runloop/client/remote_invocation.h"
+#include "runloop/client/request_batch.h"
+#include "runloop/client/unfinished.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::internal {
+
+// The worker's books on one session, from the daemon's welcome to its end: what the daemon allows,
+// what is to be sent next, and what has no outcome yet. It sends and finishes nothing itself. Not
+// thread-safe.
+//
+// Trust: what the daemon says of invocations is checked against what was sent.
+class OpenSession {
+ public:
+  using Finished = std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
+
+  explicit OpenSession(const v1::Welcome& welcome);
+
+  const std::string& id() const { return id_; }
+  // The daemon takes no new work and will end the stream.
+  bool draining() const { return draining_; }
+  // What has no outcome yet, sent or not.
+  const Unfinished& unfinished() const { return unfinished_; }
+
+  // True if the daemon lets one more request of `bytes` be unfinished.
+  bool HasRoom(size_t bytes) const;
+  // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any.
+  absl::Status CheckRoom(size_t bytes) const;
+  absl::Status CheckSize(RequestBatch::Dispatch& dispatch) const;
+
+  // Takes a dispatch into the next message, or says which of the daemon's limits forbids it. The
+  // id must be larger than that of any before.
+  absl::Status Add(const std::shared_ptr<RemoteInvocation>& invocation,
+                   RequestBatch::Dispatch& dispatch);
+  // Nothing if the same was asked before, or it has its outcome, or no more may be sent.
+  void AddCancel(RemoteInvocation& invocation, bool give_up);
+  // There will be no more dispatches.
+  void Close() { closing_ = true; }
+
+  struct Outgoing {
+    grpc::ByteBuffer message;
+    bool half_close = false;  // instead of a message
+  };
+  // What to send now. nullopt: nothing, or what it gave before is not yet Written.
+  std::optional<Outgoing> NextOutgoing();
+  void Written() { writing_ = false; }
+  bool writing() const { return writing_; }
+
+  // Moves what got its outcome to the end of `finished`. An error: the daemon broke the protocol.
+  absl::Status Receive(v1::SessionResponse& message, Finished& finished);
+
+  // At the end: what has no outcome, in the order of ids.
+  struct Rest {
+    Unfinished::Invocations sent;
+    Unfinished::Invocations unsent;
+  };
+  Rest TakeRest();
+
+ private:
+  uint32_t IdOf(const std::string& operation) const;
+  absl::Status CheckMessageBytes(size_t size) const;
+  RequestBatch& BatchFor(size_t bytes);
+
+  const std::string id_;
+  const v1::Limits limits_;
+  absl::flat_hash_map<std::string, uint32_t> operation_ids_;
+
+  bool draining_ = false;
+  bool closing_ = false;
+  bool half_closed_ = false;
+  bool writing_ = false;
+  // In the order of ids: sent, then batches_.
+  Unfinished unfinished_;
+  std::deque<RequestBatch> batches_;
+  uint64_t last_sent_id_ = 0;
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_CLIENT_OPEN_SESSION_H_
