@@ -10,7 +10,7 @@
 #include "gmock/gmock.h"
 #include "google/protobuf/wrappers.pb.h"
 #include "gtest/gtest.h"
-#include "runloop/client/scripted_daemon.h"
+#include "runloop/client/connect_fixture.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
 
@@ -19,72 +19,12 @@ namespace {
 
 using google::protobuf::BytesValue;
 using google::protobuf::StringValue;
-using internal::ScriptedDaemon;
+using internal::ConnectTest;
+using internal::ErrorTo;
+using internal::ReplyTo;
+using internal::Succeeded;
+using internal::Text;
 using testing::HasSubstr;
-
-StringValue Text(std::string text) {
-  StringValue value;
-  value.set_value(std::move(text));
-  return value;
-}
-
-v1::SessionResponse Succeeded(uint64_t watermark) {
-  v1::SessionResponse response;
-  response.mutable_succeeded()->set_watermark(watermark);
-  return response;
-}
-
-v1::SessionResponse ReplyTo(uint64_t id, const std::string& text) {
-  v1::SessionResponse response;
-  v1::Outcome& outcome = *response.add_outcomes();
-  outcome.set_invocation_id(id);
-  outcome.set_reply(Text(text).SerializeAsString());
-  return response;
-}
-
-v1::SessionResponse ErrorTo(uint64_t id, const absl::Status& status) {
-  v1::SessionResponse response;
-  v1::Outcome& outcome = *response.add_outcomes();
-  outcome.set_invocation_id(id);
-  *outcome.mutable_status() = ToProto(status);
-  return response;
-}
-
-class ConnectTest : public testing::Test {
- protected:
-  ConnectTest() { daemon_.Start(); }
-
-  ConnectOptions Options() const { return {.address = daemon_.address(), .client_name = "test"}; }
-  RuntimeContext Context() const { return Context(Options()); }
-  static RuntimeContext Context(const ConnectOptions& options) {
-    absl::StatusOr<RuntimeContext> context = Connect(options);
-    EXPECT_TRUE(context.ok()) << context.status();
-    return *std::move(context);
-  }
-
-  // Ends a session whose contexts are about to go, so that closing does not wait.
-  void EndSession() { daemon_.End(grpc::Status::OK); }
-
-  static v1::SessionResponse Welcome(uint64_t max_message_bytes, uint64_t max_unfinished) {
-    v1::SessionResponse response;
-    response.mutable_welcome()->set_version(1);
-    response.mutable_welcome()->mutable_limits()->set_max_message_bytes(max_message_bytes);
-    response.mutable_welcome()->mutable_limits()->set_max_unfinished(max_unfinished);
-    return response;
-  }
-
-  // What a peer that breaks the rules with `message` brings upon an invocation of id 1 that was
-  // sent.
-  absl::Status OutcomeAfter(const v1::SessionResponse& message) {
-    const RuntimeContext context = Context();
-    const Invocation invocation = context.DispatchAsync<StringValue>("a.B/C", Text(""));
-    EXPECT_TRUE(daemon_.Next().has_value());
-    daemon_.Send(message);
-    return invocation.Await();
-  }
-
-  ScriptedDaemon daemon_;
-};
 
 TEST_F(ConnectTest, SaysHelloAndSendsDispatchesByTheIdsOfTheWelcome) {
   const RuntimeContext context = Context();

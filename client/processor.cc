@@ -6,14 +6,26 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "runloop/client/printable.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop {
 namespace {
+
+constexpr char kSetupStep[] = "setup";
+constexpr char kProcessStep[] = "process";
+constexpr char kLossStep[] = "session lost";
+// How long a loss may come after the outcome that is part of it.
+constexpr absl::Duration kLossGrace = absl::Seconds(1);
 
 std::atomic<int> stop_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler sets it
@@ -44,6 +56,29 @@ class StopSignals {
  private:
   struct sigaction term_before_;
   struct sigaction int_before_;
+};
+
+// The sessions that were lost and not yet told of. Thread-safe.
+class Losses {
+ public:
+  void Add(const SessionLost& lost) {
+    absl::MutexLock lock(&mutex_);
+    losses_.push_back(lost);
+  }
+  std::vector<SessionLost> TakeAll() {
+    absl::MutexLock lock(&mutex_);
+    return std::exchange(losses_, {});
+  }
+  void AwaitAny(absl::Duration timeout) {
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(this, &Losses::any), timeout);
+  }
+
+ private:
+  bool any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !losses_.empty(); }
+
+  absl::Mutex mutex_;
+  std::vector<SessionLost> losses_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Calls a step of the processor; an exception becomes its error.
@@ -80,8 +115,20 @@ bool IsLost(const absl::Status& status) {
   }
 }
 
-absl::Status ProcessUntilDone(Processor& processor, const StopSignals& signals) {
+// All of them, whatever is said to the first.
+absl::Status TellOf(const std::vector<SessionLost>& losses, Processor& processor) {
+  absl::Status status;
+  for (const SessionLost& lost : losses) status.Update(processor.OnSessionLost(lost));
+  return status;
+}
+
+// `step` is what failed, if the result is an error.
+absl::Status ProcessUntilDone(Processor& processor, const StopSignals& signals, Losses& losses,
+                              const char*& step) {
   while (!signals.stopped()) {
+    step = kLossStep;
+    if (absl::Status status = TellOf(losses.TakeAll(), processor); !status.ok()) return status;
+    step = kProcessStep;
     absl::StatusOr<Processor::Next> next = processor.Process();
     if (!next.ok()) return next.status();
     if (*next == Processor::Next::kDone) break;
@@ -93,20 +140,35 @@ absl::Status ProcessUntilDone(Processor& processor, const StopSignals& signals) 
 
 int RunProcessor(Processor& processor, const ConnectOptions& options) {
   const StopSignals signals;
-  absl::StatusOr<RuntimeContext> context = Connect(options);
+  // Shared with the client, which may outlive this call.
+  const auto losses = std::make_shared<Losses>();
+  ConnectOptions with_losses = options;
+  with_losses.on_session_lost = [losses, also = options.on_session_lost](const SessionLost& lost) {
+    losses->Add(lost);
+    if (also) also(lost);
+  };
+  absl::StatusOr<RuntimeContext> context = Connect(with_losses);
   if (!context.ok()) {
     Report("connect", context.status());
     return kProcessorNotConnected;
   }
   if (signals.stopped()) return kProcessorDone;
 
-  const char* step = "setup";
+  const char* step = kSetupStep;
   absl::Status status = Try([&] { return processor.Setup(*context); });
   if (status.ok()) {
-    step = "process";
-    status = Try([&] { return ProcessUntilDone(processor, signals); });
+    status = Try([&] { return ProcessUntilDone(processor, signals, *losses, step); });
   }
   if (!status.ok()) Report(step, status);
+  // The outcome that ended Process comes just before the loss that it is part of.
+  if (step != kLossStep && ReasonOf(status) == v1::ERROR_REASON_SESSION_LOST) {
+    losses->AwaitAny(kLossGrace);
+  }
+  const absl::Status told = Try([&] { return TellOf(losses->TakeAll(), processor); });
+  if (status.ok() && !told.ok()) {
+    Report(kLossStep, told);
+    status = told;
+  }
   const absl::Status torn_down = Try([&] { return processor.Teardown(); });
   if (!torn_down.ok()) Report("teardown", torn_down);
 

@@ -25,6 +25,12 @@ class Processor {
   // between.
   virtual absl::StatusOr<Next> Process() = 0;
 
+  // The session was lost, or ended because the daemon drained. What Setup or Process made in the
+  // daemon is gone, and `lost.unknown` may or may not have run. Called between calls of Process, or
+  // before Teardown if the loss ended Process. With OK the processor goes on, in the next session;
+  // an error ends it. Default: `lost.why`, which makes kProcessorNotConnected.
+  virtual absl::Status OnSessionLost(const SessionLost& lost) { return lost.why; }
+
   // Called exactly once, last, whatever happened before: finish what was made, wait for it, give
   // everything back.
   virtual absl::Status Teardown() = 0;
@@ -39,7 +45,8 @@ enum ProcessorExit : int {
 };
 
 // Connects, drives `processor` through its life, and tears it down, also on SIGTERM, SIGINT and
-// errors. Errors go to stderr, one line each. To be called once a process, from main.
+// errors. Errors go to stderr, one line each. `options.on_session_lost`, if set, is called too, on
+// the client's thread. To be called once a process, from main.
 int RunProcessor(Processor& processor, const ConnectOptions& options = {});
 
 }  // namespace runloop

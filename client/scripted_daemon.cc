@@ -33,6 +33,7 @@ class ScriptedDaemon::Reactor final
     absl::MutexLock lock(&daemon_.mutex_);
     if (!ok) {
       daemon_.requests_.emplace_back(std::nullopt);
+      if (daemon_.leaving_) End(grpc::Status::OK);
       return;
     }
     if (request_.has_hello()) {
@@ -171,9 +172,21 @@ int ScriptedDaemon::sessions() const {
   return sessions_;
 }
 
+void ScriptedDaemon::AwaitSessions(int sessions) {
+  const SessionCount count{.daemon = *this, .wanted = sessions};
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&count, &SessionCount::reached));
+}
+
 void ScriptedDaemon::Send(v1::SessionResponse response) {
   absl::MutexLock lock(&mutex_);
   if (session_ != nullptr) session_->Send(std::move(response));
+}
+
+void ScriptedDaemon::Leave() {
+  absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  if (session_ != nullptr) session_->End(grpc::Status::OK);
 }
 
 void ScriptedDaemon::End(const grpc::Status& status) {

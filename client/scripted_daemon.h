@@ -36,10 +36,14 @@ class ScriptedDaemon {
   // The Hello of the latest session.
   v1::Hello hello() const;
   int sessions() const;
+  // Blocks until there were as many.
+  void AwaitSessions(int sessions);
 
   // Only while there is a session.
   void Send(v1::SessionResponse response);
   void End(const grpc::Status& status);
+  // Ends the session, and each later one as soon as its client says that it has no more.
+  void Leave();
 
  private:
   class Service;
@@ -47,12 +51,21 @@ class ScriptedDaemon {
 
   bool has_request() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !requests_.empty(); }
 
+  struct SessionCount {
+    const ScriptedDaemon& daemon;
+    int wanted;
+    bool reached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(daemon.mutex_) {
+      return daemon.sessions_ >= wanted;
+    }
+  };
+
   std::string directory_;
   std::string address_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<grpc::Server> server_;
 
   mutable absl::Mutex mutex_;
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   v1::SessionResponse welcome_ ABSL_GUARDED_BY(mutex_);
   std::optional<grpc::Status> refusal_ ABSL_GUARDED_BY(mutex_);
   v1::Hello hello_ ABSL_GUARDED_BY(mutex_);

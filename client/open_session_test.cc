@@ -1,0 +1,124 @@
+#include "runloop/client/open_session.h"
+
+#include <memory>
+#include <string>
+
+#include "grpcpp/support/proto_buffer_reader.h"
+#include "gtest/gtest.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::internal {
+namespace {
+
+class OpenSessionTest : public testing::Test {
+ protected:
+  absl::Status Add(OpenSession& session, size_t bytes = 10) {
+    auto invocation = std::make_shared<RemoteInvocation>(std::weak_ptr<SessionClient>(), false);
+    invocation->id = ++last_id_;
+    invocation->request_bytes = bytes;
+    RequestBatch::Dispatch dispatch{.invocation_id = last_id_,
+                                    .operation_name = "a.B/C",
+                                    .request = grpc::Slice(std::string(bytes, 'x'))};
+    last_ = invocation;
+    return session.Add(invocation, dispatch);
+  }
+  static v1::SessionRequest Sent(OpenSession& session) {
+    std::optional<OpenSession::Outgoing> outgoing = session.NextOutgoing();
+    v1::SessionRequest request;
+    if (!outgoing.has_value() || outgoing->half_close) return request;
+    grpc::ProtoBufferReader reader(&outgoing->message);
+    EXPECT_TRUE(request.ParseFromZeroCopyStream(&reader));
+    return request;
+  }
+  static v1::SessionResponse Outcome(uint64_t id) {
+    v1::SessionResponse response;
+    response.add_outcomes()->set_invocation_id(id);
+    response.mutable_outcomes(0)->set_reply("");
+    return response;
+  }
+
+  v1::Welcome welcome_;
+  uint64_t last_id_ = 0;
+  std::shared_ptr<RemoteInvocation> last_;
+};
+
+TEST_F(OpenSessionTest, AtTheEndWhatWasSentIsToldFromWhatWasNot) {
+  OpenSession session(welcome_);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Add(session).ok());
+  EXPECT_EQ(Sent(session).dispatches_size(), 3);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(Add(session).ok());
+  EXPECT_FALSE(session.NextOutgoing().has_value());  // the first is not yet written
+  OpenSession::Finished finished;
+  v1::SessionResponse outcome = Outcome(2);
+  EXPECT_TRUE(session.Receive(outcome, finished).ok());
+  const OpenSession::Rest rest = session.TakeRest();
+  ASSERT_EQ(rest.sent.size(), 2u);
+  EXPECT_EQ(rest.sent[0]->id, 1u);
+  EXPECT_EQ(rest.sent[1]->id, 3u);
+  EXPECT_EQ(rest.sent[1]->operation, "a.B/C");
+  ASSERT_EQ(rest.unsent.size(), 2u);
+  EXPECT_EQ(rest.unsent[0]->id, 4u);
+  EXPECT_TRUE(session.writing());
+}
+
+TEST_F(OpenSessionTest, TheDaemonsBoundOnBytesCountsWhatIsUnfinished) {
+  welcome_.mutable_limits()->set_max_unfinished_bytes(100);
+  OpenSession session(welcome_);
+  EXPECT_TRUE(Add(session, 60).ok());
+  EXPECT_TRUE(Add(session, 40).ok());
+  EXPECT_TRUE(session.HasRoom(0));
+  EXPECT_FALSE(session.HasRoom(1));
+  --last_id_;
+  EXPECT_EQ(ReasonOf(Add(session, 1)), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(ReasonOf(session.CheckRoom(101)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  Sent(session);
+  OpenSession::Finished finished;
+  v1::SessionResponse outcome = Outcome(1);
+  EXPECT_TRUE(session.Receive(outcome, finished).ok());
+  EXPECT_TRUE(session.HasRoom(60));
+  EXPECT_FALSE(session.HasRoom(61));
+}
+
+TEST_F(OpenSessionTest, ACancelAndAGivingUpAreSaidOnceEach) {
+  OpenSession session(welcome_);
+  EXPECT_TRUE(Add(session).ok());
+  for (int i = 0; i < 2; ++i) {
+    session.AddCancel(*last_, /*give_up=*/false);
+    session.AddCancel(*last_, /*give_up=*/true);
+  }
+  const v1::SessionRequest request = Sent(session);
+  ASSERT_EQ(request.cancels_size(), 2);
+  EXPECT_FALSE(request.cancels(0).give_up());
+  EXPECT_TRUE(request.cancels(1).give_up());
+}
+
+TEST_F(OpenSessionTest, NoMessageHoldsMoreCancelsThanTheProtocolAllows) {
+  OpenSession session(welcome_);
+  for (int i = 0; i < 3000; ++i) {
+    EXPECT_TRUE(Add(session).ok());
+    session.AddCancel(*last_, false);
+  }
+  int cancels = 0;
+  while (cancels < 3000) {
+    const v1::SessionRequest request = Sent(session);
+    ASSERT_GT(request.cancels_size(), 0);
+    EXPECT_LE(request.cancels_size(), 1024);
+    cancels += request.cancels_size();
+    session.Written();
+  }
+}
+
+TEST_F(OpenSessionTest, AfterCloseItSendsTheRestAndHalfCloses) {
+  OpenSession session(welcome_);
+  EXPECT_TRUE(Add(session).ok());
+  session.Close();
+  EXPECT_EQ(Sent(session).dispatches_size(), 1);
+  session.Written();
+  EXPECT_TRUE(session.NextOutgoing()->half_close);
+  session.Written();
+  session.AddCancel(*last_, false);
+  EXPECT_FALSE(session.NextOutgoing().has_value());
+}
+
+}  // namespace
+}  // namespace runloop::internal
