@@ -16,7 +16,7 @@ void Backlog::Add(Entry entry) {
 std::shared_ptr<RemoteInvocation> Backlog::Take(uint64_t id) {
   const auto slot =
       std::lower_bound(slots_.begin(), slots_.end(), id,
-                       [](const Slot& slot, uint64_t wanted) { return slot.id < wanted; });
+                       [](const Slot& one, uint64_t wanted) { return one.id < wanted; });
   if (slot == slots_.end() || slot->id != id || slot->entry.invocation == nullptr) return nullptr;
   const Entry taken = std::exchange(slot->entry, {});
   Remove(*taken.invocation);

@@ -365,9 +365,10 @@ TEST_F(ReconnectTest, AClientWhoseDaemonIsGoneDoesNotSpin) {
     return absl::DurationFromTimespec(time);
   };
   const absl::Duration before = cpu_time();
-  EXPECT_EQ(ReasonOf(context.DispatchAsync("a.B/C", Text(""), {.timeout = absl::Milliseconds(600)})
-                         .Await()),
-            v1::ERROR_REASON_EXPIRED);
+  EXPECT_EQ(
+      ReasonOf(
+          context.DispatchAsync("a.B/C", Text(""), {.timeout = absl::Milliseconds(600)}).Await()),
+      v1::ERROR_REASON_EXPIRED);
   EXPECT_LT(cpu_time() - before, absl::Milliseconds(300));
 }
 

@@ -85,15 +85,18 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
 bool SessionClient::Caller::may_go_on() const {
   if (client.stopped_) return true;
   if (client.callers_.front() != this) return false;
-  return client.HasRoom(request_bytes) ||
-         (client.session_ != nullptr && client.session_->draining());
+  if (client.session_ != nullptr && client.session_->draining()) return true;
+  // With nothing unfinished there is as much room as there ever will be.
+  return client.HasRoom(request_bytes) || client.unfinished_bytes() == 0;
 }
 
 absl::Status SessionClient::AwaitRoom(RequestBatch::Dispatch& dispatch) {
   const size_t size = dispatch.request.size();
   if (callers_.empty() && HasRoom(size)) return absl::OkStatus();
-  if (absl::Status status = CheckRoom(size); ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE)
+  if (absl::Status status = CheckRoom(size);
+      ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE) {
     return status;
+  }
   if (session_ != nullptr) {
     dispatch.invocation_id = last_id_ + 1;
     if (absl::Status status = session_->CheckSize(dispatch); !status.ok()) return status;

@@ -277,6 +277,33 @@ TEST_F(WindowTest, ACallerThatWaitsForRoomGetsItInTheNextSessionIfThisOneIsLost)
   EndSession();
 }
 
+TEST_F(WindowTest, ACallerForWhomTheNextSessionHasNoRoomIsRefusedAndHoldsUpNobody) {
+  daemon_.SetWelcome(Welcome(0, 1));
+  const RuntimeContext context = Context();
+  context.DispatchAsync("a.B/C", Text(std::string(900, 'x')));
+  NextText();
+  std::thread large([&context] {
+    EXPECT_EQ(
+        ReasonOf(context.DispatchAsync("a.B/C", Text(std::string(900, 'y')), Waiting()).Await()),
+        v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  });
+  AwaitCallers(context, 1);
+  std::thread small([&context] {
+    EXPECT_TRUE(
+        context.DispatchAsync("a.B/C", Text(std::string(400, 'z')), Waiting()).Await().ok());
+  });
+  AwaitCallers(context, 2);
+  WelcomeBytes(daemon_, 500);
+  daemon_.Stop();
+  EXPECT_EQ(daemon_.Next(), std::nullopt);
+  daemon_.Start();
+  EXPECT_EQ(NextText(), std::string(400, 'z'));
+  daemon_.Send(Succeeded(last_id_));
+  large.join();
+  small.join();
+  EndSession();
+}
+
 TEST_F(WindowTest, ADrainEndsTheWaitForRoom) {
   daemon_.SetWelcome(Welcome(0, 1));
   const RuntimeContext context = Context();
