@@ -355,6 +355,24 @@ TEST_F(ReconnectTest, TheLastContextMayGoInTheCallback) {
   EXPECT_EQ(ReasonOf(invocation.Await()), v1::ERROR_REASON_SESSION_LOST);
 }
 
+TEST_F(ReconnectTest, OnceTheLastContextWentInAWatchCallbackNothingIsTold) {
+  absl::Notification gone;
+  auto context = std::make_unique<std::optional<RuntimeContext>>();
+  {
+    // Goes with the client.
+    const std::shared_ptr<void> client(nullptr, [&gone](void*) { gone.Notify(); });
+    ConnectOptions options = Options();
+    options.on_session_lost = [this, client](const SessionLost& lost) { losses_.Add(lost); };
+    *context = Context(options);
+  }
+  const Invocation invocation = (*context)->DispatchAsync("a.B/C", Text(""));
+  daemon_.Next();
+  invocation.Watch([&context](const absl::Status&) { context->reset(); });
+  daemon_.Stop();
+  gone.WaitForNotification();
+  EXPECT_EQ(losses_.size(), 0u);
+}
+
 TEST_F(ReconnectTest, AClientWhoseDaemonIsGoneDoesNotSpin) {
   const RuntimeContext context = Context(Noting());
   daemon_.Stop();

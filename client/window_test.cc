@@ -52,10 +52,11 @@ class WindowTest : public ConnectTest {
   }
 
   // Waits until `callers` wait for room: one that does not want to wait is told how many.
-  static void AwaitCallers(const RuntimeContext& context, int callers) {
+  static void AwaitCallers(const RuntimeContext& context, int callers, size_t bytes = 0) {
     const std::string words = std::to_string(callers) + " callers that wait";
     while (true) {
-      const absl::Status status = context.DispatchAsync("a.B/C", Text("")).Await();
+      const absl::Status status =
+          context.DispatchAsync("a.B/C", Text(std::string(bytes, ' '))).Await();
       ASSERT_EQ(ReasonOf(status), v1::ERROR_REASON_QUEUE_FULL);
       if (absl::StrContains(status.message(), words)) return;
       std::this_thread::yield();
@@ -172,6 +173,36 @@ TEST_F(WindowTest, CallersThatWaitForRoomGetItInTheirOrder) {
     EXPECT_EQ(NextText(), std::to_string(i));
   }
   daemon_.Send(Succeeded(last_id_));
+  for (std::thread& thread : threads) thread.join();
+  EndSession();
+}
+
+TEST_F(WindowTest, ASmallRequestDoesNotPassALargeOneThatWaits) {
+  WelcomeBytes(daemon_, 1'000);
+  const RuntimeContext context = Context();
+  context.DispatchAsync("a.B/C", Text(std::string(900, '0')));
+  NextText();
+  std::vector<std::thread> threads;
+  for (const size_t bytes : {size_t{900}, size_t{10}}) {
+    threads.emplace_back([&context, bytes] {
+      const std::string text(bytes, 'x');
+      EXPECT_TRUE(context.DispatchAsync("a.B/C", Text(text), Waiting()).Await().ok());
+    });
+    AwaitCallers(context, static_cast<int>(threads.size()), 900);
+  }
+  daemon_.Send(Succeeded(last_id_));
+  size_t got = 0;
+  std::vector<size_t> sizes;
+  while (sizes.size() < 2) {
+    const std::optional<v1::SessionRequest> request = daemon_.Next();
+    for (const v1::Dispatch& dispatch : request->dispatches()) {
+      sizes.push_back(dispatch.request().size());
+      got = dispatch.invocation_id();
+    }
+  }
+  EXPECT_GT(sizes[0], 900u);
+  EXPECT_LT(sizes[1], 900u);
+  daemon_.Send(Succeeded(got));
   for (std::thread& thread : threads) thread.join();
   EndSession();
 }
