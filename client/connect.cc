@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runloop/client/retry_delay.h"
 #include "runloop/client/session_client.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/clock.h"
@@ -19,11 +18,14 @@
 namespace runloop {
 namespace {
 
+using internal::Chain;
+using internal::CurrentChain;
 using internal::DispatchTarget;
 using internal::InvocationState;
 using internal::RemoteInvocation;
 using internal::Reply;
 using internal::SessionClient;
+using internal::WaitScope;
 
 // How long the last context waits for the daemon to run what was dispatched.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
@@ -52,6 +54,7 @@ class RemoteTarget final : public DispatchTarget {
           "outcome");
     }
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    call.chain = CurrentChain();
     const std::string operation = call.operation;
     const std::string coalesce_key = call.coalesce_key;
     while (true) {
@@ -75,7 +78,14 @@ class RemoteTarget final : public DispatchTarget {
   absl::StatusOr<Reply> Once(Call& call) {
     const absl::Duration timeout = call.timeout;
     const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
+    const std::string what = absl::StrCat(call.operation, " at ", client_->address().ToString());
     const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(call);
+    const WaitScope wait(
+        what, [client = std::weak_ptr<SessionClient>(client_), invocation](const Chain& chain) {
+          if (const auto open = client.lock()) {
+            open->AlsoWaits(*invocation, chain);
+          }
+        });
     invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
@@ -94,8 +104,13 @@ class RemoteTarget final : public DispatchTarget {
             absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_EXPIRED,
             absl::StrCat("not started after ", absl::FormatDuration(timeout), "; it never runs"));
       default:
-        return reply;
+        break;
     }
+    if (!reply.ok()) return reply;
+    // It crossed the daemon's word, and what it made is released.
+    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat("not finished after ", absl::FormatDuration(timeout),
+                                  "; it ended a moment later, and what it made is released"));
   }
 
   const std::shared_ptr<SessionClient> client_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/ipc/chain_codec.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::internal {
@@ -92,6 +93,14 @@ void OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
   if (half_closed_ || asked || !unfinished_.Contains(invocation.id)) return;
   asked = true;
   BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
+}
+
+void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& chain) {
+  if (half_closed_ || !unfinished_.Contains(invocation.id)) return;
+  v1::Waiting waiting;
+  waiting.set_invocation_id(invocation.id);
+  WriteChain(chain, *waiting.mutable_chain());
+  BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
 }
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {

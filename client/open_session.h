@@ -17,6 +17,7 @@
 #include "runloop/client/remote_invocation.h"
 #include "runloop/client/request_batch.h"
 #include "runloop/client/unfinished.h"
+#include "runloop/runtime/wait_chain.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
@@ -50,6 +51,8 @@ class OpenSession {
                    RequestBatch::Dispatch& dispatch);
   // Nothing if the same was asked before, or it has its outcome, or no more may be sent.
   void AddCancel(RemoteInvocation& invocation, bool give_up);
+  // Tells who else waits for it by now; nothing if it has its outcome, or no more may be sent.
+  void AddWaiting(const RemoteInvocation& invocation, const Chain& chain);
   // There will be no more dispatches.
   void Close() { closing_ = true; }
 

@@ -85,7 +85,7 @@ size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) 
          (timeout.present ? BytesFieldSize(timeout.size()) : 0) +
          (dispatch.reply_wanted ? VarintFieldSize(1) : 0) +
          (dispatch.coalesce_key.empty() ? 0 : BytesFieldSize(dispatch.coalesce_key.size())) +
-         BytesFieldSize(dispatch.request.size());
+         dispatch.more_fields.size() + BytesFieldSize(dispatch.request.size());
 }
 
 }  // namespace
@@ -126,6 +126,7 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
     writer.BytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, dispatch.coalesce_key.size());
     tail_.append(dispatch.coalesce_key);
   }
+  tail_.append(dispatch.more_fields);
   // Last, so that a large one can be a slice of its own.
   writer.BytesHeader(v1::Dispatch::kRequestFieldNumber, dispatch.request.size());
   if (dispatch.request.size() < kOwnSlice) {
@@ -146,6 +147,14 @@ void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
   if (give_up) writer.Varint(v1::Cancel::kGiveUpFieldNumber, 1);
   ++cancels_;
   size_ += BytesFieldSize(body);
+}
+
+void RequestBatch::AddWaiting(const v1::Waiting& waiting) {
+  const std::string body = waiting.SerializeAsString();
+  Writer(&tail_).BytesHeader(v1::SessionRequest::kWaitingFieldNumber, body.size());
+  tail_.append(body);
+  ++cancels_;
+  size_ += BytesFieldSize(body.size());
 }
 
 grpc::ByteBuffer RequestBatch::Take() && {

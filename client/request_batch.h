@@ -10,6 +10,7 @@
 #include "google/protobuf/message_lite.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
+#include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
 
@@ -31,6 +32,8 @@ class RequestBatch {
     bool reply_wanted = false;
     // UTF-8.
     std::string coalesce_key;
+    // Fields of a v1.Dispatch, in wire format, that go along as they are: the chain.
+    std::string more_fields;
     grpc::Slice request;
   };
 
@@ -39,8 +42,10 @@ class RequestBatch {
 
   void AddDispatch(const Dispatch& dispatch);
   void AddCancel(uint64_t invocation_id, bool give_up = false);
+  void AddWaiting(const v1::Waiting& waiting);
 
   size_t size() const { return size_; }
+  // Of cancels and waiting.
   size_t cancels() const { return cancels_; }
   // The largest id dispatched; 0 if none is.
   uint64_t last_id() const { return last_id_; }

@@ -10,6 +10,7 @@
 #include "runloop/client/check_call.h"
 #include "runloop/client/daemon_channel.h"
 #include "runloop/client/socket_watch.h"
+#include "runloop/ipc/chain_codec.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
@@ -60,6 +61,18 @@ absl::Status SessionClient::WaitUntilConnected() {
 
 bool SessionClient::OnClientThread() const { return current_client == this; }
 
+namespace {
+
+// As fields of a v1.Dispatch.
+std::string ChainFields(const Chain& chain) {
+  if (chain.empty()) return "";
+  v1::Dispatch dispatch;
+  WriteChain(chain, *dispatch.mutable_chain());
+  return dispatch.SerializeAsString();
+}
+
+}  // namespace
+
 std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call) {
   auto invocation = std::make_shared<RemoteInvocation>(weak_from_this(), call.reply_wanted);
   absl::Status refusal = CheckCall(call);
@@ -69,6 +82,7 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
                                     .timeout = call.timeout,
                                     .reply_wanted = call.reply_wanted,
                                     .coalesce_key = std::move(call.coalesce_key),
+                                    .more_fields = ChainFields(call.chain),
                                     .request = SerializeToSlice(*call.request)};
     invocation->request_bytes = dispatch.request.size();
     absl::MutexLock lock(&mutex_);
@@ -215,6 +229,17 @@ void SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
   }
   outgoing.Send();
   if (unsent != nullptr) unsent->Finish(Cancelled());
+}
+
+void SessionClient::AlsoWaits(const RemoteInvocation& invocation, const Chain& chain) {
+  Outgoing outgoing;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (session_ == nullptr) return;
+    session_->AddWaiting(invocation, chain);
+    outgoing = NextOutgoing();
+  }
+  outgoing.Send();
 }
 
 void SessionClient::Close(absl::Duration timeout) {

@@ -67,6 +67,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Cancel(RemoteInvocation& invocation);
   // As Cancel, and the daemon answers in any case.
   void GiveUp(RemoteInvocation& invocation);
+  // `chain` waits for it by now, through this process.
+  void AlsoWaits(const RemoteInvocation& invocation, const Chain& chain);
 
   // Sends what is unsent, says that it was all, and waits until the daemon has run it; breaks the
   // session if that takes more than `timeout`. On the client's own thread it only begins this, and
@@ -75,6 +77,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
   // True on the thread that Watch callbacks run on.
   bool OnClientThread() const;
+  const Address& address() const { return options_.address; }
 
  private:
   using Finished = OpenSession::Finished;

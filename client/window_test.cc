@@ -12,7 +12,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runloop/client/connect_fixture.h"
-#include "runloop/client/retry_delay.h"
 #include "runloop/v1/status.pb.h"
 
 namespace runloop::internal {

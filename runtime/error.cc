@@ -87,11 +87,12 @@ void SetRetryDelay(absl::Status& status, absl::Duration delay) {
   status.SetPayload(kRetryInfoUrl, absl::Cord(info.SerializeAsString()));
 }
 
-absl::Duration RetryDelayOf(const absl::Status& status) {
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kRetryInfoUrl);
   v1::RetryInfo info;
-  if (!payload.has_value() || !info.ParseFromString(std::string(*payload))) {
-    return absl::ZeroDuration();
+  if (!payload.has_value() || !info.ParseFromString(std::string(*payload)) ||
+      !info.has_retry_delay()) {
+    return std::nullopt;
   }
   const absl::Duration delay =
       absl::Seconds(info.retry_delay().seconds()) + absl::Nanoseconds(info.retry_delay().nanos());

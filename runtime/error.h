@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_RUNTIME_ERROR_H_
 #define RUNLOOP_RUNTIME_ERROR_H_
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,10 +25,10 @@ absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, std::strin
 // The reason that `status` carries; ERROR_REASON_UNSPECIFIED if it carries none of runloop's.
 v1::ErrorReason ReasonOf(const absl::Status& status);
 
-// When to try again, carried as a google.rpc.RetryInfo payload. Zero if `status` carries none; what
-// a peer claims is cut to between zero and a minute.
+// When to try again, carried as a google.rpc.RetryInfo payload; nothing if `status` carries none.
+// What a peer claims is cut to between zero and a minute.
 void SetRetryDelay(absl::Status& status, absl::Duration delay);
-absl::Duration RetryDelayOf(const absl::Status& status);
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 // `status` and its payloads as a message, and back. A message from another process is taken as a
 // claim: an unknown code becomes UNKNOWN, text that is no UTF-8 is replaced, and OK with a message

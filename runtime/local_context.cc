@@ -149,14 +149,14 @@ class LocalTarget final : public DispatchTarget {
             {.client_name = std::move(client_name), .transport = "local", .in_process = true}))) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
-    return DispatchLocal(std::move(call), {});
+    return DispatchLocal(std::move(call));
   }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
-    const std::shared_ptr<LocalInvocation> invocation =
-        DispatchLocal(std::move(call), CurrentChain());
+    call.chain = CurrentChain();
+    const std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(call));
     const WaitScope wait(absl::StrCat("an operation of runtime ", core_->id()),
                          [weak = std::weak_ptr<LocalInvocation>(invocation)](Chain chain) {
                            if (const auto waited_for = weak.lock()) {
@@ -170,14 +170,13 @@ class LocalTarget final : public DispatchTarget {
   }
 
  private:
-  std::shared_ptr<LocalInvocation> DispatchLocal(Call call, Chain chain) {
+  std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) {
       invocation->Finish(prepared.status());
       return invocation;
     }
-    prepared->chain = std::move(chain);
     absl::StatusOr<std::shared_ptr<OperationTask>> task = core_->Dispatch(*std::move(prepared));
     if (task.ok()) {
       invocation->SetTask(*task);
@@ -218,6 +217,7 @@ class LocalTarget final : public DispatchTarget {
         .deadline = call.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
                                                              : core_->clock().Now() + call.timeout,
         .coalesce_key = std::move(call.coalesce_key),
+        .chain = std::move(call.chain),
         .done = [invocation,
                  use = use_](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
           if (reply.ok()) {

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/invocation.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
 
@@ -53,10 +54,11 @@ class DispatchTarget {
     absl::Duration timeout = absl::InfiniteDuration();
     std::string coalesce_key;
     WhenFull when_full = WhenFull::kFail;
+    Chain chain;  // the runtimes that wait for it, if it is blocked on by one
   };
 
   virtual ~DispatchTarget() = default;
-  // Never waits. A refusal is the invocation's outcome.
+  // Waits only for room, where `when_full` says so. A refusal is the invocation's outcome.
   virtual std::shared_ptr<InvocationState> Dispatch(Call call) = 0;
   // Dispatch and a wait.
   virtual absl::StatusOr<Reply> DispatchBlocking(Call call);

@@ -276,7 +276,7 @@ TEST_F(SessionTest, ARefusalNamesTheBoundWhoHoldsTheRoomAndWhenToTryAgain) {
   EXPECT_EQ(session_full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(session_full), v1::ERROR_REASON_QUEUE_FULL);
   EXPECT_THAT(std::string(session_full.message()), HasSubstr("4 of 4 invocations"));
-  EXPECT_GT(RetryDelayOf(session_full), absl::ZeroDuration());
+  EXPECT_GT(RetryDelayOf(session_full).value(), absl::ZeroDuration());
   for (int i = 0; i < 2; ++i) ASSERT_TRUE(dispatch(b, 10).ok());
   const absl::Status user_full = dispatch(b, 10);
   EXPECT_THAT(std::string(user_full.message()), HasSubstr("uid 1000 has 6 of 6"));
