@@ -177,6 +177,12 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
     return;
   }
   const int fd = socket.get();
+  absl::StatusOr<std::unique_ptr<PeerProcess>> process = PeerProcess::Watch(
+      loop_, fd, peer->pid, [this, fd, pid = peer->pid] { OnProcessEnd(fd, pid); });
+  if (!process.ok()) {
+    OnProcessEnd(fd, peer->pid);
+    return;
+  }
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { Look(fd); });
       !added.ok()) {
     log_.Warn(absl::StrCat("closed a connection: ", added.message()));
@@ -185,9 +191,10 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
   if (pending_.size() >= max_pending_) {
     Reject(pending_.begin(), "too many others have sent nothing yet");
   }
-  pending_.push_back({.socket = std::move(socket),
-                      .peer = *std::move(peer),
-                      .slot = std::move(slot),
+  pending_.push_back({.accepted = {.socket = std::move(socket),
+                                   .peer = *std::move(peer),
+                                   .slot = std::move(slot),
+                                   .process = *std::move(process)},
                       .deadline = Now() + first_byte_timeout_});
   pending_by_fd_[fd] = std::prev(pending_.end());
   if (pending_.size() == 1) SetTimer();
@@ -209,13 +216,11 @@ void Listener::Look(int fd) {
     Reject(pending, "it speaks neither gRPC nor the side channel's protocol");
     return;
   }
-  PeerIdentity peer = std::move(pending->peer);
-  ConnectionSlot slot = std::move(pending->slot);
-  UniqueFd socket = TakePending(pending);
+  AcceptedSocket accepted = TakePending(pending);
   if (first == 'P') {
-    HandToGrpc(std::move(socket), std::move(peer), std::move(slot));
+    HandToGrpc(std::move(accepted));
   } else {
-    side_channels_.Add(std::move(socket), std::move(peer), std::move(slot));
+    side_channels_.Add(std::move(accepted));
     SetTimer();
   }
 }
@@ -236,37 +241,35 @@ ConnectionSlot Listener::TakeSlot(const PeerIdentity& peer) {
 
 void Listener::Reject(PendingList::iterator pending, absl::string_view why) {
   connections_.rejected_connections.fetch_add(1, std::memory_order_relaxed);
-  log_.Warn(absl::StrCat("closed a connection of process ", pending->peer.pid, ": ", why));
+  log_.Warn(absl::StrCat("closed a connection of process ", pending->accepted.peer.pid, ": ", why));
   TakePending(pending);
 }
 
-UniqueFd Listener::TakePending(PendingList::iterator pending) {
-  UniqueFd socket = std::move(pending->socket);
-  (void)loop_.RemoveFd(socket.get());
-  pending_by_fd_.erase(socket.get());
+AcceptedSocket Listener::TakePending(PendingList::iterator pending) {
+  AcceptedSocket accepted = std::move(pending->accepted);
+  (void)loop_.RemoveFd(accepted.socket.get());
+  pending_by_fd_.erase(accepted.socket.get());
   pending_.erase(pending);
-  return socket;
+  return accepted;
 }
 
-void Listener::HandToGrpc(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot) {
-  const int fd = socket.get();
+void Listener::HandToGrpc(AcceptedSocket accepted) {
+  const int fd = accepted.socket.get();
+  const int32_t pid = accepted.peer.pid;
   absl::StatusOr<int> grpc_fd = DuplicateHigh(fd);
   if (!grpc_fd.ok()) {
-    log_.Warn(absl::StrCat("closed a connection of process ", peer.pid, ": ",
-                           grpc_fd.status().message()));
+    log_.Warn(
+        absl::StrCat("closed a connection of process ", pid, ": ", grpc_fd.status().message()));
     return;
   }
   UniqueFd for_grpc(*grpc_fd);
   if (absl::Status added = loop_.AddFd(fd, EPOLLRDHUP, [this, fd](uint32_t) { OnHangUp(fd); });
       !added.ok()) {
-    log_.Warn(absl::StrCat("closed a connection of process ", peer.pid, ": ", added.message()));
+    log_.Warn(absl::StrCat("closed a connection of process ", pid, ": ", added.message()));
     return;
   }
-  std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, std::move(peer));
-  watched_[fd] = {.socket = std::move(socket),
-                  .slot = std::move(slot),
-                  .grpc_fd = *grpc_fd,
-                  .connection = connection};
+  std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, accepted.peer);
+  watched_[fd] = {.accepted = std::move(accepted), .grpc_fd = *grpc_fd, .connection = connection};
   serve_(for_grpc.Release());
 }
 
@@ -291,10 +294,18 @@ void Listener::OnHangUp(int fd) {
   if (!HungUp(fd)) return;
   const auto found = watched_.find(fd);
   if (found == watched_.end()) return;
-  const Watched watched = std::move(found->second);
+  const Watched ended = std::move(found->second);
   watched_.erase(found);
   (void)loop_.RemoveFd(fd);
-  connections_.Remove(watched.grpc_fd, watched.connection);
+  connections_.Remove(ended.grpc_fd, ended.connection);
+}
+
+void Listener::OnProcessEnd(int fd, int32_t pid) {
+  if (HungUp(fd)) return;  // as it is where nobody else held the socket
+  log_.Warn(absl::StrCat("closed a connection of process ", pid,
+                         ", which has ended: another process holds its socket, and has to open a "
+                         "connection of its own"));
+  shutdown(fd, SHUT_RDWR);
 }
 
 void Listener::OnTimer() {

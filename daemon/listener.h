@@ -17,6 +17,7 @@
 #include "runloop/daemon/connection_table.h"
 #include "runloop/daemon/listening_socket.h"
 #include "runloop/daemon/log_limiter.h"
+#include "runloop/daemon/peer_process.h"
 #include "runloop/daemon/side_channel_server.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/epoll_loop.h"
@@ -43,7 +44,11 @@ struct ListenerOptions {
 
 // Accepts connections, learns from the kernel who they are, and tells gRPC from the side channel by
 // the first byte, which it leaves unread. Of each gRPC connection it keeps a duplicate of the
-// descriptor, only to learn of its end.
+// descriptor, to learn of its end and to bring it about.
+//
+// A connection ends with the process that opened it, even where another one, such as a child, holds
+// its socket: the socket is shut down, and the ordinary end of the connection follows. Where the
+// kernel gives no pidfd (peer_process.h) it ends with its socket alone.
 //
 // Threads: one of its own, the accept thread, which does everything and never waits for a peer.
 // Create and the destructor on the owner's thread.
@@ -83,16 +88,13 @@ class Listener {
 
   // Accepted, and has sent nothing yet.
   struct Pending {
-    UniqueFd socket;
-    PeerIdentity peer;
-    ConnectionSlot slot;
+    AcceptedSocket accepted;
     absl::Time deadline;
   };
   using PendingList = std::list<Pending>;  // earliest deadline first
-  // Handed to gRPC; `socket` is the duplicate.
+  // Handed to gRPC; its socket is the duplicate.
   struct Watched {
-    UniqueFd socket;
-    ConnectionSlot slot;
+    AcceptedSocket accepted;
     int grpc_fd = -1;
     std::shared_ptr<Connection> connection;
   };
@@ -109,12 +111,13 @@ class Listener {
   void Admit(UniqueFd socket, const std::string& role);
   void Look(int fd);
   void Reject(PendingList::iterator pending, absl::string_view why);
-  UniqueFd TakePending(PendingList::iterator pending);
+  AcceptedSocket TakePending(PendingList::iterator pending);
   // Null if the process has as many connections as it may.
   ConnectionSlot TakeSlot(const PeerIdentity& peer);
-  void HandToGrpc(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot);
+  void HandToGrpc(AcceptedSocket accepted);
   absl::StatusOr<int> DuplicateHigh(int fd);
   void OnHangUp(int fd);
+  void OnProcessEnd(int fd, int32_t pid);
   void OnTimer();
   void SetTimer();
 

@@ -5,9 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -266,6 +268,129 @@ TEST_F(ListenerTest, LeavesNoDescriptorOpen) {
   AwaitEnd(side);
   EXPECT_EQ(CountOpenFiles(), before + 3 + 1);  // the clients, and what was served
   EXPECT_EQ(connections_.size(), 0u);
+}
+
+TEST_F(ListenerTest, GivesEveryDescriptorOfAConnectionBack) {
+  Start();
+  const uint32_t before = CountOpenFiles();
+  for (size_t i = 1; i <= 20; ++i) {
+    {
+      const UniqueFd grpc = Connect(), silent = Connect(), side = Connect();
+      Send(grpc, "P");
+      Send(side, kSideChannelMagic);
+      AwaitServed(i);
+    }
+    absl::MutexLock lock(&mutex_);
+    close(std::exchange(served_.back(), -1));
+  }
+  while (CountOpenFiles() != before) std::this_thread::yield();
+}
+
+TEST_F(ListenerTest, ServesWithoutAPidfdWhereOnlyOneDescriptorIsLeft) {
+  Start();
+  UniqueFd first = Connect();
+  Send(first, "P");
+  AwaitServed(1);
+  UniqueFd second(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low = {.rlim_cur = 128, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<UniqueFd> all;
+  for (;;) {
+    UniqueFd fd(dup(first.get()));
+    if (!fd.valid()) break;
+    all.push_back(std::move(fd));
+  }
+  // For the connection, and none for its pidfd.
+  all.pop_back();
+  sockaddr_un to{.sun_family = AF_UNIX};
+  address_.path.copy(to.sun_path, sizeof(to.sun_path) - 1);
+  ASSERT_EQ(connect(second.get(), reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  // It has the connection once it looks for another.
+  for (;;) {
+    absl::MutexLock lock(&mutex_);
+    if (!log_.empty()) break;
+  }
+  all.clear();
+  setrlimit(RLIMIT_NOFILE, &before);
+  Send(second, "P");
+  AwaitServed(2);
+  EXPECT_EQ(connections_.refused_peers, 0u);
+}
+
+// A process that connects and sends `bytes`; its child holds the connection, too, and ends when it
+// sees the connection's end.
+class Forker {
+ public:
+  Forker(const Address& address, std::string_view bytes) {
+    int fds[2];
+    EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
+    said_.Reset(fds[0]);
+    UniqueFd say(fds[1]);
+    sockaddr_un to{.sun_family = AF_UNIX};
+    address.path.copy(to.sun_path, sizeof(to.sun_path) - 1);
+    pid_ = fork();
+    if (pid_ == 0) Run(to, bytes, say.get());
+    EXPECT_EQ(Said(), 'c');
+  }
+  ~Forker() { waitpid(pid_, nullptr, 0); }
+
+  void Kill() { kill(pid_, SIGKILL); }
+
+  // Blocks until the connecting process has `c`onnected, or its child has seen the `e`nd.
+  char Said() {
+    char byte = 0;
+    return read(said_.get(), &byte, 1) == 1 ? byte : '-';
+  }
+
+ private:
+  // Only what may be done after a fork of a process with threads.
+  [[noreturn]] static void Run(const sockaddr_un& to, std::string_view bytes, int say) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) _exit(1);
+    if (!bytes.empty() && write(fd, bytes.data(), bytes.size()) < 0) _exit(1);
+    const pid_t child = fork();
+    if (child != 0) {
+      (void)!write(say, child < 0 ? "-" : "c", 1);
+      for (;;) pause();
+    }
+    char buffer[256];
+    while (read(fd, buffer, sizeof(buffer)) > 0) {
+    }
+    (void)!write(say, "e", 1);
+    _exit(0);
+  }
+
+  UniqueFd said_;
+  pid_t pid_ = -1;
+};
+
+TEST_F(ListenerTest, AConnectionEndsWithItsProcessThoughAChildHoldsIt) {
+  Start();
+  Forker worker(address_, "P");
+  const int fd = AwaitServed(1);
+  EXPECT_EQ(connections_.size(), 1u);
+  worker.Kill();
+  EXPECT_EQ(worker.Said(), 'e');
+  AwaitConnections(0);
+  // gRPC sees the end as it sees any other.
+  char buffer[8];
+  EXPECT_EQ(recv(fd, buffer, sizeof(buffer), 0), 1);
+  EXPECT_EQ(recv(fd, buffer, sizeof(buffer), 0), 0);
+  absl::MutexLock lock(&mutex_);
+  ASSERT_EQ(log_.size(), 1u);
+  EXPECT_THAT(log_[0], testing::HasSubstr("another process holds its socket"));
+}
+
+TEST_F(ListenerTest, SoDoesOneThatHasSaidNothingAndASideChannel) {
+  Start();
+  for (const std::string_view bytes : {std::string_view(), kSideChannelMagic}) {
+    Forker worker(address_, bytes);
+    worker.Kill();
+    EXPECT_EQ(worker.Said(), 'e');
+  }
+  EXPECT_EQ(connections_.rejected_connections, 0u);
 }
 
 class SideChannelTest : public ListenerTest {

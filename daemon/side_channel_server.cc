@@ -49,11 +49,11 @@ SideChannelServer::~SideChannelServer() {
   while (!channels_.empty()) Close(channels_.begin()->first);
 }
 
-void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot) {
-  const int fd = socket.get();
+void SideChannelServer::Add(AcceptedSocket accepted) {
+  const int fd = accepted.socket.get();
   if (channels_.size() >= kMaxChannels) {
-    log_.Warn(absl::StrCat("refused a side channel of process ", peer.pid, ": ", kMaxChannels,
-                           " are open"));
+    log_.Warn(absl::StrCat("refused a side channel of process ", accepted.peer.pid, ": ",
+                           kMaxChannels, " are open"));
     return;
   }
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { OnReadable(fd); });
@@ -61,10 +61,7 @@ void SideChannelServer::Add(UniqueFd socket, PeerIdentity peer, ConnectionSlot s
     log_.Warn(absl::StrCat("closed a side channel: ", added.message()));
     return;
   }
-  auto channel = std::make_unique<Channel>();
-  channel->socket = std::move(socket);
-  channel->peer = std::move(peer);
-  channel->slot = std::move(slot);
+  auto channel = std::make_unique<Channel>(std::move(accepted));
   channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
   next_deadline_ = std::min(next_deadline_, channel->deadline);
   channels_[fd] = std::move(channel);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runloop/daemon/log_limiter.h"
+#include "runloop/daemon/peer_process.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/epoll_loop.h"
 #include "runloop/v1/side_channel.pb.h"
@@ -18,6 +19,14 @@ namespace runloop::daemon {
 
 // One connection's place among those that its process may have; given back with the last copy.
 using ConnectionSlot = std::shared_ptr<const void>;
+
+// A connection that was let in, and what is held for as long as it is open.
+struct AcceptedSocket {
+  UniqueFd socket;
+  PeerIdentity peer;
+  ConnectionSlot slot;
+  std::unique_ptr<PeerProcess> process;  // null: only the socket tells of the peer's end
+};
 
 // Serves the side channels (side_channel.proto): connections that carry file descriptors.
 //
@@ -44,7 +53,7 @@ class SideChannelServer {
   ~SideChannelServer();
 
   // Serves a connection whose first byte is that of the magic.
-  void Add(UniqueFd socket, PeerIdentity peer, ConnectionSlot slot);
+  void Add(AcceptedSocket accepted);
 
   // The loop's owner calls CloseLate at this time, Clock::Monotonic; it changes with Add and
   // CloseLate, and may be earlier than anything is late.
@@ -55,10 +64,9 @@ class SideChannelServer {
   size_t size() const { return channels_.size(); }
 
  private:
-  struct Channel {
-    UniqueFd socket;
-    PeerIdentity peer;
-    ConnectionSlot slot;
+  struct Channel : AcceptedSocket {
+    explicit Channel(AcceptedSocket accepted) : AcceptedSocket(std::move(accepted)) {}
+
     // For the greeting; for a worker with a role, which may do nothing, for everything.
     absl::Time deadline;
     bool greeted = false;       // the magic was read
