@@ -29,10 +29,11 @@ absl::Status Callers::CheckMainSocket(const grpc::ServerContextBase& context) co
   if (!connection.ok()) return connection.status();
   const std::string& role = (*connection)->peer().role;
   if (role.empty()) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_ALLOWED,
-                   absl::StrCat("a worker with the role '", role,
-                                "' may not look at the daemon; connect to the main socket"),
-                   {{"role", role}});
+  return MakeError(
+      absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_ALLOWED,
+      absl::StrCat("a worker with the role '", role,
+                   "' may not look at or steer the daemon; connect to the main socket"),
+      {{"role", role}});
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Callers::SessionOf(

@@ -2,10 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "runloop/daemon/connection_table.h"
@@ -14,6 +17,7 @@
 #include "runloop/daemon/listening_socket.h"
 #include "runloop/daemon/server.h"
 #include "runloop/ipc/address.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/hosted_addresses.h"
 #include "runloop/runtime/signal_watch.h"
@@ -80,9 +84,14 @@ class Host::Impl {
   void BeginDrain(absl::Duration timeout);
   // Closes everything, and lets calls that are being answered end until `grace` has passed.
   void Close(absl::Duration grace);
-  // Runs the loop until a signal, or waits for one while another thread runs the loop.
-  absl::Status RunUntilSignal();
-  void OnSignal(int signal, daemon::ExitWatchdog& watchdog);
+  // Runs the loop until a drain was asked for, or waits while another thread runs the loop.
+  absl::Status RunUntilDrain();
+  // Begins the drain that ServeUntilSignal ends with, on any thread. False: it had begun.
+  // FAILED_PRECONDITION: ServeUntilSignal does not run.
+  absl::StatusOr<bool> RequestDrain(absl::Duration timeout);
+  absl::Duration DrainLeft();
+  void OnSignal(int signal);
+  absl::StatusOr<absl::Duration> OnDrainCall(const PeerIdentity& peer, absl::Duration timeout);
   // Ends the process; the runtime thread may be anywhere.
   [[noreturn]] void CutOff(std::string_view why);
 
@@ -97,15 +106,18 @@ class Host::Impl {
   std::vector<std::string> hosted_;  // in the process's table
 
   daemon::ConnectionTable connections_;
-  // Set by Start, and there until the end: a signal may come while the owner closes it.
+  // Set by Start, and there until the end: a drain may be asked for while the owner closes it.
   std::unique_ptr<daemon::Server> server_;
   std::unique_ptr<daemon::Listener> listener_;
 
-  bool closed_ = false;     // the owner's thread
-  bool signalled_ = false;  // the signals' thread
+  bool closed_ = false;  // the owner's thread
 
   absl::Mutex mutex_;
-  bool stop_waiting_ ABSL_GUARDED_BY(mutex_) = false;  // RunUntilSignal, for a signal
+  // Null unless ServeUntilSignal runs.
+  daemon::ExitWatchdog* watchdog_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // Set by the first who asks for the drain. Clock::Monotonic.
+  std::optional<absl::Time> drain_deadline_ ABSL_GUARDED_BY(mutex_);
+  bool stop_waiting_ ABSL_GUARDED_BY(mutex_) = false;  // RunUntilDrain
 };
 
 absl::Status Host::Impl::Start() {
@@ -118,13 +130,15 @@ absl::Status Host::Impl::Start() {
     listener_addresses_.push_back(socket.name());
     if (socket.address()) hosted_.push_back(socket.address()->ToString());
   }
-  absl::StatusOr<std::unique_ptr<daemon::Server>> server =
-      daemon::Server::Create({.core = core_,
-                              .connections = &connections_,
-                              .addresses = listener_addresses_,
-                              .max_message_bytes = options_.max_message_bytes,
-                              .max_unfinished = options_.max_unfinished,
-                              .log = log_});
+  absl::StatusOr<std::unique_ptr<daemon::Server>> server = daemon::Server::Create(
+      {.core = core_,
+       .connections = &connections_,
+       .addresses = listener_addresses_,
+       .max_message_bytes = options_.max_message_bytes,
+       .max_unfinished = options_.max_unfinished,
+       .drain = [this](const PeerIdentity& peer,
+                       absl::Duration timeout) { return OnDrainCall(peer, timeout); },
+       .log = log_});
   if (!server.ok()) return server.status();
   server_ = *std::move(server);
   absl::StatusOr<std::unique_ptr<daemon::Listener>> listener = daemon::Listener::Create(
@@ -160,11 +174,19 @@ Runtime::DrainResult Host::Impl::Drain(absl::Duration timeout) {
   return result;
 }
 
-void Host::Impl::OnSignal(int signal, daemon::ExitWatchdog& watchdog) {
-  if (signalled_) CutOff("a second signal");
-  signalled_ = true;
-  watchdog.Arm(options_.drain_timeout + kFlushTime + kWatchdogGrace);
-  BeginDrain(options_.drain_timeout);
+absl::StatusOr<bool> Host::Impl::RequestDrain(absl::Duration timeout) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (watchdog_ == nullptr) {
+      return absl::FailedPreconditionError(
+          "this host does not drain when it is asked to: the program around it serves in a way of "
+          "its own and ends in one, too; end that program as its manual says");
+    }
+    if (drain_deadline_) return false;
+    drain_deadline_ = Clock::Monotonic()->Now() + timeout;
+    watchdog_->Arm(timeout + kFlushTime + kWatchdogGrace);
+  }
+  BeginDrain(timeout);
   // From here on the owner may drain and close. A thread of the runtime's own goes on until then.
   if (bound_) {
     runtime_.Stop();
@@ -172,9 +194,35 @@ void Host::Impl::OnSignal(int signal, daemon::ExitWatchdog& watchdog) {
     absl::MutexLock lock(&mutex_);
     stop_waiting_ = true;
   }
+  return true;
+}
+
+absl::Duration Host::Impl::DrainLeft() {
+  absl::MutexLock lock(&mutex_);
+  return std::max(*drain_deadline_ - Clock::Monotonic()->Now(), absl::ZeroDuration());
+}
+
+void Host::Impl::OnSignal(int signal) {
+  const absl::StatusOr<bool> begun = RequestDrain(options_.drain_timeout);
+  if (begun.ok() && !*begun) CutOff("a signal during the drain");
   // Last, since the sink may block.
   log_(LogSeverity::kInfo, absl::StrCat("signal ", signal, ": draining for at most ",
                                         absl::FormatDuration(options_.drain_timeout)));
+}
+
+// The server, and so the caller, lives until this has returned.
+absl::StatusOr<absl::Duration> Host::Impl::OnDrainCall(const PeerIdentity& peer,
+                                                       absl::Duration timeout) {
+  if (timeout <= absl::ZeroDuration()) timeout = options_.drain_timeout;
+  const absl::StatusOr<bool> begun = RequestDrain(timeout);
+  if (!begun.ok()) return begun.status();
+  const absl::Duration left = DrainLeft();
+  if (*begun) {
+    log_(LogSeverity::kInfo,
+         absl::StrCat("process ", peer.pid, " asked for it: draining for at most ",
+                      absl::FormatDuration(timeout)));
+  }
+  return left;
 }
 
 void Host::Impl::CutOff(std::string_view why) {
@@ -199,7 +247,7 @@ void Host::Impl::CutOff(std::string_view why) {
   _exit(kExitCutOff);
 }
 
-absl::Status Host::Impl::RunUntilSignal() {
+absl::Status Host::Impl::RunUntilDrain() {
   if (bound_) return runtime_.Run();
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&stop_waiting_));
@@ -210,17 +258,25 @@ int Host::Impl::ServeUntilSignal() {
   Runtime::DrainResult result;
   {
     daemon::ExitWatchdog watchdog([this] { CutOff("the deadline of the drain"); });
+    const auto set_watchdog = [this](daemon::ExitWatchdog* now) {
+      absl::MutexLock lock(&mutex_);
+      watchdog_ = now;
+    };
+    set_watchdog(&watchdog);
+    const absl::Cleanup unset = [&] { set_watchdog(nullptr); };
     const absl::StatusOr<std::unique_ptr<SignalWatch>> signals =
-        SignalWatch::Create([this, &watchdog](int signal) { OnSignal(signal, watchdog); });
+        SignalWatch::Create([this](int signal) { OnSignal(signal); });
     if (!signals.ok()) {
       log_(LogSeverity::kError, signals.status().ToString());
       return kExitFailed;
     }
-    if (absl::Status ran = RunUntilSignal(); !ran.ok()) {
+    if (absl::Status ran = RunUntilDrain(); !ran.ok()) {
       log_(LogSeverity::kError, ran.ToString());
       return kExitFailed;
     }
-    result = Drain(options_.drain_timeout);
+    // Who stopped the runtime by hand has not asked yet.
+    (void)RequestDrain(options_.drain_timeout);
+    result = Drain(DrainLeft());
   }
   log_(result.drained ? LogSeverity::kInfo : LogSeverity::kWarning,
        absl::StrCat(result.drained ? "drained" : "cut off at the deadline of the drain",

@@ -59,9 +59,16 @@ class Host {
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
-  // Runs the loop until SIGTERM or SIGINT, drains, and returns the exit code: 0 drained, 3 cut off
-  // at the deadline. If the runtime thread is stuck then, the process ends itself with code 3 at
-  // the deadline. The ledger is logged.
+  // Runs the loop until SIGTERM, SIGINT or runloop.v1.Control/Drain (`runloopctl drain`), drains,
+  // and returns the exit code: 0 drained, 3 cut off at the deadline. If the runtime thread is stuck
+  // then, the process ends itself with code 3 at the deadline. The ledger is logged.
+  //
+  // Whoever asks first sets the deadline: a signal gives the drain `drain_timeout`, a call what it
+  // asks for. A call during a drain changes nothing and is told how long is left. A signal during a
+  // drain, whatever began it, ends the process at once with code 3.
+  //
+  // Control/Drain is FAILED_PRECONDITION for a host that does not run this function: it ends in a
+  // way of its own.
   int ServeUntilSignal();
 
   // Refuses new work with UNAVAILABLE (DRAINING), keeps the loop running until what was admitted

@@ -12,6 +12,7 @@
 #include "runloop/ipc/side_channel_frame.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/hosted_addresses.h"
+#include "runloop/v1/control.grpc.pb.h"
 #include "runloop/v1/side_channel.pb.h"
 
 namespace runloop::daemon {
@@ -93,6 +94,110 @@ TEST_F(HostTest, ActsOnASignalBeforeItLogsIt) {
   });
   EXPECT_EQ(host_->ServeUntilSignal(), 0);
   killer.join();
+}
+
+// Asks until the host serves.
+grpc::Status AskForDrain(const std::shared_ptr<grpc::Channel>& channel, absl::Duration timeout,
+                         v1::DrainResponse& response) {
+  const auto stub = v1::Control::NewStub(channel);
+  v1::DrainRequest request;
+  request.mutable_timeout()->set_seconds(absl::ToInt64Seconds(timeout));
+  for (;;) {
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    const grpc::Status status = stub->Drain(&context, request, &response);
+    if (status.error_code() != grpc::StatusCode::FAILED_PRECONDITION) return status;
+    std::this_thread::yield();
+  }
+}
+
+TEST_F(HostTest, ACallDrainsAnEmbeddedHostAsASignalDoes) {
+  std::thread worker([this] {
+    v1::DrainResponse response;
+    EXPECT_TRUE(AskForDrain(Connect(), absl::ZeroDuration(), response).ok());
+    EXPECT_GT(response.left().seconds(), 0);
+    EXPECT_LE(response.left().seconds(), 10);
+  });
+  EXPECT_EQ(EmbeddedHost(directory_ + "/s"), 0);
+  worker.join();
+}
+
+TEST_F(HostTest, ADrainThatHasBegunGoesOnWithItsOwnDeadline) {
+  Start();
+  std::thread holder([&] {
+    grpc::ClientContext context;
+    test::v1::HoldReply reply;
+    EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Hold(&context, {}, &reply).ok());
+  });
+  operations_->AwaitHeld();
+  std::thread worker([&] {
+    const auto channel = Connect();
+    v1::DrainResponse first, second;
+    // Nobody may ask for more than a day.
+    EXPECT_TRUE(AskForDrain(channel, absl::Hours(1000), first).ok());
+    EXPECT_LE(first.left().seconds(), 24 * 3600);
+    EXPECT_GT(first.left().seconds(), 23 * 3600);
+    EXPECT_TRUE(runtime_->GetSnapshot().draining);
+    EXPECT_TRUE(AskForDrain(channel, absl::Seconds(1), second).ok());
+    EXPECT_GT(second.left().seconds(), 23 * 3600);
+    EXPECT_LT(absl::Seconds(second.left().seconds()) + absl::Nanoseconds(second.left().nanos()),
+              absl::Seconds(first.left().seconds()) + absl::Nanoseconds(first.left().nanos()));
+    operations_->LetGo();
+  });
+  EXPECT_EQ(host_->ServeUntilSignal(), 0);
+  worker.join();
+  holder.join();
+}
+
+TEST_F(HostTest, ACallWithoutATimeoutHasTheHosts) {
+  Start({.drain_timeout = absl::Hours(2)});
+  std::thread worker([&] {
+    v1::DrainResponse response;
+    EXPECT_TRUE(AskForDrain(Connect(), absl::Seconds(-5), response).ok());
+    EXPECT_GT(response.left().seconds(), 3600);
+  });
+  EXPECT_EQ(host_->ServeUntilSignal(), 0);
+  worker.join();
+}
+
+TEST_F(HostTest, TheTimeoutOfACallCutsTheDrainOff) {
+  Start({.drain_timeout = absl::Hours(2)});
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  std::thread deferred([&] {
+    grpc::ClientContext context;
+    test::v1::DeferReply reply;
+    EXPECT_FALSE(stub->Defer(&context, {}, &reply).ok());
+  });
+  Await([](const auto& snapshot) { return snapshot.ledger.deferred == 1; });
+  std::thread worker([&] {
+    v1::DrainResponse response;
+    EXPECT_TRUE(AskForDrain(Connect(), absl::Seconds(1), response).ok());
+  });
+  EXPECT_EQ(host_->ServeUntilSignal(), 3);
+  worker.join();
+  deferred.join();
+}
+
+TEST_F(HostTest, ACallCannotDrainAHostThatServesInAWayOfItsOwn) {
+  Start();
+  grpc::ClientContext context;
+  v1::DrainResponse response;
+  const grpc::Status status = v1::Control::NewStub(Connect())->Drain(&context, {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("a way of its own"));
+  EXPECT_FALSE(runtime_->GetSnapshot().draining);
+}
+
+TEST_F(HostTest, ADrainWithATimeoutThatIsNoneIsRefused) {
+  Start();
+  grpc::ClientContext context;
+  v1::DrainRequest request;
+  request.mutable_timeout()->set_seconds(1);
+  request.mutable_timeout()->set_nanos(-1);
+  v1::DrainResponse response;
+  const grpc::Status status = v1::Control::NewStub(Connect())->Drain(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_INVALID_REQUEST);
 }
 
 TEST_F(HostTest, IsFoundByItsOwnProcess) {
@@ -279,7 +384,7 @@ TEST_F(HostTest, DiagnosticsAnswerWhileTheRuntimeThreadIsHeld) {
   EXPECT_EQ(static_cast<size_t>(operations.operations_size()), runtime_->operations().List().size());
 }
 
-TEST_F(HostTest, ARoleMayCallOperationsAndNotLook) {
+TEST_F(HostTest, ARoleMayCallOperationsAndNeitherLookNorSteer) {
   Start();
   const UniqueFd channel = *ConnectUnix(Address{.path = directory_ + "/s"});
   {
@@ -301,6 +406,11 @@ TEST_F(HostTest, ARoleMayCallOperationsAndNotLook) {
   const grpc::Status refused = v1::Diagnostics::NewStub(worker)->GetStatus(&look, {}, &status);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_NOT_ALLOWED);
+  grpc::ClientContext steer;
+  v1::DrainResponse drain;
+  const grpc::Status drained = v1::Control::NewStub(worker)->Drain(&steer, {}, &drain);
+  EXPECT_EQ(drained.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(ReasonOf(drained), v1::ERROR_REASON_NOT_ALLOWED);
   const auto snapshot = runtime_->GetSnapshot();
   ASSERT_EQ(snapshot.sessions.size(), 1u);
   EXPECT_EQ(snapshot.sessions[0]->info().peer.role, "camera");
@@ -341,10 +451,10 @@ TEST_F(HostTest, ReflectionListsAndDescribesEveryService) {
   namespace v1a = grpc::reflection::v1alpha;
   const auto names = ListServices<v1r::ServerReflection, v1r::ServerReflectionRequest,
                                   v1r::ServerReflectionResponse>(Connect());
-  EXPECT_THAT(names,
-              testing::IsSupersetOf({"runloop.test.v1.TestOperations", "runloop.v1.Dispatcher",
-                                     "runloop.v1.Diagnostics", "grpc.health.v1.Health",
-                                     "grpc.reflection.v1.ServerReflection"}));
+  EXPECT_THAT(names, testing::IsSupersetOf({"runloop.test.v1.TestOperations",
+                                            "runloop.v1.Dispatcher", "runloop.v1.Control",
+                                            "runloop.v1.Diagnostics", "grpc.health.v1.Health",
+                                            "grpc.reflection.v1.ServerReflection"}));
   const auto alpha = ListServices<v1a::ServerReflection, v1a::ServerReflectionRequest,
                                   v1a::ServerReflectionResponse>(Connect());
   EXPECT_EQ(alpha, names);

@@ -174,7 +174,10 @@ class Reflection final : public Version::Rpc::CallbackService {
     std::set<std::string, std::less<>> names = OperationServices(core_->operations());
     names.emplace(kDispatcherService);
     names.emplace(kHealthService);
-    if (callers_.CheckMainSocket(context).ok()) names.emplace(kDiagnosticsService);
+    if (callers_.CheckMainSocket(context).ok()) {
+      names.emplace(kControlService);
+      names.emplace(kDiagnosticsService);
+    }
     names.insert(V1::Rpc::service_full_name());
     names.insert(V1Alpha::Rpc::service_full_name());
     return {names.begin(), names.end()};

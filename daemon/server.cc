@@ -44,6 +44,7 @@ Server::Server(ServerOptions options)
                  .log = options.log}),
       operation_service_(options.core, callers_, replies_, options.max_message_bytes),
       dispatcher_service_(options.core, callers_, replies_, options.max_message_bytes),
+      control_service_(callers_, std::move(options.drain)),
       diagnostics_service_({.core = options.core,
                             .callers = &callers_,
                             .connections = options.connections,
@@ -68,6 +69,7 @@ absl::Status Server::Start(int64_t max_message_bytes) {
   // not mind a client that does.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder.RegisterService(&dispatcher_service_);
+  builder.RegisterService(&control_service_);
   builder.RegisterService(&diagnostics_service_);
   builder.RegisterService(&health_service_);
   builder.RegisterService(reflection_v1_.get());

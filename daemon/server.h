@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "runloop/daemon/callers.h"
 #include "runloop/daemon/connection_table.h"
+#include "runloop/daemon/control_service.h"
 #include "runloop/daemon/diagnostics_service.h"
 #include "runloop/daemon/dispatcher_service.h"
 #include "runloop/daemon/health_service.h"
@@ -30,6 +31,8 @@ struct ServerOptions {
   std::vector<std::string> addresses;
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
+  // What a worker does that asks for a drain.
+  DrainHook drain;
   LogSink log;
 };
 
@@ -63,6 +66,7 @@ class Server {
   SessionServer sessions_;
   OperationService operation_service_;
   DispatcherService dispatcher_service_;
+  ControlService control_service_;
   DiagnosticsService diagnostics_service_;
   HealthService health_service_;
   const std::unique_ptr<grpc::Service> reflection_v1_;
