@@ -16,6 +16,7 @@ constexpr char kExamples[] = R"(examples:
   runloopctl operations --describe acme.v1.Clock/Now     an operation's types
   runloopctl call acme.v1.Clock/Now '{"zone": "UTC"}'    one operation, JSON in and out
   runloopctl run -- ./worker --fps 30                    a worker that sees one socket
+  runloopctl drain                                       the daemon's end, once its work is done
 
 exit codes: 0 done, 1 the call failed, 2 usage, 69 no daemon; `run` ends with the command's own.)";
 
@@ -33,6 +34,17 @@ constexpr char kCallExamples[] = R"(examples:
   runloopctl call acme.v1.Clock/Now
   runloopctl call acme.v1.Clock.Now '{"zone": "UTC"}'
   jq -n '{zone: "UTC"}' | runloopctl call acme.v1.Clock/Now - --timeout 5s)";
+
+constexpr char kDrainExamples[] = R"(examples:
+  runloopctl drain
+  runloopctl drain --timeout 2m && echo 'nothing was cut off'
+  runloopctl drain --no-wait
+  runloopctl drain --json | jq .cutOff
+
+The daemon refuses new work, runs what it has admitted, closes and ends: as at SIGTERM. A drain that has begun goes on
+with its own deadline. A signal during a drain ends the daemon at once.
+exit codes: 0 it has ended, 1 it was cut off at the deadline with work left, or did not end, 2 usage, 69 no
+daemon.)";
 
 constexpr char kRunExamples[] = R"(examples:
   runloopctl run -- ./worker --fps 30
@@ -53,6 +65,7 @@ absl::Duration ParseTimeout(const std::string& text) {
 }
 
 struct Options {
+  DrainOptions drain;
   GlobalOptions global;
   OperationsOptions operations;
   CallOptions call;
@@ -87,6 +100,22 @@ CLI::App* AddCall(CLI::App& app, CallOptions& options) {
   command->add_option("METHOD", options.method, "package.Service/Method")->required();
   command->add_option("JSON", options.request, "The request; `-` reads it from stdin. Default: {}");
   command->footer(kCallExamples);
+  return command;
+}
+
+CLI::App* AddDrain(CLI::App& app, DrainOptions& options) {
+  CLI::App* command = app.add_subcommand("drain", "End the daemon once its work is done");
+  command
+      ->add_option_function<std::string>(
+          "--timeout",
+          [&options](const std::string& text) { options.timeout = ParseTimeout(text); },
+          "What has not run by then is abandoned, such as 10s or 2m; a day at most. Default: the "
+          "daemon's own")
+      ->type_name("TIME");
+  command->add_flag("!--no-wait", options.wait, "Do not wait for the daemon's end");
+  command->add_flag("--progress", options.progress,
+                    "Say on stderr what is left, as on a terminal, whenever it changes");
+  command->footer(kDrainExamples);
   return command;
 }
 
@@ -131,6 +160,7 @@ int Main(int argc, char** argv) {
   CLI::App* operations = AddOperations(app, options.operations);
   CLI::App* call = AddCall(app, options.call);
   AddRun(app, options.run);
+  CLI::App* drain = AddDrain(app, options.drain);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -140,6 +170,7 @@ int Main(int argc, char** argv) {
   if (status->parsed()) return RunStatus(options.global);
   if (operations->parsed()) return RunOperations(options.global, options.operations);
   if (call->parsed()) return RunCall(options.global, options.call);
+  if (drain->parsed()) return RunDrain(options.global, options.drain);
   return RunRun(options.global, options.run);
 }
 

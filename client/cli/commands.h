@@ -1,9 +1,11 @@
 #ifndef RUNLOOP_CLIENT_CLI_COMMANDS_H_
 #define RUNLOOP_CLIENT_CLI_COMMANDS_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "runloop/client/cli/daemon.h"
 
 namespace runloop::cli {
@@ -23,6 +25,13 @@ struct CallOptions {
   std::string request = "{}";  // JSON; `-`: stdin
 };
 int RunCall(const GlobalOptions& global, const CallOptions& options);
+
+struct DrainOptions {
+  std::optional<absl::Duration> timeout;  // of the drain; unset: the daemon's own
+  bool wait = true;
+  bool progress = false;  // even where stderr is no terminal
+};
+int RunDrain(const GlobalOptions& global, const DrainOptions& options);
 
 struct RunOptions {
   std::string role = "worker";

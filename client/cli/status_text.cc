@@ -22,15 +22,9 @@ std::string ThreadText(const v1::RuntimeThread& thread) {
   for (char& c : state) {
     if (c == '_') c = ' ';
   }
-  std::string text = state;
-  if (!thread.current_operation().empty()) {
-    absl::StrAppend(&text, ": ", Printable(thread.current_operation()));
-    if (!thread.current_session().empty()) {
-      absl::StrAppend(&text, " of session ", Printable(thread.current_session()));
-    }
-    absl::StrAppend(&text, ", for ", HumanDuration(thread.current_age()));
-  }
-  return absl::StrCat(text, " (loop: ", Printable(thread.loop()), ")");
+  const std::string current = CurrentText(thread);
+  return absl::StrCat(state, current.empty() ? "" : ": ", current,
+                      " (loop: ", Printable(thread.loop()), ")");
 }
 
 std::string LedgerText(const v1::Ledger& ledger) {
@@ -48,7 +42,10 @@ std::string LedgerText(const v1::Ledger& ledger) {
   add(ledger.running(), "running");
   add(ledger.deferred(), "deferred");
   return absl::StrCat(ledger.admitted(), " admitted", places.empty() ? "" : " = ",
-                      absl::StrJoin(places, " + "), "; ", ledger.refused(), " refused");
+                      absl::StrJoin(places, " + "), "; ", ledger.refused(), " refused",
+                      ledger.given_up() == 0
+                          ? ""
+                          : absl::StrCat(", ", ledger.given_up(), " told that it still runs"));
 }
 
 std::string TransportText(v1::Transport transport) {
@@ -57,7 +54,45 @@ std::string TransportText(v1::Transport transport) {
   return absl::AsciiStrToLower(name.substr(name.find('_') + 1));
 }
 
+// How full what bounds unfinished work is: a line each.
+std::string BoundsText(const v1::GetStatusResponse& status) {
+  std::string text;
+  for (const v1::Bound& bound : status.bounds()) {
+    absl::StrAppend(&text, text.empty() ? "bounds   " : "         ", Printable(bound.holder()),
+                    ": ", bound.items(), " of ", bound.max_items(), " unfinished, ",
+                    HumanBytes(bound.bytes()), " of ", HumanBytes(bound.max_bytes()), "\n");
+  }
+  return text;
+}
+
 }  // namespace
+
+std::string CurrentText(const v1::RuntimeThread& thread) {
+  if (thread.current_operation().empty()) return "";
+  std::string text = Printable(thread.current_operation());
+  if (!thread.current_session().empty()) {
+    absl::StrAppend(&text, " of session ", Printable(thread.current_session()));
+  }
+  std::vector<std::string> worker;
+  if (!thread.current_client().empty()) {
+    worker.push_back(absl::StrCat("client ", Printable(thread.current_client())));
+  }
+  if (thread.current_pid() != 0) worker.push_back(absl::StrCat("pid ", thread.current_pid()));
+  if (!worker.empty()) absl::StrAppend(&text, " (", absl::StrJoin(worker, ", "), ")");
+  absl::StrAppend(&text, ", for ", HumanDuration(thread.current_age()));
+  if (!thread.waits_for().empty()) {
+    absl::StrAppend(&text, ", waiting for ", Printable(thread.waits_for()));
+  }
+  return text;
+}
+
+std::string UnfinishedText(const v1::Ledger& ledger) {
+  std::vector<std::string> places;
+  if (ledger.queued() != 0) places.push_back(absl::StrCat(ledger.queued(), " queued"));
+  if (ledger.running() != 0) places.push_back(absl::StrCat(ledger.running(), " running"));
+  if (ledger.deferred() != 0) places.push_back(absl::StrCat(ledger.deferred(), " deferred"));
+  return places.empty() ? "nothing unfinished" : absl::StrJoin(places, ", ");
+}
 
 std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
   std::vector<std::string> addresses;
@@ -77,17 +112,18 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                   status.rejected_connections(), " by protocol\n");
   absl::StrAppend(&text, "limits   ", HumanBytes(status.limits().max_message_bytes()),
                   " a message, ", status.limits().max_unfinished(),
-                  " unfinished invocations a session\n");
+                  " unfinished invocations a session\n", BoundsText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
-  Table table(
-      {"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED", "AGE"});
+  Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
+               "BYTES", "HANDLES", "AGE"});
   for (const v1::SessionStatus& session : status.sessions()) {
     table.Add({Printable(session.session_id()), Printable(session.client_name()),
                absl::StrCat(session.peer_pid()), absl::StrCat(session.peer_uid()),
                session.role().empty() ? "-" : Printable(session.role()),
                TransportText(session.transport()), absl::StrCat(session.queued()),
                absl::StrCat(session.running()), absl::StrCat(session.finished()),
-               Age(session.start_time(), now)});
+               HumanBytes(session.bytes()), absl::StrCat(session.handles()),
+               absl::StrCat(Age(session.start_time(), now), session.closing() ? " closing" : "")});
   }
   return absl::StrCat(text, "\n", table.ToString());
 }

@@ -2,6 +2,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runloop/client/cli/daemon.h"
 
 namespace runloop::cli {
 namespace {
@@ -43,7 +44,81 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   EXPECT_THAT(text, HasSubstr("64 MiB a message"));
   EXPECT_THAT(text, HasSubstr("s1       evil?[2J   77  1000  recorder  stream       3"));
   EXPECT_THAT(text, HasSubstr("2m12s\n"));
+  EXPECT_THAT(text, Not(HasSubstr("bounds")));
+  EXPECT_THAT(text, Not(HasSubstr("closing")));
   EXPECT_THAT(text, Not(HasSubstr("\x1B")));
+}
+
+TEST(StatusTextTest, NamesTheWorkerWhoseWorkRunsAndWhatThatWaitsFor) {
+  v1::RuntimeThread thread;
+  EXPECT_EQ(CurrentText(thread), "");
+  thread.set_current_operation("(closure)");
+  thread.mutable_current_age()->set_seconds(2);
+  EXPECT_EQ(CurrentText(thread), "(closure), for 2s");
+  thread.set_current_operation("a.B/C");
+  thread.set_current_session("s1");
+  thread.set_current_pid(77);
+  EXPECT_EQ(CurrentText(thread), "a.B/C of session s1 (pid 77), for 2s");
+  thread.set_current_client("evil\x1B[2J");
+  thread.set_waits_for("d.E/F at\x1B[2J");
+  EXPECT_EQ(CurrentText(thread),
+            "a.B/C of session s1 (client evil?[2J, pid 77), for 2s, waiting for d.E/F at?[2J");
+  v1::GetStatusResponse status;
+  *status.mutable_thread() = thread;
+  status.mutable_thread()->set_state(v1::RuntimeThread::STATE_RUNNING);
+  status.mutable_thread()->set_loop("epoll");
+  EXPECT_THAT(StatusText(status, absl::UnixEpoch()),
+              HasSubstr("thread   running: " + CurrentText(thread) + " (loop: epoll)\n"));
+}
+
+TEST(StatusTextTest, SaysWhatHasNotEnded) {
+  v1::Ledger ledger;
+  ledger.set_succeeded(5);
+  EXPECT_EQ(UnfinishedText(ledger), "nothing unfinished");
+  ledger.set_queued(3);
+  ledger.set_running(1);
+  ledger.set_deferred(2);
+  EXPECT_EQ(UnfinishedText(ledger), "3 queued, 1 running, 2 deferred");
+}
+
+TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
+  v1::GetStatusResponse status;
+  status.mutable_ledger()->set_given_up(4);
+  v1::Bound& all = *status.add_bounds();
+  all.set_holder("runtime");
+  all.set_items(12);
+  all.set_max_items(1000);
+  all.set_bytes(1536);
+  all.set_max_bytes(256 << 20);
+  status.add_bounds()->set_holder("role evil\x1B[2J");
+  v1::SessionStatus& session = *status.add_sessions();
+  session.set_session_id("s1");
+  session.set_bytes(2048);
+  session.set_handles(3);
+  session.set_closing(true);
+  session.mutable_start_time()->set_seconds(1060);
+  const std::string text = StatusText(status, absl::FromUnixSeconds(1065));
+  EXPECT_THAT(text, HasSubstr("0 refused, 4 told that it still runs\n"));
+  EXPECT_THAT(text, HasSubstr("bounds   runtime: 12 of 1000 unfinished, 1.5 KiB of 256 MiB\n"
+                              "         role evil?[2J: 0 of 0 unfinished, 0 bytes of 0 bytes\n"));
+  EXPECT_THAT(text, HasSubstr("2 KiB        3  5s closing\n"));
+}
+
+TEST(StatusTextTest, JsonHasEveryFieldEvenThoseThatAreZero) {
+  v1::GetStatusResponse status;
+  status.add_bounds()->set_holder("runtime");
+  status.mutable_thread()->set_current_client("recorder");
+  status.mutable_ledger();
+  status.add_sessions()->set_handles(3);
+  testing::internal::CaptureStdout();
+  ASSERT_TRUE(PrintJson(status).ok());
+  const std::string json = testing::internal::GetCapturedStdout();
+  for (const char* field :
+       {"\"holder\": \"runtime\"", "\"maxItems\": \"0\"", "\"currentClient\": \"recorder\"",
+        "\"currentPid\": 0", "\"waitsFor\": \"\"", "\"givenUp\": \"0\"", "\"handles\": \"3\"",
+        "\"bytes\": \"0\"", "\"closing\": false"}) {
+    EXPECT_THAT(json, HasSubstr(field));
+  }
 }
 
 TEST(StatusTextTest, SaysWhatToDoWithoutOperations) {

@@ -278,6 +278,11 @@ class Daemon(Process):
     def finish_deferred(self, text):
         self._command(f'finish {text}')
 
+    def last_ledger(self):
+        """The ledger that it printed at its end."""
+        line = self.await_line(r'ledger: (.*)').group(1)
+        return {name: int(number) for name, number in re.findall(r'([a-z]+) (\d+)', line)}
+
     def close(self):
         if self._watch is not None:
             self._watch.channel.close()

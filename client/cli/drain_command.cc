@@ -1,0 +1,200 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "google/protobuf/struct.pb.h"
+#include "runloop/client/cli/commands.h"
+#include "runloop/client/cli/status_text.h"
+#include "runloop/client/cli/text.h"
+#include "runloop/runtime/clock.h"
+#include "runloop/v1/control.grpc.pb.h"
+#include "runloop/v1/diagnostics.grpc.pb.h"
+
+namespace runloop::cli {
+namespace {
+
+constexpr absl::Duration kPollInterval = absl::Milliseconds(200);
+// The daemon ends itself soon after its deadline, whatever holds it.
+constexpr absl::Duration kGrace = absl::Seconds(10);
+
+absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+void Say(const std::string& line) { std::fputs(("runloopctl: " + line + "\n").c_str(), stderr); }
+
+absl::StatusOr<v1::DrainResponse> Ask(const Daemon& daemon,
+                                      const std::optional<absl::Duration>& timeout) {
+  v1::DrainRequest request;
+  if (timeout) {
+    // A day is what the daemon grants at most, and infinity has no place in the message.
+    absl::Duration rest = std::min(*timeout, absl::Hours(24));
+    request.mutable_timeout()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
+    request.mutable_timeout()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  }
+  grpc::ClientContext context;
+  daemon.Prepare(context);
+  v1::DrainResponse response;
+  const absl::Status status =
+      daemon.Check(v1::Control::NewStub(daemon.channel())->Drain(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
+void SetBool(google::protobuf::Struct& object, const std::string& name, bool value) {
+  (*object.mutable_fields())[name].set_bool_value(value);
+}
+
+void SetNumber(google::protobuf::Struct& object, const std::string& name, double value) {
+  (*object.mutable_fields())[name].set_number_value(value);
+}
+
+void SetText(google::protobuf::Struct& object, const std::string& name, const std::string& value) {
+  (*object.mutable_fields())[name].set_string_value(value);
+}
+
+// What was seen of a drain, look by look.
+class DrainWatch {
+ public:
+  DrainWatch(const Daemon& daemon, bool progress)
+      : stub_(v1::Diagnostics::NewStub(daemon.channel())), daemon_(daemon), progress_(progress) {}
+
+  // What there is before the drain, so that there is something to tell of however soon it ends.
+  absl::Status LookBefore() {
+    absl::StatusOr<v1::GetStatusResponse> status = Look();
+    if (status.ok()) last_ = *std::move(status);
+    return status.status();
+  }
+
+  // Blocks until the daemon has ended. DEADLINE_EXCEEDED: it has not, long after it should have.
+  // `deadline` is not later than the daemon's own.
+  absl::Status AwaitEnd(absl::Time deadline) {
+    deadline_ = deadline;
+    for (;;) {
+      absl::StatusOr<v1::GetStatusResponse> status = Look();
+      // A call that was under way when the daemon ended may have been cancelled.
+      if (absl::IsUnavailable(status.status()) || absl::IsCancelled(status.status())) break;
+      if (status.ok()) {
+        Show(*status);
+        last_ = *std::move(status);
+      } else if (!absl::IsDeadlineExceeded(status.status())) {
+        return status.status();
+      }
+      if (Now() >= deadline_ + kGrace) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("the daemon still runs ", HumanDuration(Now() - deadline_),
+                         " after the deadline of its drain", Held(), ": end it with SIGKILL"));
+      }
+      absl::SleepFor(kPollInterval);
+    }
+    // Work may have ended after the last look; not where the deadline came first.
+    cut_off_ = Now() >= deadline_ && HasWork(last_.ledger());
+    return absl::OkStatus();
+  }
+
+  // After AwaitEnd.
+  bool cut_off() const { return cut_off_; }
+
+  std::string CutOffText() const {
+    return absl::StrCat("the daemon ended at the deadline of its drain; when last seen, ",
+                        UnfinishedText(last_.ledger()), Held());
+  }
+
+  google::protobuf::Struct ToJson() const {
+    google::protobuf::Struct object;
+    SetBool(object, "ended", true);
+    SetBool(object, "cutOff", cut_off_);
+    if (!cut_off_) return object;
+    SetNumber(object, "queued", last_.ledger().queued());
+    SetNumber(object, "running", last_.ledger().running());
+    SetNumber(object, "deferred", last_.ledger().deferred());
+    SetText(object, "currentOperation", last_.thread().current_operation());
+    SetText(object, "currentSession", last_.thread().current_session());
+    SetText(object, "currentClient", last_.thread().current_client());
+    SetNumber(object, "currentPid", last_.thread().current_pid());
+    return object;
+  }
+
+ private:
+  static bool HasWork(const v1::Ledger& ledger) {
+    return ledger.queued() + ledger.running() + ledger.deferred() != 0;
+  }
+
+  absl::StatusOr<v1::GetStatusResponse> Look() const {
+    grpc::ClientContext context;
+    daemon_.Prepare(context);
+    v1::GetStatusResponse status;
+    const absl::Status looked = daemon_.Check(stub_->GetStatus(&context, {}, &status));
+    if (!looked.ok()) return looked;
+    return status;
+  }
+
+  std::string Held() const {
+    const std::string current = CurrentText(last_.thread());
+    return current.empty() ? "" : absl::StrCat("; the runtime thread was in ", current);
+  }
+
+  void Show(const v1::GetStatusResponse& status) {
+    const std::string unfinished = UnfinishedText(status.ledger());
+    if (progress_ && unfinished != shown_) {
+      shown_ = unfinished;
+      Say(absl::StrCat("draining: ", unfinished, "; at most ",
+                       HumanDuration(std::max(deadline_ - Now(), absl::ZeroDuration())), " left"));
+    }
+    const v1::RuntimeThread& thread = status.thread();
+    const std::string holder =
+        thread.state() == v1::RuntimeThread::STATE_STALLED
+            ? absl::StrCat(thread.current_session(), "\n", thread.current_operation())
+            : "";
+    if (holder != holder_ && !holder.empty()) {
+      Say(absl::StrCat("the runtime thread is stuck in ", CurrentText(thread)));
+    }
+    holder_ = holder;
+  }
+
+  const std::unique_ptr<v1::Diagnostics::Stub> stub_;
+  const Daemon& daemon_;
+  const bool progress_;
+
+  absl::Time deadline_;
+  v1::GetStatusResponse last_;
+  std::string shown_;
+  std::string holder_;
+  bool cut_off_ = false;
+};
+
+}  // namespace
+
+int RunDrain(const GlobalOptions& global, const DrainOptions& options) {
+  const absl::StatusOr<Daemon> daemon = Daemon::Open(global);
+  if (!daemon.ok()) return Fail(daemon.status());
+  DrainWatch watch(*daemon, options.progress || isatty(STDERR_FILENO) != 0);
+  if (options.wait) {
+    if (const absl::Status looked = watch.LookBefore(); !looked.ok()) return Fail(looked);
+  }
+  const absl::Time asked = Now();
+  const absl::StatusOr<v1::DrainResponse> response = Ask(*daemon, options.timeout);
+  if (!response.ok()) return Fail(response.status());
+  const absl::Duration left =
+      absl::Seconds(response->left().seconds()) + absl::Nanoseconds(response->left().nanos());
+  if (!options.wait) {
+    if (global.json) {
+      const absl::Status printed = PrintJson(*response);
+      return printed.ok() ? kOk : Fail(printed);
+    }
+    std::printf("draining, for at most %s\n", HumanDuration(left).c_str());
+    return kOk;
+  }
+  if (const absl::Status ended = watch.AwaitEnd(asked + left); !ended.ok()) return Fail(ended);
+  if (global.json) {
+    if (const absl::Status printed = PrintJson(watch.ToJson()); !printed.ok()) return Fail(printed);
+  }
+  if (watch.cut_off()) return Fail(absl::DeadlineExceededError(watch.CutOffText()));
+  if (!global.json) std::puts("the daemon has ended");
+  return kOk;
+}
+
+}  // namespace runloop::cli
