@@ -10,6 +10,21 @@ from runloop.v1 import diagnostics_pb2
 ITEMS = 30_000
 SURVIVOR, VICTIM = 1, 2
 
+# Speaks as much HTTP/2 as opens a connection, and leaves it to a child as well.
+FORKING_WORKER = r'''
+import os, signal, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+if os.fork() == 0:
+    while connection.recv(4096):
+        pass
+    print('the child saw the end', flush=True)
+    os._exit(0)
+print('connected', flush=True)
+signal.pause()
+'''
+
 
 class WorkerDeathTest(harness.TestCase):
 
@@ -90,6 +105,18 @@ class WorkerDeathTest(harness.TestCase):
         self.assertGreaterEqual(queued, 1000)
         _, ended = self.daemon.watch.record()
         self.assertIn(session, ended)
+        self.assertEqual(self.daemon.watch.echo('others go on'), 'others go on')
+
+    def test_a_connection_ends_with_its_process_though_a_child_holds_it(self):
+        before = self.warm_up()
+        for _ in range(3):
+            worker = self.start(['python3', '-c', FORKING_WORKER, self.socket])
+            worker.await_line('^connected$', 'stdout')
+            self.daemon.await_status(lambda status: status.connections == 2, 'gRPC has the connection')
+            worker.signal(signal.SIGKILL)
+            worker.await_line('^the child saw the end$', 'stdout')
+            self.daemon.await_usage(before)
+        self.assertIn('another process holds its socket', self.daemon.stderr)
         self.assertEqual(self.daemon.watch.echo('others go on'), 'others go on')
 
 
