@@ -210,7 +210,7 @@ void Host::Impl::OnSignal(int signal) {
                                         absl::FormatDuration(options_.drain_timeout)));
 }
 
-// The server, and so the caller, lives until this has returned.
+// On a thread of gRPC's. The server ends, and this object after it, when this has returned.
 absl::StatusOr<absl::Duration> Host::Impl::OnDrainCall(const PeerIdentity& peer,
                                                        absl::Duration timeout) {
   if (timeout <= absl::ZeroDuration()) timeout = options_.drain_timeout;

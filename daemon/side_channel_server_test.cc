@@ -1,0 +1,182 @@
+#include "runloop/daemon/side_channel_server.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/socket.h>
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/daemon/process_info.h"
+#include "runloop/daemon/testing/listener_fixture.h"
+#include "runloop/ipc/side_channel_frame.h"
+#include "runloop/runtime/error.h"
+#include "runloop/v1/side_channel.pb.h"
+
+namespace runloop::daemon {
+namespace {
+
+class SideChannelTest : public ListenerFixture {
+ protected:
+  SideChannelTest() { role_address_.path = directory_ + "/role"; }
+
+  static std::string Frame(const std::string& role) {
+    v1::SideChannelRequest request;
+    request.mutable_add_role_socket()->set_role(role);
+    return *EncodeSideChannelFrame(request);
+  }
+
+  // Blocks until a response has come.
+  static absl::Status Response(const UniqueFd& socket) {
+    SideChannelDecoder decoder;
+    for (;;) {
+      char buffer[4096];
+      const ssize_t got = recv(socket.get(), buffer, sizeof(buffer), 0);
+      if (got <= 0) return absl::UnavailableError("closed");
+      decoder.Append({buffer, static_cast<size_t>(got)});
+      const auto message = decoder.Next();
+      if (!message.ok()) return message.status();
+      if (!*message) continue;
+      v1::SideChannelResponse response;
+      EXPECT_TRUE(response.ParseFromString(**message));
+      return FromProto(response.status());
+    }
+  }
+
+  UniqueFd Open() {
+    UniqueFd socket = Connect();
+    Send(socket, kSideChannelMagic);
+    return socket;
+  }
+
+  Address role_address_;
+};
+
+TEST_F(SideChannelTest, WhoComesByARoleSocketHasTheRole) {
+  Start();
+  const UniqueFd channel = Open();
+  {
+    const UniqueFd listening = *ListenUnix(role_address_);
+    Send(channel, Frame("camera.1"), {listening.get()});
+    ASSERT_EQ(Response(channel), absl::OkStatus());
+  }
+  const UniqueFd worker = *ConnectUnix(role_address_);
+  Send(worker, "P");
+  const int fd = AwaitServed(1);
+  EXPECT_EQ(connections_.Find(absl::StrCat("fd:", fd))->peer().role, "camera.1");
+}
+
+TEST_F(SideChannelTest, TheRoleSocketEndsWithTheChannelAndItsConnectionsDoNot) {
+  Start();
+  UniqueFd channel = Open();
+  {
+    const UniqueFd listening = *ListenUnix(role_address_);
+    Send(channel, Frame("camera"), {listening.get()});
+    ASSERT_EQ(Response(channel), absl::OkStatus());
+  }
+  const UniqueFd worker = *ConnectUnix(role_address_);
+  Send(worker, "P");
+  AwaitServed(1);
+  channel.Reset();
+  while (ConnectUnix(role_address_).ok()) std::this_thread::yield();
+  EXPECT_EQ(connections_.size(), 1u);
+}
+
+TEST_F(SideChannelTest, ARoleCannotAddRoles) {
+  Start();
+  const UniqueFd channel = Open();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("camera"), {listening.get()});
+  ASSERT_EQ(Response(channel), absl::OkStatus());
+  const UniqueFd inner = *ConnectUnix(role_address_);
+  Send(inner, kSideChannelMagic);
+  Send(inner, Frame("other"), {listening.get()});
+  const absl::Status refused = Response(inner);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_NOT_ALLOWED);
+  AwaitEnd(inner);
+}
+
+TEST_F(SideChannelTest, AWorkerWithARoleHasFewConnections) {
+  Start();
+  const UniqueFd channel = Open();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("camera"), {listening.get()});
+  ASSERT_EQ(Response(channel), absl::OkStatus());
+  const UniqueFd first = *ConnectUnix(role_address_), second = *ConnectUnix(role_address_);
+  AwaitEnd(*ConnectUnix(role_address_));
+  EXPECT_EQ(connections_.refused_peers, 1u);
+  const UniqueFd main = Connect();
+  Send(main, "P");
+  AwaitServed(1);
+}
+
+TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {
+  Start();
+  const UniqueFd channel = Open();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("none"));
+  (void)Response(channel);  // the daemon has the channel's other end now
+  const uint32_t before = CountOpenFiles();
+  for (const char* role : {"", "Camera", "1camera", "a/b", "a b"}) {
+    Send(channel, Frame(role), {listening.get()});
+    EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument) << role;
+  }
+  Send(channel, Frame(std::string(65, 'a')), {listening.get()});
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
+  Send(channel, Frame("two"), {listening.get(), listening.get()});
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
+  Send(channel, Frame("connected"), {channel.get()});
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
+  const UniqueFd file(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  Send(channel, Frame("file"), {file.get()});
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
+  Send(channel, Frame("good"), {listening.get()});
+  EXPECT_EQ(Response(channel), absl::OkStatus());
+  EXPECT_EQ(CountOpenFiles(), before + 2);  // the file here, the role socket there
+}
+
+TEST_F(SideChannelTest, AMessageThatDoesNotParseIsAnErrorAndTheChannelGoesOn) {
+  Start();
+  const UniqueFd channel = Open();
+  Send(channel, std::string("\3\0\0\0\xff\xff\xff", 7));
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
+  Send(channel, std::string("\0\0\0\0", 4));
+  EXPECT_EQ(Response(channel).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(SideChannelTest, AFrameMayComeByteByByte) {
+  Start();
+  const UniqueFd channel = Connect();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  for (const char byte : kSideChannelMagic) Send(channel, {&byte, 1});
+  const std::string frame = Frame("camera");
+  Send(channel, frame.substr(0, 1), {listening.get()});
+  for (size_t i = 1; i < frame.size(); ++i) Send(channel, frame.substr(i, 1));
+  EXPECT_EQ(Response(channel), absl::OkStatus());
+}
+
+TEST_F(SideChannelTest, AFrameThatIsTooLargeOrAnotherMagicEndsTheChannel) {
+  Start();
+  const UniqueFd channel = Open();
+  Send(channel, std::string("\1\0\1\0", 4));
+  AwaitEnd(channel);
+  const UniqueFd other = Connect();
+  Send(other, "RUNLOOP2");
+  AwaitEnd(other);
+}
+
+TEST_F(SideChannelTest, ARoleSocketThatWasShutDownHarmsNobodyElse) {
+  Start();
+  const UniqueFd channel = Open();
+  const UniqueFd listening = *ListenUnix(role_address_);
+  Send(channel, Frame("camera"), {listening.get()});
+  ASSERT_EQ(Response(channel), absl::OkStatus());
+  shutdown(listening.get(), SHUT_RDWR);
+  const UniqueFd client = Connect();
+  Send(client, "P");
+  AwaitServed(1);
+}
+
+}  // namespace
+}  // namespace runloop::daemon
