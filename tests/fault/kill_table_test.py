@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ import proxy as proxies
 from proxy import DAEMON, DOWN, UP, WORKER
 from runloop.test.v1 import test_operations_pb2 as operations_pb2
 from runloop.v1 import diagnostics_pb2
+from worker import Worker
 
 # The states of the invocation when the fault comes:
 #   unsent    its worker has not begun to send it: what was dispatched before it is still on its way
@@ -130,33 +130,6 @@ def read_table():
 def check(condition, what):
     if not condition:
         raise AssertionError(what)
-
-
-class Worker(harness.Process):
-    """A runloop_fault_worker: see there."""
-
-    def __init__(self, name, address):
-        super().__init__([harness.program('runloop_fault_worker'), name], env={'RUNLOOP_ADDRESS': address},
-                         stdin=subprocess.PIPE)
-        self._peeks = 0
-
-    def dispatch(self, name, what, how='async'):
-        self.write(f'{how} {name} {what}\n')
-        self.await_line(f'^sent {name}$', 'stdout')
-
-    def start_await(self, name):
-        self.write(f'await {name}\n')
-
-    def outcome(self, name):
-        """Its code and reason; start_await was called."""
-        return self.await_line(f'^outcome {name} (.*)$', 'stdout').group(1)
-
-    def is_pending(self, name):
-        self._peeks += 1
-        self.write(f'peek {name}\n')
-        peeks = f'^peek {name} '
-        harness.wait_until(lambda: len(re.findall(peeks, self.stdout, re.MULTILINE)) == self._peeks, 'it answers')
-        return self.stdout.splitlines()[-1].endswith('pending')
 
 
 class Run:

@@ -93,28 +93,44 @@ class Dispatched {
   std::thread thread_;
 };
 
+struct How {
+  bool blocking = false;
+  absl::Duration timeout = absl::InfiniteDuration();
+};
+
+// Nothing: it is another command.
+std::optional<How> ParseHow(const std::string& command) {
+  const size_t colon = command.find(':');
+  const std::string word = command.substr(0, colon);
+  if (word != "async" && word != "blocking") return std::nullopt;
+  How how = {.blocking = word == "blocking"};
+  if (colon != command.npos) {
+    how.timeout = absl::Milliseconds(std::strtol(command.c_str() + colon + 1, nullptr, 10));
+  }
+  return how;
+}
+
 template <typename Reply, typename Request>
-std::unique_ptr<Dispatched> Dispatch(const RuntimeContext& context, bool blocking,
+std::unique_ptr<Dispatched> Dispatch(const RuntimeContext& context, const How& how,
                                      const std::string& method, Request request) {
   const std::string operation = kService + method;
-  if (!blocking) {
+  const DispatchOptions options = {.timeout = how.timeout};
+  if (!how.blocking) {
     return std::make_unique<Dispatched>(
-        context.DispatchAsync<Reply>(operation, std::move(request)));
+        context.DispatchAsync<Reply>(operation, std::move(request), options));
   }
-  return std::make_unique<Dispatched>([context, operation, request = std::move(request)] {
-    return context
-        .DispatchBlocking<Reply>(operation, request, {.timeout = absl::InfiniteDuration()})
-        .status();
+  return std::make_unique<Dispatched>([context, operation, options, request = std::move(request)] {
+    return context.DispatchBlocking<Reply>(operation, request, options).status();
   });
 }
 
 // Null: not understood.
-std::unique_ptr<Dispatched> Start(const RuntimeContext& context, bool blocking,
+std::unique_ptr<Dispatched> Start(const RuntimeContext& context, const How& how,
                                   std::istream& words) {
   std::string what;
   words >> what;
-  if (what == "hold") return Dispatch<HoldReply>(context, blocking, "Hold", HoldRequest());
-  if (what == "defer") return Dispatch<DeferReply>(context, blocking, "Defer", DeferRequest());
+  if (what == "hold") return Dispatch<HoldReply>(context, how, "Hold", HoldRequest());
+  if (what == "defer") return Dispatch<DeferReply>(context, how, "Defer", DeferRequest());
   if (what == "record") {
     uint32_t producer = 0;
     uint64_t index = 0;
@@ -122,18 +138,18 @@ std::unique_ptr<Dispatched> Start(const RuntimeContext& context, bool blocking,
     RecordRequest request;
     request.set_producer(producer);
     request.set_index(index);
-    return Dispatch<RecordReply>(context, blocking, "Record", std::move(request));
+    return Dispatch<RecordReply>(context, how, "Record", std::move(request));
   }
   EchoRequest request;
   if (what == "echo") {
     words >> *request.mutable_text();
-    return Dispatch<EchoReply>(context, blocking, "Echo", std::move(request));
+    return Dispatch<EchoReply>(context, how, "Echo", std::move(request));
   }
   if (what == "plug") {
     size_t bytes = 0;
     words >> bytes;
     request.mutable_payload()->resize(bytes);
-    return Dispatch<EchoReply>(context, blocking, "NoSuchOperation", std::move(request));
+    return Dispatch<EchoReply>(context, how, "NoSuchOperation", std::move(request));
   }
   return nullptr;
 }
@@ -162,8 +178,8 @@ int main(int argc, char** argv) {
     std::istringstream words(line);
     std::string command, id;
     words >> command >> id;
-    if (command == "async" || command == "blocking") {
-      all[id] = Start(*context, command == "blocking", words);
+    if (const std::optional<How> how = ParseHow(command)) {
+      all[id] = Start(*context, *how, words);
       if (all[id] == nullptr) {
         std::cerr << "worker: not understood: " << line << std::endl;
         return 64;
