@@ -419,8 +419,8 @@ class Run:
                 raise AssertionError('a plain call was served')
             except grpc.RpcError as error:
                 check(harness.error_info(error).reason == 'DRAINING', error)
-            for _ in range(self.defers):
-                self.daemon.finish_deferred('done')
+            # In one write: the worker's may have ended with its session, and the daemon ends with the keeper.
+            self.daemon.finish_deferred('\nfinish '.join(['done'] * self.defers))
         else:
             self.daemon.signal(signal.SIGTERM)
         check(self.daemon.wait() == 0, f'the daemon ended with another code than 0: {self.daemon.stderr}')
