@@ -25,7 +25,8 @@
 #include "runloop/v1/dispatcher.grpc.pb.h"
 
 // runloop_soak_worker MODE SEED SECONDS: one worker of the soak, which behaves or misbehaves in one
-// way for so long. Ends with 0 if each of its dispatches had one of the outcomes that it may have.
+// way for so long. Says `started` first. Ends with 0 if each of its dispatches had one of the
+// outcomes that it may have.
 
 namespace {
 
@@ -375,6 +376,7 @@ int main(int argc, char** argv) {
   end_of_load =
       std::chrono::steady_clock::now() +
       std::chrono::milliseconds(static_cast<int64_t>(std::strtod(argv[3], nullptr) * 1000));
+  std::cout << "started" << std::endl;
   modes.at(argv[1])();
   return 0;
 }
