@@ -17,7 +17,7 @@ from runloop.v1 import session_pb2
 from worker import Worker
 
 # GetStatus names the worker that holds the thread (current_client, current_pid).
-CURRENT_CLIENT_IS_FILLED = False
+CURRENT_CLIENT_IS_FILLED = True
 
 Code = grpc.StatusCode
 Serving = health_pb2.HealthCheckResponse.ServingStatus
