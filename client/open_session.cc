@@ -104,7 +104,7 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
 }
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
-  if (writing_) return std::nullopt;
+  if (writing_ || write_failed_) return std::nullopt;
   Outgoing outgoing;
   if (!batches_.empty()) {
     RequestBatch batch = std::move(batches_.front());

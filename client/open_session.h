@@ -63,6 +63,11 @@ class OpenSession {
   // What to send now. nullopt: nothing, or what it gave before is not yet Written.
   std::optional<Outgoing> NextOutgoing();
   void Written() { writing_ = false; }
+  // The stream is ending: nothing more is sent.
+  void WriteFailed() {
+    writing_ = false;
+    write_failed_ = true;
+  }
   bool writing() const { return writing_; }
 
   // Moves what got its outcome to the end of `finished`. An error: the daemon broke the protocol.
@@ -88,6 +93,7 @@ class OpenSession {
   bool closing_ = false;
   bool half_closed_ = false;
   bool writing_ = false;
+  bool write_failed_ = false;
   // In the order of ids: sent, then batches_.
   Unfinished unfinished_;
   std::deque<RequestBatch> batches_;

@@ -445,6 +445,12 @@ void SessionClient::Serve() {
         Written();
         writing = false;
         break;
+      case SessionStream::Event::kWriteFailed: {
+        writing = false;
+        absl::MutexLock lock(&mutex_);
+        if (session_ != nullptr) session_->WriteFailed();
+        break;
+      }
       case SessionStream::Event::kTimeout: {
         stream->Cancel();
         absl::MutexLock lock(&mutex_);

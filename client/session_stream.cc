@@ -56,6 +56,8 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
       case Event::kWritten:
         hello_written_ = true;
         break;
+      case Event::kWriteFailed:
+        break;  // the end follows
       case Event::kMessage:
         if (message_.has_draining() && !message_.has_welcome()) {
           return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
@@ -128,7 +130,7 @@ SessionStream::Event SessionStream::Next(absl::Time deadline) {
         return Event::kMessage;
       }
       case kWrite:
-        return Event::kWritten;
+        return ok ? Event::kWritten : Event::kWriteFailed;
       case kFinished:
         ended_ = true;
         end_status_ = FromGrpcStatus(grpc_status_);

@@ -41,9 +41,10 @@ class SessionStream {
   const v1::Welcome& welcome() const { return welcome_; }
 
   enum class Event {
-    kMessage,  // message() is new
-    kWritten,  // what Write or HalfClose began is over
-    kEnded,    // end_status() says why; there are no more messages. Comes once
+    kMessage,      // message() is new
+    kWritten,      // what Write or HalfClose began is over
+    kWriteFailed,  // so it is, and the stream is ending: what comes next cannot be sent
+    kEnded,        // end_status() says why; there are no more messages. Comes once
     kTimeout,
   };
   // Waits for what happens next, until `deadline` of Clock::Monotonic(). What Write began is

@@ -7,7 +7,7 @@
 
 namespace runloop::daemon {
 
-ExitWatchdog::ExitWatchdog(std::function<void()> expired)
+ExitWatchdog::ExitWatchdog(std::function<absl::Duration()> expired)
     : expired_(std::move(expired)), thread_([this] { Serve(); }) {}
 
 ExitWatchdog::~ExitWatchdog() {
@@ -26,14 +26,17 @@ void ExitWatchdog::Arm(absl::Duration timeout) {
 }
 
 void ExitWatchdog::Serve() {
-  {
-    absl::MutexLock lock(&mutex_);
-    while (!stop_ && Clock::Monotonic()->Now() < deadline_) {
-      Clock::Monotonic()->WaitUntil(&mutex_, &changed_, deadline_);
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      while (!stop_ && Clock::Monotonic()->Now() < deadline_) {
+        Clock::Monotonic()->WaitUntil(&mutex_, &changed_, deadline_);
+      }
+      if (stop_) return;
+      deadline_ = absl::InfiniteFuture();
     }
-    if (stop_) return;
+    Arm(expired_());
   }
-  expired_();
 }
 
 }  // namespace runloop::daemon

@@ -11,11 +11,12 @@
 namespace runloop::daemon {
 
 // Ends something that should have ended by itself: calls `expired` on a thread of its own if Arm's
-// time passes before this object is destroyed. Any thread may arm it; of several times the first
-// to come counts. Destroying it waits for a call that is running.
+// time passes before this object is destroyed, and again after the time that it returns. Any thread
+// may arm it; of several times the first to come counts. Destroying it waits for a call that is
+// running.
 class ExitWatchdog {
  public:
-  explicit ExitWatchdog(std::function<void()> expired);
+  explicit ExitWatchdog(std::function<absl::Duration()> expired);
   ~ExitWatchdog();
   ExitWatchdog(const ExitWatchdog&) = delete;
   ExitWatchdog& operator=(const ExitWatchdog&) = delete;
@@ -25,7 +26,7 @@ class ExitWatchdog {
  private:
   void Serve();
 
-  const std::function<void()> expired_;
+  const std::function<absl::Duration()> expired_;
 
   absl::Mutex mutex_;
   absl::CondVar changed_;

@@ -33,8 +33,11 @@ constexpr int kExitCutOff = 3;
 
 // How long outcomes may take to reach the workers after a drain.
 constexpr absl::Duration kFlushTime = absl::Seconds(1);
-// How long after the drain's deadline a process is ended whose runtime thread is stuck.
+// After the drain's deadline a process is ended whose runtime thread has been in one task for so
+// long.
 constexpr absl::Duration kWatchdogGrace = absl::Milliseconds(500);
+// And in any case so long after it.
+const absl::Duration kLongestEnd = Runtime::kCloseGrace + kFlushTime + kWatchdogGrace;
 // How long a process that is cut off may take to say so.
 constexpr std::chrono::seconds kLastWords(1);
 
@@ -92,6 +95,9 @@ class Host::Impl {
   absl::Duration DrainLeft();
   void OnSignal(int signal);
   absl::StatusOr<absl::Duration> OnDrainCall(const PeerIdentity& peer, absl::Duration timeout);
+  // The deadline of the drain has passed: ends the process if the runtime thread is stuck, or has
+  // had its time to close things; else says when to look again. The watchdog's thread.
+  absl::Duration OnOverdue();
   // Ends the process; the runtime thread may be anywhere.
   [[noreturn]] void CutOff(std::string_view why);
 
@@ -136,6 +142,7 @@ absl::Status Host::Impl::Start() {
        .addresses = listener_addresses_,
        .max_message_bytes = options_.max_message_bytes,
        .max_unfinished = options_.max_unfinished,
+       .on_idle = options_.on_idle,
        .drain = [this](const PeerIdentity& peer,
                        absl::Duration timeout) { return OnDrainCall(peer, timeout); },
        .log = log_});
@@ -184,7 +191,7 @@ absl::StatusOr<bool> Host::Impl::RequestDrain(absl::Duration timeout) {
     }
     if (drain_deadline_) return false;
     drain_deadline_ = Clock::Monotonic()->Now() + timeout;
-    watchdog_->Arm(timeout + kFlushTime + kWatchdogGrace);
+    watchdog_->Arm(timeout + kWatchdogGrace);
   }
   BeginDrain(timeout);
   // From here on the owner may drain and close. A thread of the runtime's own goes on until then.
@@ -247,6 +254,17 @@ void Host::Impl::CutOff(std::string_view why) {
   _exit(kExitCutOff);
 }
 
+absl::Duration Host::Impl::OnOverdue() {
+  absl::Time last;
+  {
+    absl::MutexLock lock(&mutex_);
+    last = *drain_deadline_ + kLongestEnd;
+  }
+  const bool stuck = core_->GetSnapshot().current_age >= kWatchdogGrace;
+  if (stuck || Clock::Monotonic()->Now() >= last) CutOff("the deadline of the drain");
+  return kWatchdogGrace;
+}
+
 absl::Status Host::Impl::RunUntilDrain() {
   if (bound_) return runtime_.Run();
   absl::MutexLock lock(&mutex_);
@@ -257,7 +275,7 @@ absl::Status Host::Impl::RunUntilDrain() {
 int Host::Impl::ServeUntilSignal() {
   Runtime::DrainResult result;
   {
-    daemon::ExitWatchdog watchdog([this] { CutOff("the deadline of the drain"); });
+    daemon::ExitWatchdog watchdog([this] { return OnOverdue(); });
     const auto set_watchdog = [this](daemon::ExitWatchdog* now) {
       absl::MutexLock lock(&mutex_);
       watchdog_ = now;
@@ -280,6 +298,9 @@ int Host::Impl::ServeUntilSignal() {
   }
   log_(result.drained ? LogSeverity::kInfo : LogSeverity::kWarning,
        absl::StrCat(result.drained ? "drained" : "cut off at the deadline of the drain",
+                    result.not_closed == 0
+                        ? ""
+                        : absl::StrCat(", ", result.not_closed, " objects were not closed"),
                     "; ledger: ", result.ledger.ToString()));
   return result.drained ? kExitDrained : kExitCutOff;
 }

@@ -277,7 +277,8 @@ TEST_F(HostTest, DiagnosticsAnswerWhileTheRuntimeThreadIsHeld) {
   grpc::ClientContext list;
   v1::ListOperationsResponse operations;
   ASSERT_TRUE(stub->ListOperations(&list, {}, &operations).ok());
-  EXPECT_EQ(static_cast<size_t>(operations.operations_size()), runtime_->operations().List().size());
+  EXPECT_EQ(static_cast<size_t>(operations.operations_size()),
+            runtime_->operations().List().size());
 }
 
 TEST_F(HostTest, ARoleMayCallOperationsAndNeitherLookNorSteer) {

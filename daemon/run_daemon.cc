@@ -1,5 +1,8 @@
 #include "runloop/daemon/run_daemon.h"
 
+#include <malloc.h>
+#include <sys/resource.h>
+
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -23,9 +26,21 @@ int Fail(int code, const absl::Status& status) {
   return code;
 }
 
+// A connection takes three descriptors.
+void RaiseFileLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 int RunDaemon(const Flags& flags) {
+  // Floods leave memory behind in as many arenas as there were threads, and the C library gives
+  // none of it back by itself.
+  mallopt(M_ARENA_MAX, 2);
+  RaiseFileLimit();
   absl::StatusOr<std::vector<int>> inherited = TakeInheritedSockets();
   if (!inherited.ok()) return Fail(kExitUsage, inherited.status());
 
@@ -48,7 +63,8 @@ int RunDaemon(const Flags& flags) {
       Host::Start(**runtime, {.listen = flags.listen,
                               .listen_fds = *std::move(inherited),
                               .max_message_bytes = flags.max_message_bytes,
-                              .drain_timeout = flags.drain_timeout});
+                              .drain_timeout = flags.drain_timeout,
+                              .on_idle = [] { malloc_trim(0); }});
   if (!host.ok()) return Fail(kExitFailed, host.status());
 
   // Runs first of all that the loop runs: from then on work does not wait for it to start.

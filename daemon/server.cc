@@ -41,6 +41,7 @@ Server::Server(ServerOptions options)
                  .callers = &callers_,
                  .max_message_bytes = options.max_message_bytes,
                  .max_unfinished = options.max_unfinished,
+                 .on_idle = options.on_idle,
                  .log = options.log}),
       operation_service_(options.core, callers_, replies_, options.max_message_bytes),
       dispatcher_service_(options.core, callers_, replies_, options.max_message_bytes),

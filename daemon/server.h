@@ -31,6 +31,8 @@ struct ServerOptions {
   std::vector<std::string> addresses;
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
+  // HostOptions::on_idle.
+  std::function<void()> on_idle;
   // What a worker does that asks for a drain.
   DrainHook drain;
   LogSink log;

@@ -3,10 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "runloop/daemon/dispatcher_service.h"
 #include "runloop/daemon/session_stream.h"
 
 namespace runloop::daemon {
+namespace {
+
+constexpr absl::Duration kIdleDelay = absl::Seconds(1);
+
+}  // namespace
 
 SessionServer::SessionServer(SessionServerOptions options)
     : options_(std::move(options)),
@@ -42,6 +48,15 @@ void SessionServer::Listen() {
 }
 
 void SessionServer::Delete(SessionStream* stream) { streams_.erase(stream); }
+
+void SessionServer::SessionEnded() {
+  if (--open_sessions_ > 0 || !options_.on_idle) return;
+  // gRPC has not freed yet what the connection had.
+  idle_alarm_.Set(absl::ToChronoTime(absl::Now() + kIdleDelay),
+                  [idle = options_.on_idle](bool due) {
+                    if (due) idle();
+                  });
+}
 
 void SessionServer::OnWake() {
   for (const std::shared_ptr<SessionOutbox>& outbox : waker_->Take()) {

@@ -1,9 +1,11 @@
 #ifndef RUNLOOP_DAEMON_SESSION_SERVER_H_
 #define RUNLOOP_DAEMON_SESSION_SERVER_H_
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/completion_queue.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -38,6 +40,7 @@ struct SessionServerOptions {
   Callers* callers = nullptr;  // outlives the server
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
+  std::function<void()> on_idle;  // HostOptions
   LogSink log;
 };
 
@@ -81,6 +84,9 @@ class SessionServer {
   void Listen();
   // A stream has nothing outstanding any more.
   void Delete(SessionStream* stream);
+  // A stream's session was opened, and has ended.
+  void SessionOpened() { ++open_sessions_; }
+  void SessionEnded();
 
  private:
   class WakeTag final : public CompletionTag {
@@ -111,6 +117,8 @@ class SessionServer {
   // The completion-queue thread.
   absl::flat_hash_map<SessionStream*, std::unique_ptr<SessionStream>> streams_;
   bool drain_seen_ = false;
+  int open_sessions_ = 0;
+  grpc::Alarm idle_alarm_;
 
   mutable absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

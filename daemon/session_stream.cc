@@ -318,6 +318,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   server_.options().callers->AddSession(session_);
   outbox_ = std::make_shared<SessionOutbox>(server_.waker(), this);
   stage_ = Stage::kOpen;
+  server_.SessionOpened();
 
   v1::Welcome& welcome = *response_.mutable_welcome();
   welcome.set_version(kVersion);
@@ -485,6 +486,7 @@ void SessionStream::EndSession() {
   session_->End();
   server_.options().callers->RemoveSession(*session_);
   outbox_->Close();
+  if (!std::exchange(session_ended_, true)) server_.SessionEnded();
 }
 
 }  // namespace runloop::daemon

@@ -123,6 +123,7 @@ class SessionStream {
   size_t kept_request_bytes_ = 0;  // request_ keeps this at most
   v1::SessionResponse response_;
   std::shared_ptr<Session> session_;
+  bool session_ended_ = false;
   std::shared_ptr<SessionOutbox> outbox_;
   InvocationWindow window_;
   std::vector<Finished> taken_;  // empty but inside FillResponse

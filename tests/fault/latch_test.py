@@ -16,9 +16,6 @@ from runloop.test.v1 import test_operations_pb2 as operations_pb2
 from runloop.v1 import session_pb2
 from worker import Worker
 
-# GetStatus names the worker that holds the thread (current_client, current_pid).
-CURRENT_CLIENT_IS_FILLED = True
-
 Code = grpc.StatusCode
 Serving = health_pb2.HealthCheckResponse.ServingStatus
 STALLED = 4  # RuntimeThread.STATE_STALLED
@@ -132,9 +129,8 @@ class LatchTest(harness.TestCase):
         self.assertEqual(status.thread.current_operation, harness.HOLD)
         self.assertEqual(status.thread.current_session, self.session_of('holder').session_id)
         self.assertEqual(self.session_of('holder').peer_pid, self.holder.pid)
-        if CURRENT_CLIENT_IS_FILLED:
-            self.assertEqual(status.thread.current_client, 'holder')
-            self.assertEqual(status.thread.current_pid, self.holder.pid)
+        self.assertEqual(status.thread.current_client, 'holder')
+        self.assertEqual(status.thread.current_pid, self.holder.pid)
         self.daemon.await_status(lambda status: status.thread.state == STALLED, 'the thread counts as stalled')
         status = self.daemon.status()
         self.assertIn(harness.HOLD, status.thread.notice)
