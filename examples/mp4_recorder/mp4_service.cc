@@ -22,8 +22,6 @@ using media::v1::OpenRequest;
 namespace {
 
 constexpr absl::Duration kFinishTimeout = absl::Minutes(1);
-// For a session that is gone: nobody waits, but its file should still play.
-constexpr absl::Duration kAbandonedFinishTimeout = absl::Seconds(5);
 
 absl::Status CheckFileName(absl::string_view name) {
   const bool plain = !name.empty() && name.size() <= 200 && name.front() != '.' &&
@@ -49,6 +47,32 @@ absl::Status InitializeGstreamer() {
 }
 
 }  // namespace
+
+class Mp4Service::Recording {
+ public:
+  Recording(std::unique_ptr<Mp4Writer> writer, std::shared_ptr<Files> files, std::string file_name,
+            std::string session_id)
+      : writer_(std::move(writer)),
+        files_(std::move(files)),
+        file_(files_->emplace(std::move(file_name), std::move(session_id)).first) {}
+  ~Recording() {
+    writer_.reset();  // closes the file: only then may another have it
+    files_->erase(file_);
+  }
+
+  Mp4Writer& writer() { return *writer_; }
+
+  // The runtime sees to the time that this may take.
+  void Close(Closing closing) {
+    writer_->Finish(absl::InfiniteDuration(),
+                    [closing = std::move(closing)](const absl::StatusOr<FinishReply>&) {});
+  }
+
+ private:
+  std::unique_ptr<Mp4Writer> writer_;
+  const std::shared_ptr<Files> files_;
+  const Files::iterator file_;
+};
 
 absl::Status Mp4Service::Register(OperationRegistry& operations, std::string directory) {
   std::shared_ptr<Mp4Service> service(new Mp4Service(std::move(directory)));
@@ -93,7 +117,7 @@ void Mp4Service::Open(OperationContext& context, OpenRequest request,
   }
   WhenReady(context.runtime(), [this, session = context.session(), request = std::move(request),
                                 completion = std::move(completion)](absl::Status ready) mutable {
-    completion.Finish(ready.ok() ? OpenNow(*session, request)
+    completion.Finish(ready.ok() ? OpenNow(*session, request, completion)
                                  : absl::StatusOr<OpenReply>(std::move(ready)));
   });
 }
@@ -131,100 +155,65 @@ void Mp4Service::OnInitialized(const absl::Status& status, Waiting& waiting) {
   for (auto& then : std::exchange(waiting, {})) std::move(then)(status);
 }
 
-absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenRequest& request) {
+absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenRequest& request,
+                                              Completion<OpenReply>& completion) {
   if (session.ended()) return absl::AbortedError("the session has ended");
-  if (InUse(request.file_name())) {
+  if (files_->contains(request.file_name())) {
     return absl::AlreadyExistsError(absl::StrCat(
         "'", request.file_name(), "' is being recorded now: choose another file name"));
   }
-  const std::string session_id = session.info().id;
-  auto known = sessions_.find(session_id);
-  if (known != sessions_.end() && known->second.size() >= kMaxWriters) {
+  const std::string& session_id = session.info().id;
+  if (std::count_if(files_->begin(), files_->end(),
+                    [&](const auto& file) { return file.second == session_id; }) >= kMaxWriters) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("this session has ", kMaxWriters, " writers open: finish one first"));
+        absl::StrCat("this session has ", kMaxWriters, " writers: finish one first"));
   }
   std::error_code error;
   const std::filesystem::path directory = std::filesystem::absolute(directory_, error);
   auto writer = Mp4Writer::Create((directory / request.file_name()).lexically_normal(), request);
   if (!writer.ok()) return writer.status();
 
-  if (known == sessions_.end()) {
-    session.AtEnd([weak = weak_from_this(), session_id] {
-      if (auto service = weak.lock()) service->CloseAll(session_id);
-    });
-  }
   OpenReply reply;
-  reply.set_writer(++last_id_);
   reply.set_path((*writer)->path());
-  sessions_[session_id].emplace(last_id_, Entry{.session_id = session_id,
-                                                .file_name = request.file_name(),
-                                                .writer = *std::move(writer)});
+  const absl::StatusOr<Handle> handle = completion.Keep(
+      std::make_unique<Recording>(*std::move(writer), files_, request.file_name(), session_id));
+  if (!handle.ok()) return handle.status();
+  reply.set_writer(*handle);
   return reply;
-}
-
-bool Mp4Service::InUse(const std::string& file_name) const {
-  auto same = [&](const auto& entry) { return entry.second.file_name == file_name; };
-  return std::any_of(finishing_.begin(), finishing_.end(), same) ||
-         std::any_of(sessions_.begin(), sessions_.end(), [&](const auto& session) {
-           return std::any_of(session.second.begin(), session.second.end(), same);
-         });
-}
-
-absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Service::Find(const Session& session,
-                                                            uint64_t id) const {
-  if (auto writers = sessions_.find(session.info().id); writers != sessions_.end()) {
-    if (auto entry = writers->second.find(id); entry != writers->second.end())
-      return entry->second.writer;
-  }
-  // The same words whether it never was or is somebody else's: ids cannot be probed.
-  return absl::NotFoundError(
-      absl::StrCat("this session has no writer ", id, ": it was finished, or never opened here"));
 }
 
 void Mp4Service::Append(OperationContext& context, AppendRequest request,
                         Completion<AppendReply> completion) {
-  auto writer = Find(*context.session(), request.writer());
-  if (!writer.ok()) {
-    completion.Finish(writer.status());
+  const auto recording = context.session()->Find<Recording>(request.writer());
+  if (!recording.ok()) {
+    completion.Finish(recording.status());
     return;
   }
-  (*writer)->Append(std::move(request), [completion =
-                                             std::move(completion)](absl::Status status) mutable {
-    completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply()) : std::move(status));
-  });
+  (*recording)
+      ->writer()
+      .Append(std::move(request),
+              [completion = std::move(completion)](absl::Status status) mutable {
+                completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply())
+                                              : std::move(status));
+              });
 }
 
 void Mp4Service::Finish(OperationContext& context, FinishRequest request,
                         Completion<FinishReply> completion) {
-  auto writer = Find(*context.session(), request.writer());
-  if (!writer.ok()) {
-    completion.Finish(writer.status());
+  const auto recording = context.session()->Find<Recording>(request.writer());
+  if (!recording.ok()) {
+    completion.Finish(recording.status());
     return;
   }
-  auto node = sessions_[context.session()->info().id].extract(request.writer());
-  node.mapped().finish = std::move(completion);
-  Finish(request.writer(), std::move(node.mapped()), kFinishTimeout);
-}
-
-void Mp4Service::Finish(uint64_t id, Entry entry, absl::Duration timeout) {
-  std::shared_ptr<Mp4Writer> writer = entry.writer;
-  finishing_.emplace(id, std::move(entry));
-  writer->Finish(timeout, [this, id](absl::StatusOr<FinishReply> reply) {
-    auto node = finishing_.extract(id);
-    if (node.mapped().finish.has_value()) node.mapped().finish->Finish(std::move(reply));
-  });
-}
-
-void Mp4Service::CloseAll(const std::string& session_id) {
-  for (auto& [id, entry] : finishing_) {
-    if (entry.session_id == session_id) entry.finish.reset();
-  }
-  auto node = sessions_.extract(session_id);
-  if (node.empty()) return;
-  for (auto& [id, entry] : node.mapped()) {
-    entry.writer->DropWaiting(absl::AbortedError("the session has ended"));
-    Finish(id, std::move(entry), kAbandonedFinishTimeout);
-  }
+  (*recording)
+      ->writer()
+      .Finish(kFinishTimeout,
+              [session = context.session(), handle = request.writer(),
+               completion = std::move(completion)](absl::StatusOr<FinishReply> reply) mutable {
+                // Destroys the writer, unless somebody else is closing it.
+                session->Release(handle).IgnoreError();
+                completion.Finish(std::move(reply));
+              });
 }
 
 }  // namespace runloop::examples

@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,6 +16,7 @@
 #include "runloop/runtime/glib/glib_loop.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/runtime/runtime_context.h"
+#include "runloop/v1/handles.pb.h"
 
 namespace runloop::examples {
 namespace {
@@ -91,6 +92,22 @@ class Mp4ServiceTest : public testing::Test {
     request.set_writer(writer);
     return worker.DispatchBlocking<FinishReply>(absl::StrCat(kService, "Finish"),
                                                 std::move(request));
+  }
+
+  static absl::Status Release(const RuntimeContext& worker, uint64_t writer) {
+    v1::ReleaseRequest request;
+    request.set_handle(writer);
+    return worker
+        .DispatchBlocking<v1::ReleaseResponse>("runloop.v1.Handles/Release", std::move(request))
+        .status();
+  }
+
+  // Objects that sessions hold.
+  uint64_t Handles() const {
+    uint64_t handles = 0;
+    for (const auto& session : runtime_->GetSnapshot().sessions)
+      handles += session->counts().handles;
+    return handles;
   }
 
   std::string Path(const std::string& name) const { return directory_ + "/" + name; }
@@ -171,24 +188,87 @@ TEST_F(Mp4ServiceTest, ADirectoryThatCannotBeWrittenIsNamed) {
   EXPECT_THAT(status.message(), HasSubstr(Path("a.mp4")));
 }
 
-TEST_F(Mp4ServiceTest, TheFileOfASessionThatEndedIsCompleted) {
-  {
-    RuntimeContext worker = Worker();
-    const uint64_t writer = MustOpen(worker, "a.mp4");
-    for (int i = 0; i < 25; ++i)
-      EXPECT_EQ(StartAppend(worker, writer, i).Await(), absl::OkStatus());
-  }
-  while (Frames("a.mp4") != "25\n") {
+TEST_F(Mp4ServiceTest, FinishReleasesTheHandleWhateverItsOutcome) {
+  RuntimeContext worker = Worker();
+  const uint64_t good = MustOpen(worker, "good.mp4"), empty = MustOpen(worker, "empty.mp4");
+  EXPECT_EQ(Handles(), 2);
+  EXPECT_EQ(StartAppend(worker, good, 0).Await(), absl::OkStatus());
+  EXPECT_EQ(Finish(worker, empty).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Handles(), 1);
+  EXPECT_TRUE(Finish(worker, good).ok());
+  EXPECT_EQ(Handles(), 0);
+  for (uint64_t writer : {good, empty}) {
+    EXPECT_EQ(Finish(worker, writer).status().code(), absl::StatusCode::kNotFound);
+    EXPECT_EQ(Release(worker, writer).code(), absl::StatusCode::kNotFound);
   }
 }
 
-TEST_F(Mp4ServiceTest, TheFilesOfARuntimeThatStopsAreCompleted) {
-  std::optional<RuntimeContext> worker = Worker();
-  const uint64_t writer = MustOpen(*worker, "a.mp4");
-  for (int i = 0; i < 25; ++i) EXPECT_EQ(StartAppend(*worker, writer, i).Await(), absl::OkStatus());
-  runtime_.reset();
-  worker.reset();
+TEST_F(Mp4ServiceTest, ReleaseCompletesTheFileAndAnswersThen) {
+  RuntimeContext worker = Worker();
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  std::vector<Invocation> appends;
+  for (int i = 0; i < 25; ++i) appends.push_back(StartAppend(worker, writer, i));
+  EXPECT_EQ(Release(worker, writer), absl::OkStatus());
   EXPECT_EQ(Frames("a.mp4"), "25\n");
+  EXPECT_EQ(Handles(), 0);
+  for (const Invocation& append : appends) EXPECT_EQ(append.Await(), absl::OkStatus());
+  EXPECT_TRUE(Open(worker, "a.mp4").ok());
+}
+
+TEST_F(Mp4ServiceTest, ReleaseDuringFinishLetsBothHearOfTheEnd) {
+  RuntimeContext worker = Worker();
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  EXPECT_EQ(StartAppend(worker, writer, 0).Await(), absl::OkStatus());
+  FinishRequest finish;
+  finish.set_writer(writer);
+  const Invocation finished = worker.DispatchAsync(absl::StrCat(kService, "Finish"), finish);
+  const absl::Status released = Release(worker, writer);
+  // The file may have been complete before.
+  EXPECT_TRUE(released.ok() || absl::IsNotFound(released)) << released;
+  EXPECT_EQ(finished.Await(), absl::OkStatus());
+  EXPECT_EQ(Frames("a.mp4"), "1\n");
+  EXPECT_EQ(Handles(), 0);
+}
+
+TEST_F(Mp4ServiceTest, TheFilesOfASessionThatEndedAreCompletedAndTheirNamesAreFree) {
+  {
+    RuntimeContext worker = Worker();
+    for (const char* name : {"a.mp4", "b.mp4"}) {
+      const uint64_t writer = MustOpen(worker, name);
+      for (int i = 0; i < 25; ++i) {
+        EXPECT_EQ(StartAppend(worker, writer, i).Await(), absl::OkStatus());
+      }
+    }
+  }
+  while (Handles() > 0) std::this_thread::yield();
+  EXPECT_EQ(Frames("a.mp4"), "25\n");
+  EXPECT_EQ(Frames("b.mp4"), "25\n");
+  EXPECT_TRUE(Open(Worker(), "a.mp4").ok());
+}
+
+TEST_F(Mp4ServiceTest, ADrainCompletesTheFiles) {
+  RuntimeContext worker = Worker();
+  for (const char* name : {"a.mp4", "b.mp4"}) {
+    const uint64_t writer = MustOpen(worker, name);
+    for (int i = 0; i < 25; ++i) {
+      EXPECT_EQ(StartAppend(worker, writer, i).Await(), absl::OkStatus());
+    }
+  }
+  const Runtime::DrainResult result = runtime_->Drain(absl::Seconds(30));
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(result.not_closed, 0);
+  EXPECT_EQ(Frames("a.mp4"), "25\n");
+  EXPECT_EQ(Frames("b.mp4"), "25\n");
+}
+
+TEST_F(Mp4ServiceTest, ARuntimeThatIsDestroyedWithoutADrainEndsWhatWaits) {
+  RuntimeContext worker = Worker();
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  std::vector<Invocation> appends;
+  for (int i = 0; i < 60; ++i) appends.push_back(StartAppend(worker, writer, i));
+  EXPECT_EQ(appends.front().Await(), absl::OkStatus());
+  runtime_.reset();
+  for (const Invocation& append : appends) EXPECT_TRUE(append.done());
 }
 
 TEST_F(Mp4ServiceTest, WithoutTheGlibLoopOpenSaysWhatToDo) {

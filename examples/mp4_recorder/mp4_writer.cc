@@ -92,7 +92,7 @@ absl::Status Mp4Writer::CheckFormats(const OpenRequest& request) {
   return status;
 }
 
-absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Writer::Create(const std::string& path,
+absl::StatusOr<std::unique_ptr<Mp4Writer>> Mp4Writer::Create(const std::string& path,
                                                              const OpenRequest& request) {
   if (absl::Status status = CheckFormats(request); !status.ok()) return status;
   GMainContext* context = g_main_context_get_thread_default();
@@ -101,7 +101,7 @@ absl::StatusOr<std::shared_ptr<Mp4Writer>> Mp4Writer::Create(const std::string& 
         "an Mp4Writer needs a GLib main context that runs on this thread: start runloopd with "
         "--loop=glib");
   }
-  std::shared_ptr<Mp4Writer> writer(new Mp4Writer(path, request));
+  std::unique_ptr<Mp4Writer> writer(new Mp4Writer(path, request));
   if (absl::Status status = writer->Build(); !status.ok()) return status;
   if (absl::Status status = writer->Start(); !status.ok()) return status;
   return writer;
@@ -127,17 +127,9 @@ Mp4Writer::Mp4Writer(std::string path, const OpenRequest& request)
 }
 
 Mp4Writer::~Mp4Writer() {
-  if (!stopped_) {
-    GstPtr<GstBus> bus(gst_element_get_bus(pipeline_.get()));
-    gst_bus_remove_watch(bus.get());
-    if (video_frames_ > 0 && !at_end_) {
-      EndStreams();
-      GstPtr<GstMessage> last(gst_bus_timed_pop_filtered(
-          bus.get(), absl::ToInt64Nanoseconds(kDestructionTimeout),
-          static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_ERROR)));
-    }
-    StopPipeline();
-  }
+  if (stopped_) return;
+  Fail(absl::AbortedError(absl::StrCat(
+      "'", path_, "' is incomplete: it was closed before the encoder had come to its end")));
 }
 
 absl::Status Mp4Writer::Build() {
@@ -279,6 +271,7 @@ absl::Status Mp4Writer::AppendVideo(VideoFrame frame) {
                                                    "; it must be from ", video_.last_pts + 1,
                                                    " to ", kMaxPts));
   }
+  if (absl::Status status = CheckRoom(video_, size); !status.ok()) return status;
   const int64_t duration = kNanosPerSecond * video_format_.frame_rate_denominator() /
                            video_format_.frame_rate_numerator();
   GstBuffer* buffer = NewBuffer(std::move(*frame.mutable_i420()), pts, duration);
@@ -310,6 +303,7 @@ absl::Status Mp4Writer::AppendAudio(AudioChunk chunk) {
     return absl::InvalidArgumentError(
         absl::StrCat("pts_nanos of a chunk is ", pts, "; it must be from ", low, " to ", kMaxPts));
   }
+  if (absl::Status status = CheckRoom(audio_, chunk.s16le().size()); !status.ok()) return status;
   const int64_t samples = static_cast<int64_t>(chunk.s16le().size() / sample_bytes);
   const int64_t duration = samples * kNanosPerSecond / audio_format_->sample_rate();
   GstBuffer* buffer = NewBuffer(std::move(*chunk.mutable_s16le()), pts, duration);
@@ -336,6 +330,19 @@ absl::Status Mp4Writer::CheckOpen(const Stream& stream) const {
   if (finishing_ || stream.ended)
     return absl::FailedPreconditionError("the stream has ended: nothing can be appended");
   return absl::OkStatus();
+}
+
+absl::Status Mp4Writer::CheckRoom(const Stream& stream, uint64_t bytes) const {
+  const uint64_t level = gst_app_src_get_current_level_bytes(stream.source);
+  if (level + bytes < stream.max_bytes) return absl::OkStatus();  // it will not wait
+  const size_t waiting = video_.waiting.size() + audio_.waiting.size();
+  if (waiting < kMaxWaiting &&
+      (stream.waiting.empty() || level + bytes <= stream.max_bytes + kMaxWaitingBytes)) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat(waiting, " appends of this writer wait for room, and ", level,
+                   " bytes of this stream for its encoder: append the next when one was answered"));
 }
 
 absl::Status Mp4Writer::Push(Stream& stream, GstBuffer* buffer) {
@@ -366,22 +373,19 @@ void Mp4Writer::End(Stream& stream) {
 }
 
 void Mp4Writer::Finish(absl::Duration timeout, Finished finished) {
-  if (finishing_) {
-    std::move(finished)(absl::FailedPreconditionError("the writer is being finished already"));
-    return;
-  }
-  auto self = shared_from_this();
-  finishing_ = true;
-  finished_ = std::move(finished);
-  if (!failure_.ok() || at_end_) {
-    Conclude(failure_);
+  finished_.push_back(std::move(finished));
+  const bool first = !std::exchange(finishing_, true);
+  if (stopped_ || at_end_) {
+    Conclude();
   } else if (video_frames_ == 0) {
     // The muxer would leave a file that nothing plays.
-    Conclude(absl::FailedPreconditionError("no frame was appended, so there is no file"));
-  } else {
-    finish_timer_ = g_timeout_source_new(static_cast<guint>(absl::ToInt64Milliseconds(timeout)));
-    g_source_set_callback(finish_timer_, &Mp4Writer::OnFinishTimeout, this, nullptr);
-    g_source_attach(finish_timer_, g_main_context_get_thread_default());
+    Fail(absl::FailedPreconditionError("no frame was appended, so there is no file"));
+  } else if (first) {
+    if (timeout != absl::InfiniteDuration()) {
+      finish_timer_ = g_timeout_source_new(static_cast<guint>(absl::ToInt64Milliseconds(timeout)));
+      g_source_set_callback(finish_timer_, &Mp4Writer::OnFinishTimeout, this, nullptr);
+      g_source_attach(finish_timer_, g_main_context_get_thread_default());
+    }
     EndStreams();
   }
 }
@@ -395,24 +399,21 @@ void Mp4Writer::OnNeedData(GstAppSrc* source, guint, gpointer stream) {
 }
 
 gboolean Mp4Writer::OnMessage(GstBus*, GstMessage* message, gpointer writer) {
-  // A callback may drop the last reference from outside.
-  auto self = static_cast<Mp4Writer*>(writer)->shared_from_this();
+  auto* self = static_cast<Mp4Writer*>(writer);
   switch (GST_MESSAGE_TYPE(message)) {
     case GST_MESSAGE_APPLICATION: {
       Stream& stream =
           GST_MESSAGE_SRC(message) == GST_OBJECT(self->video_.source) ? self->video_ : self->audio_;
-      self->ReleaseWaiting(stream, absl::OkStatus());
+      ReleaseWaiting(stream, absl::OkStatus());
       break;
     }
     case GST_MESSAGE_EOS:
       self->at_end_ = true;
-      if (self->finishing_) self->Conclude(absl::OkStatus());
+      if (self->finishing_) self->Conclude();
       break;
     case GST_MESSAGE_ERROR:
-      if (!self->failure_.ok()) break;
-      self->failure_ = absl::InternalError(
-          absl::StrCat("recording '", self->path_, "' failed: ", ErrorText(message)));
-      self->Conclude(self->failure_);
+      self->Fail(absl::InternalError(
+          absl::StrCat("recording '", self->path_, "' failed: ", ErrorText(message))));
       break;
     default:
       break;
@@ -421,10 +422,9 @@ gboolean Mp4Writer::OnMessage(GstBus*, GstMessage* message, gpointer writer) {
 }
 
 gboolean Mp4Writer::OnFinishTimeout(gpointer writer) {
-  auto self = static_cast<Mp4Writer*>(writer)->shared_from_this();
-  self->failure_ = absl::DeadlineExceededError(absl::StrCat(
-      "'", self->path_, "' is incomplete: the encoder did not come to its end in time"));
-  self->Conclude(self->failure_);
+  auto* self = static_cast<Mp4Writer*>(writer);
+  self->Fail(absl::DeadlineExceededError(absl::StrCat(
+      "'", self->path_, "' is incomplete: the encoder did not come to its end in time")));
   return G_SOURCE_REMOVE;
 }
 
@@ -432,22 +432,20 @@ void Mp4Writer::ReleaseWaiting(Stream& stream, const absl::Status& status) {
   for (Done& done : std::exchange(stream.waiting, {})) std::move(done)(status);
 }
 
-void Mp4Writer::DropWaiting(const absl::Status& status) {
-  ReleaseWaiting(video_, status);
-  ReleaseWaiting(audio_, status);
+void Mp4Writer::Fail(absl::Status why) {
+  if (failure_.ok()) failure_ = std::move(why);
+  Conclude();
 }
 
-void Mp4Writer::Conclude(absl::Status status) {
+void Mp4Writer::Conclude() {
   StopPipeline();
-  DropWaiting(status);
-  if (!finishing_) return;
-  Finished finished = std::exchange(finished_, nullptr);
-  if (!finished) return;
-  if (status.ok()) {
-    std::move(finished)(Summary());
-  } else {
-    std::move(finished)(std::move(status));
-  }
+  ReleaseWaiting(video_, failure_);
+  ReleaseWaiting(audio_, failure_);
+  if (finished_.empty()) return;
+  const absl::StatusOr<FinishReply> outcome =
+      failure_.ok() ? Summary() : absl::StatusOr<FinishReply>(failure_);
+  // The first may destroy this.
+  for (Finished& finished : std::exchange(finished_, {})) std::move(finished)(outcome);
 }
 
 void Mp4Writer::StopPipeline() {

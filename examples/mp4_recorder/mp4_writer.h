@@ -29,28 +29,37 @@ namespace runloop::examples {
 // Threads: everything here belongs to one thread, which runs a GLib main context as its default
 // one: the runtime thread of a host with the GLib loop. The pipeline encodes on threads of its own;
 // what they have to say (room, end, errors) comes to this thread as messages on the bus, whose
-// watch is a source of that context. Nothing here waits for them but the
-// end: stopping the pipeline takes as long as the frame that is being encoded, and the destructor
-// may complete the file.
+// watch is a source of that context. Nothing here waits for them, but that stopping the pipeline
+// takes as long as the frame that is being encoded.
 //
-// Callbacks run on this thread, from the loop or within the call that was given them, once each,
-// and are destroyed unrun with the writer. They may drop the last reference to it.
+// Callbacks run on this thread, once each: from the loop, within the call that was given them, or
+// in the destructor. Those of Finish may destroy the writer.
 //
-// Destroying a writer that was not finished completes the file if that takes less than
-// kDestructionTimeout, and then ends the pipeline's threads and closes the file.
-class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
+// Memory: eight raw frames and a second of sound are in front of the encoders; what comes on top of
+// that waits, and is bounded by kMaxWaiting and kMaxWaitingBytes. Behind the encoders there are at
+// most 64 MiB for each stream.
+//
+// Destroying a writer before Finish has told the outcome cuts the file off, which players refuse
+// then, and answers with ABORTED whoever waits. It ends the pipeline's threads and closes the file;
+// it does not wait for the encoder's end. A file without a frame is removed.
+class Mp4Writer {
  public:
   using Done = absl::AnyInvocable<void(absl::Status) &&>;
   using Finished = absl::AnyInvocable<void(absl::StatusOr<media::v1::FinishReply>) &&>;
 
-  static constexpr absl::Duration kDestructionTimeout = absl::Seconds(2);
+  // Appends that may be without an answer because there is no room behind them.
+  static constexpr size_t kMaxWaiting = 64;
+  // Bytes that one stream may hold in front of its encoder on top of its share: fewer than
+  // kMaxWaiting frames where these are larger than 1 MiB. One append may always wait, whatever its
+  // size.
+  static constexpr uint64_t kMaxWaitingBytes = 64 << 20;
 
   // Checks the formats alone: INVALID_ARGUMENT as Mp4Writer.Open.
   static absl::Status CheckFormats(const media::v1::OpenRequest& request);
 
   // Checks the formats and creates the file `path`, which is replaced if it exists. gst_init was
   // called before. INVALID_ARGUMENT, FAILED_PRECONDITION: as Mp4Writer.Open.
-  static absl::StatusOr<std::shared_ptr<Mp4Writer>> Create(const std::string& path,
+  static absl::StatusOr<std::unique_ptr<Mp4Writer>> Create(const std::string& path,
                                                            const media::v1::OpenRequest& request);
 
   ~Mp4Writer();
@@ -59,16 +68,14 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   Mp4Writer& operator=(const Mp4Writer&) = delete;
 
   // Takes the request's media; calls `done` with OK when there is room for more, or with why it was
-  // not taken. Errors as Mp4Writer.Append.
+  // not taken. Errors as Mp4Writer.Append. An append that finds room is never refused for those of
+  // the other stream that wait: they may wait for this one.
   void Append(media::v1::AppendRequest request, Done done);
 
   // Ends the streams and calls `finished` when the file is complete, or with DEADLINE_EXCEEDED
   // after `timeout`. The pipeline's threads have ended by then. Appends that still wait end first.
-  // FAILED_PRECONDITION if called before.
+  // Called again, it tells the same outcome; the first call's timeout counts.
   void Finish(absl::Duration timeout, Finished finished);
-
-  // Answers the appends that wait for room with `status`: nobody listens any more.
-  void DropWaiting(const absl::Status& status);
 
   const std::string& path() const { return path_; }
 
@@ -101,6 +108,8 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   absl::Status AppendAudio(media::v1::AudioChunk chunk);
   absl::Status EndStream(media::v1::Stream which);
   absl::Status CheckOpen(const Stream& stream) const;
+  // Whether `bytes` more may be appended to it: at once, or among those that wait.
+  absl::Status CheckRoom(const Stream& stream, uint64_t bytes) const;
   absl::Status Push(Stream& stream, GstBuffer* buffer);
   void EndStreams();
   void End(Stream& stream);
@@ -108,9 +117,11 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   static void OnNeedData(GstAppSrc* source, guint length, gpointer stream);
   static gboolean OnMessage(GstBus* bus, GstMessage* message, gpointer writer);
   static gboolean OnFinishTimeout(gpointer writer);
-  void ReleaseWaiting(Stream& stream, const absl::Status& status);
-  // The writer has come to its end: stops the pipeline and tells all who wait.
-  void Conclude(absl::Status status);
+  static void ReleaseWaiting(Stream& stream, const absl::Status& status);
+  // The writer has come to its end, by `failure_` or well: stops the pipeline and tells all who
+  // wait. May destroy this.
+  void Conclude();
+  void Fail(absl::Status why);
   // Ends the pipeline's threads and its sources in the main context.
   void StopPipeline();
   absl::StatusOr<media::v1::FinishReply> Summary() const;
@@ -130,8 +141,8 @@ class Mp4Writer : public std::enable_shared_from_this<Mp4Writer> {
   bool at_end_ = false;   // everything is in the file
   bool stopped_ = true;   // there are no streaming threads
   bool created_ = false;  // the file is ours
-  absl::Status failure_;  // the pipeline's first error
-  Finished finished_;
+  absl::Status failure_;  // the first
+  std::vector<Finished> finished_;
 };
 
 }  // namespace runloop::examples

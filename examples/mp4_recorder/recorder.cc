@@ -24,9 +24,10 @@ constexpr char kOpen[] = "runloop.examples.media.v1.Mp4Writer/Open";
 constexpr char kAppend[] = "runloop.examples.media.v1.Mp4Writer/Append";
 constexpr char kFinish[] = "runloop.examples.media.v1.Mp4Writer/Finish";
 
-// How many appends may be on their way: enough to hide the way there and back, few enough that
-// frames of any size fit into memory.
+// How many appends may be on their way, and of how many bytes if that is more than one: enough to
+// hide the way there and back, few enough that the writer has a place for each.
 constexpr size_t kMaxUnfinished = 16;
+constexpr size_t kMaxUnfinishedBytes = 32 << 20;
 // How long a signal may go unseen while the source has nothing.
 constexpr absl::Duration kPatience = absl::Milliseconds(100);
 constexpr absl::Duration kAppendTimeout = absl::Seconds(30);
@@ -107,18 +108,22 @@ absl::Status Recorder::Open() {
 }
 
 absl::Status Recorder::Append(AppendRequest request) {
-  while (unfinished_.size() >= kMaxUnfinished ||
-         (!unfinished_.empty() && unfinished_.front().done())) {
+  const size_t bytes = request.video().i420().size() + request.audio().s16le().size();
+  while (!unfinished_.empty() &&
+         (unfinished_.size() >= kMaxUnfinished || unfinished_bytes_ + bytes > kMaxUnfinishedBytes ||
+          unfinished_.front().append.done())) {
     if (absl::Status status = AwaitOldest(); !status.ok()) return status;
   }
-  unfinished_.push_back(context_->DispatchAsync(kAppend, std::move(request)));
+  unfinished_bytes_ += bytes;
+  unfinished_.push_back({context_->DispatchAsync(kAppend, std::move(request)), bytes});
   return absl::OkStatus();
 }
 
 absl::Status Recorder::AwaitOldest() {
-  const Invocation oldest = std::move(unfinished_.front());
+  const Unfinished oldest = std::move(unfinished_.front());
   unfinished_.pop_front();
-  absl::Status status = oldest.Await(kAppendTimeout);
+  unfinished_bytes_ -= oldest.bytes;
+  absl::Status status = oldest.append.Await(kAppendTimeout);
   if (!status.ok()) failed_ = true;
   return status;
 }

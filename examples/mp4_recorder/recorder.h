@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_EXAMPLES_MP4_RECORDER_RECORDER_H_
 #define RUNLOOP_EXAMPLES_MP4_RECORDER_RECORDER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -49,11 +50,17 @@ class Recorder final : public Processor {
   // Times are seconds since 1970 (`at`) or of media (`seconds`).
   void PrintProgress();
 
+  struct Unfinished {
+    Invocation append;
+    size_t bytes;
+  };
+
   const Options options_;
   std::optional<RuntimeContext> context_;
   std::unique_ptr<MediaSource> source_;
   uint64_t writer_ = 0;  // 0: not opened
-  std::deque<Invocation> unfinished_;
+  std::deque<Unfinished> unfinished_;
+  size_t unfinished_bytes_ = 0;
   int64_t frames_ = 0;
   int64_t media_nanos_ = 0;  // where the last frame ends
   bool failed_ = false;      // an append did, so Finish would only say it again

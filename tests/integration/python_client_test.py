@@ -271,7 +271,7 @@ class PythonClientTest(harness.TestCase):
         held.result()
         items, ended = self.stubs.record()
         self.assertEqual(len(items), 10)
-        harness.wait_until(lambda: len(self.stubs.record()[1]) == 1, "the session's end-of-session ran")
+        harness.wait_until(lambda: len(self.stubs.record()[1]) == 1, "the session's object was destroyed")
 
     def test_what_was_queued_when_a_stream_breaks_never_runs(self):
         self.daemon.hold()
