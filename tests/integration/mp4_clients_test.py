@@ -1,12 +1,15 @@
-"""The recorder's Mp4Writer/Open, called by three clients that nobody here wrote, each by the unix socket."""
+"""The recorder's Mp4Writer, called by three clients that nobody here wrote, each by the unix socket."""
 
 import json
 import os
 import unittest
 
+import grpc
+
 import harness
 from reflection.v1 import reflection_pb2, reflection_pb2_grpc
 from runloop.examples.media.v1 import mp4_writer_pb2, mp4_writer_pb2_grpc
+from runloop.v1 import handles_pb2, handles_pb2_grpc
 
 SERVICE = 'runloop.examples.media.v1.Mp4Writer'
 OPEN = f'{SERVICE}/Open'
@@ -37,6 +40,24 @@ class Mp4ClientsTest(harness.TestCase):
             reply = mp4_writer_pb2_grpc.Mp4WriterStub(channel).Open(request, timeout=harness.DEADLINE)
             self.assertNotEqual(reply.writer, 0)
         self.assert_opened(1)
+
+    def test_python_releases_a_writer_by_its_handle_which_is_its_connections_own(self):
+        with harness.connect(self.daemon.address) as channel, harness.connect(self.daemon.address) as other:
+            writers = mp4_writer_pb2_grpc.Mp4WriterStub(channel)
+            opened = writers.Open(mp4_writer_pb2.OpenRequest(
+                file_name='python.mp4', video=mp4_writer_pb2.VideoFormat(**VIDEO)), timeout=harness.DEADLINE)
+            frame = mp4_writer_pb2.VideoFrame(i420=bytes(64 * 48 * 3 // 2))
+            writers.Append(mp4_writer_pb2.AppendRequest(writer=opened.writer, video=frame), timeout=harness.DEADLINE)
+            release = handles_pb2.ReleaseRequest(handle=opened.writer)
+            self.assert_fails(
+                lambda: handles_pb2_grpc.HandlesStub(other).Release(release, timeout=harness.DEADLINE),
+                grpc.StatusCode.NOT_FOUND, 'UNKNOWN_HANDLE')
+            handles_pb2_grpc.HandlesStub(channel).Release(release, timeout=harness.DEADLINE)
+            with open(opened.path, 'rb') as file:
+                self.assertIn(b'moov', file.read())
+            self.assert_fails(
+                lambda: writers.Finish(mp4_writer_pb2.FinishRequest(writer=opened.writer), timeout=harness.DEADLINE),
+                grpc.StatusCode.NOT_FOUND, 'UNKNOWN_HANDLE')
 
     def test_grpc_js(self):
         # The harness passes nothing on that is called RUNLOOP_.
