@@ -51,11 +51,12 @@ void SessionServer::Delete(SessionStream* stream) { streams_.erase(stream); }
 
 void SessionServer::SessionEnded() {
   if (--open_sessions_ > 0 || !options_.on_idle) return;
-  // gRPC has not freed yet what the connection had.
-  idle_alarm_.Set(absl::ToChronoTime(absl::Now() + kIdleDelay),
-                  [idle = options_.on_idle](bool due) {
-                    if (due) idle();
-                  });
+  // gRPC has not freed yet what the connection had. An alarm that is still set is cancelled.
+  idle_alarm_ = std::make_unique<grpc::Alarm>();
+  idle_alarm_->Set(absl::ToChronoTime(absl::Now() + kIdleDelay),
+                   [idle = options_.on_idle](bool due) {
+                     if (due) idle();
+                   });
 }
 
 void SessionServer::OnWake() {

@@ -118,7 +118,7 @@ class SessionServer {
   absl::flat_hash_map<SessionStream*, std::unique_ptr<SessionStream>> streams_;
   bool drain_seen_ = false;
   int open_sessions_ = 0;
-  grpc::Alarm idle_alarm_;
+  std::unique_ptr<grpc::Alarm> idle_alarm_;
 
   mutable absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

@@ -40,10 +40,11 @@ class Fixture {
     Pin(Side::kRuntime);
     OperationRegistry registry;
     RegisterWork(registry);
-    runtime_ = Check(Runtime::Create({.loop = std::move(loop),
-                                      .operations = std::move(registry),
-                                      .thread = RuntimeThread::kSpawn,
-                                      .bounds = {.total = {.items = 2 * kClosures, .bytes = 1 << 20}}}));
+    runtime_ =
+        Check(Runtime::Create({.loop = std::move(loop),
+                               .operations = std::move(registry),
+                               .thread = RuntimeThread::kSpawn,
+                               .bounds = {.total = {.items = 2 * kClosures, .bytes = 1 << 20}}}));
     Pin(Side::kCaller);
   }
 

@@ -50,15 +50,17 @@ from worker import Worker
 #   ran       whether the operation ran
 #   other     what another worker, which dispatches during the fault and awaits after it, gets: OK; `down`: UNAVAILABLE or
 #             LOST, until there is a daemon again, then OK; `refused`: UNAVAILABLE, since the daemon drains
-# `a/b`: which of them is a race that the processes may decide either way.
+# `a/b`: which of them is a race that the processes may decide either way. NOT_CONNECTED/LOST of what was unsent: gRPC
+# may report the write before it as done though it went nowhere, and the client then begins the next one before it learns
+# that the session has ended.
 TABLE = '''
 state    fault whose  | open:          worker ledger            ran other | draining:      worker ledger          ran other
 unsent   KILL  worker |                  DEAD nothing           no  OK    |                  DEAD nothing         no  refused
-unsent   KILL  daemon |         NOT_CONNECTED gone              no  down  |         NOT_CONNECTED gone            no  down
+unsent   KILL  daemon |    NOT_CONNECTED/LOST gone              no  down  |    NOT_CONNECTED/LOST gone            no  down
 unsent   STOP  worker |                    OK succeeded         yes OK    |              DRAINING refused         no  refused
 unsent   STOP  daemon |                    OK succeeded         yes OK    |              DRAINING refused         no  refused
-unsent   CUT   worker |         NOT_CONNECTED nothing           no  OK    |         NOT_CONNECTED nothing         no  refused
-unsent   CUT   daemon |         NOT_CONNECTED nothing           no  OK    |         NOT_CONNECTED nothing         no  refused
+unsent   CUT   worker |    NOT_CONNECTED/LOST nothing           no  OK    |    NOT_CONNECTED/LOST nothing         no  refused
+unsent   CUT   daemon |    NOT_CONNECTED/LOST nothing           no  OK    |    NOT_CONNECTED/LOST nothing         no  refused
 sent     KILL  worker |                  DEAD abandoned/nothing no  OK    |                  DEAD refused/nothing no  refused
 sent     KILL  daemon |                  LOST gone              no  down  |                  LOST gone            no  down
 sent     STOP  worker |                    OK succeeded         yes OK    |              DRAINING refused         no  refused
