@@ -151,6 +151,7 @@ void HandleTable::CloseNext(RuntimeCore& core) {
 
 size_t HandleTable::DestroyAll() {
   closing_all_ = true;
+  all_done_ = nullptr;  // nobody waits for what closes from now on: Add destroys it at once
   size_t destroyed = 0;
   for (; !entries_.empty(); ++destroyed) {
     Destroy(std::prev(entries_.end()),
