@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "runloop/runtime/epoll_loop.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/planted_bugs.h"
 #include "runloop/runtime/strings.h"
 #include "runloop/v1/handles.pb.h"
 
@@ -256,6 +257,7 @@ void RuntimeCore::AfterInPlace() {
 // ---- ending what has not started ----
 
 void RuntimeCore::AfterEndUnstarted(OperationTask& task, const absl::Status& why) {
+  if (Planted(PlantedBug::kRunAfterCancel)) return task.Skip(why);
   const bool was_queued = queue_.Take(task, clock_->Now());  // else it is being popped, or posted
   task.Skip(why);
   if (was_queued) task.Release();
@@ -312,7 +314,7 @@ void RuntimeCore::EndQueued(OutcomeKind kind, const Lane* only,
   const std::vector<Task*> ended = queue_.TakeIf(
       now, only, [&](Task& task) { return wanted(task) && lifecycle_.EndUnstarted(task, kind); });
   for (Task* const task : ended) {
-    task->Skip(NeverRan(kind));
+    if (!Planted(PlantedBug::kLostOutcome)) task->Skip(NeverRan(kind));
     task->Release();
   }
 }

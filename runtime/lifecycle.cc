@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/operation_registry.h"
+#include "runloop/runtime/planted_bugs.h"
 #include "runloop/runtime/session.h"
 
 namespace runloop::internal {
@@ -115,6 +116,7 @@ void Lifecycle::LetGo(Task& task) {
 
 bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
   if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) return false;
+  if (Planted(PlantedBug::kRunAfterCancel)) task.state_ = Task::State::kQueued;
   if (task.is_cleanup) return true;
   if (task.session != nullptr) {
     task.session->queued_.fetch_sub(1);

@@ -7,6 +7,7 @@
 #include "runloop/runtime/closure_task.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/planted_bugs.h"
 
 namespace runloop {
 
@@ -117,7 +118,9 @@ bool OperationTask::TryGiveUp() {
   return fate_.compare_exchange_strong(wanted, Fate::kGivenUp) || wanted == Fate::kGivenUp;
 }
 
-void OperationTask::ReleaseMade() { core_->GiveUpEnded(*session, number_); }
+void OperationTask::ReleaseMade() {
+  if (!Planted(PlantedBug::kLeakedHandle)) core_->GiveUpEnded(*session, number_);
+}
 
 absl::StatusOr<Handle> OperationTask::Keep(std::unique_ptr<HeldObject> object,
                                            std::type_index type) {
@@ -147,12 +150,13 @@ void OperationTask::DropCompletion() {
 
 void OperationTask::Skip(const absl::Status& why) {
   if (!coalesce_key_.empty()) session->ForgetKeyed(coalesce_key_, *this);
-  request_.reset();
+  if (!Planted(PlantedBug::kRunAfterCancel)) request_.reset();
   Deliver(why);
 }
 
 void OperationTask::Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
   OutcomeCallback done = std::exchange(done_, nullptr);
+  if (done && Planted(PlantedBug::kDoubleCompletion)) std::move(done)(reply.status());
   if (done) std::move(done)(std::move(reply));
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runloop/runtime/planted_bugs.h"
+
 namespace runloop::internal {
 namespace {
 
@@ -115,7 +117,8 @@ void TaskQueue::Close(absl::Time now) {
 Task* TaskQueue::Pop(absl::Time now) {
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
-  Task* const task = line_.first;
+  Task* task = line_.first;
+  if (Planted(PlantedBug::kSwappedOrder) && task && task->next_) task = task->next_;
   if (task != nullptr) Remove(task);
   return task;
 }

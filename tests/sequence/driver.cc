@@ -1,0 +1,675 @@
+#include "runloop/tests/sequence/driver.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/external_loop.h"
+#include "runloop/runtime/runtime.h"
+#include "runloop/test/v1/test_operations.pb.h"
+#include "runloop/tests/sequence/script.h"
+#include "runloop/tests/sequence/settling_clock.h"
+#include "runloop/v1/handles.pb.h"
+
+namespace runloop::sequence {
+namespace {
+
+using internal::RuntimeCore;
+using test::v1::EchoReply;
+using test::v1::EchoRequest;
+using test::v1::RecordReply;
+using test::v1::RecordRequest;
+
+// Those whose handler has an outcome when it returns, those that may have it later, and the
+// runtime's own.
+constexpr char kAtOnce[] = "runloop.test.v1.TestOperations/Echo";
+constexpr char kDeferring[] = "runloop.test.v1.TestOperations/Record";
+constexpr char kRelease[] = "runloop.v1.Handles/Release";
+
+// As the model writes it: code and reason, and with QUEUE_FULL whose bound and which.
+std::string InWords(const absl::Status& status) {
+  std::string text = absl::StatusCodeToString(status.code());
+  if (status.ok()) return text;
+  const v1::ErrorReason reason = ReasonOf(status);
+  if (reason == v1::ERROR_REASON_UNSPECIFIED) return text;
+  const std::string name = v1::ErrorReason_Name(reason);
+  absl::StrAppend(&text, " ", absl::StripPrefix(name, "ERROR_REASON_"));
+  if (reason != v1::ERROR_REASON_QUEUE_FULL) return text;
+  v1::ErrorInfo info;
+  const absl::optional<absl::Cord> payload =
+      status.GetPayload("type.googleapis.com/google.rpc.ErrorInfo");
+  if (payload.has_value() && info.ParseFromString(std::string(*payload))) {
+    absl::StrAppend(&text, ": ", info.metadata().at("bound"), ", ", info.metadata().at("limit"));
+  }
+  return text;
+}
+
+std::string InWords(const Event& event) {
+  switch (event.kind) {
+    case Event::Kind::kStart:
+      return absl::StrCat("#", event.id, " starts");
+    case Event::Kind::kClose:
+      return absl::StrCat("o", event.id, " closes");
+    case Event::Kind::kDestroy:
+      return absl::StrCat("o", event.id, " is destroyed");
+  }
+  return "";
+}
+
+std::string InWords(const std::vector<Event>& events) {
+  return events.empty() ? "nothing"
+                        : absl::StrJoin(events, ", ", [](std::string* out, const Event& event) {
+                            absl::StrAppend(out, InWords(event));
+                          });
+}
+
+// What the runtime was seen to do. Any thread.
+class Observed {
+ public:
+  // The first counts.
+  void Fail(const std::string& what) {
+    absl::MutexLock lock(&mutex_);
+    if (failure_.empty()) failure_ = what;
+  }
+  std::string failure() const {
+    absl::MutexLock lock(&mutex_);
+    return failure_;
+  }
+  bool failed() const {
+    absl::MutexLock lock(&mutex_);
+    return !failure_.empty();
+  }
+
+  std::thread::id runtime_thread() const { return runtime_thread_; }
+
+  void Happens(Event::Kind kind, int id) {
+    if (std::this_thread::get_id() != runtime_thread_) {
+      Fail(absl::StrCat(InWords(Event{kind, id}), " on a thread that is not the runtime's"));
+    }
+    absl::MutexLock lock(&mutex_);
+    events_.push_back({kind, id});
+  }
+
+  void Starts(int invocation) {
+    if (++inside_ > 1) Fail(absl::StrCat("#", invocation, " starts while another one runs"));
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto ended = all_outcomes_.find(invocation);
+      if (ended != all_outcomes_.end() && failure_.empty()) {
+        failure_ = absl::StrCat("#", invocation, " runs after its outcome, ", ended->second);
+      }
+    }
+    Happens(Event::Kind::kStart, invocation);
+  }
+  void Returns() { --inside_; }
+
+  void Outcome(int invocation, const std::string& outcome) {
+    absl::MutexLock lock(&mutex_);
+    const auto [entry, first] = all_outcomes_.emplace(invocation, outcome);
+    if (!first && failure_.empty()) {
+      failure_ =
+          absl::StrCat("#", invocation, " has two outcomes, ", entry->second, " and ", outcome);
+    }
+    outcomes_[invocation] = outcome;
+  }
+
+  Reference::Expected Take() {
+    absl::MutexLock lock(&mutex_);
+    return {.events = std::exchange(events_, {}), .outcomes = std::exchange(outcomes_, {})};
+  }
+
+ private:
+  const std::thread::id runtime_thread_ = std::this_thread::get_id();
+  int inside_ = 0;  // the runtime thread only
+  mutable absl::Mutex mutex_;
+  std::string failure_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Event> events_ ABSL_GUARDED_BY(mutex_);
+  std::map<int, std::string> outcomes_ ABSL_GUARDED_BY(mutex_);  // since Take
+  std::map<int, std::string> all_outcomes_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The duties to say that an object is closed, by object. The runtime thread.
+using Duties = std::map<int, Closing>;
+
+class PlainObject {
+ public:
+  PlainObject(Observed& observed, int id) : observed_(observed), id_(id) {}
+  ~PlainObject() { observed_.Happens(Event::Kind::kDestroy, id_); }
+
+ private:
+  Observed& observed_;
+  const int id_;
+};
+
+class ClosingObject {
+ public:
+  ClosingObject(Observed& observed, Duties& duties, int id, Closes closes)
+      : observed_(observed), duties_(duties), id_(id), closes_(closes) {}
+  ~ClosingObject() { observed_.Happens(Event::Kind::kDestroy, id_); }
+
+  void Close(Closing closing) {
+    observed_.Happens(Event::Kind::kClose, id_);
+    if (closes_ == Closes::kThrows) throw std::runtime_error("closing is hard");
+    if (closes_ == Closes::kLater) duties_.emplace(id_, std::move(closing));
+    if (closes_ == Closes::kNever) kept_.emplace(std::move(closing));
+  }
+
+ private:
+  Observed& observed_;
+  Duties& duties_;
+  const int id_;
+  const Closes closes_;
+  std::optional<Closing> kept_;
+};
+
+// What a closure captured: knows where it is destroyed.
+class Captured {
+ public:
+  explicit Captured(Observed& observed, int& alive) : observed_(observed), alive_(alive) {
+    ++alive_;
+  }
+  ~Captured() {
+    --alive_;
+    if (admitted && std::this_thread::get_id() != observed_.runtime_thread()) {
+      observed_.Fail("what a closure captured is destroyed on a thread that is not the runtime's");
+    }
+  }
+  bool admitted = true;
+
+ private:
+  Observed& observed_;
+  int& alive_;
+};
+
+class Driver {
+ public:
+  Driver(const Program& program, OtherThread& other, Coverage& coverage,
+         std::vector<std::string>* listing)
+      : program_(program), other_(other), script_(program.setup, coverage), listing_(listing) {
+    auto loop = std::make_unique<ExternalLoop>();
+    loop_ = loop.get();
+    RuntimeOptions options;
+    options.loop = std::move(loop);
+    RegisterOperations(options.operations);
+    options.bounds = program.setup.bounds;
+    options.max_handles = static_cast<size_t>(program.setup.max_handles);
+    options.close_timeout = absl::Milliseconds(program.setup.close_timeout);
+    options.clock = &clock_;
+    options.log = [](LogSeverity, std::string_view) {};
+    runtime_ = *Runtime::Create(std::move(options));
+    loop_->Drain();  // from here on the loop has started, and the service thread looks at deadlines
+  }
+
+  std::optional<Failure> Run() {
+    size_t number = 0;
+    for (const Step& step : program_.steps) {
+      Play(++number, step);
+      if (observed_.failed()) break;
+    }
+    if (!observed_.failed() && !reference().stopped()) {
+      Step stop;
+      stop.kind = StepKind::kStop;
+      Play(++number, stop);
+    }
+    if (!observed_.failed()) LeaveNothing();
+    if (observed_.failed()) return Failure{.step = number, .what = observed_.failure()};
+    script_.CountOutcomes();
+    return std::nullopt;
+  }
+
+ private:
+  void Play(size_t number, const Step& step) {
+    const std::vector<Action> actions = script_.Play(step);
+    if (listing_ != nullptr) List(number, actions);
+    for (const Action& action : actions) Perform(action);
+    Compare();
+  }
+
+  RuntimeCore& core() { return *runtime_->core(); }
+  Reference& reference() { return script_.reference(); }
+
+  void Expect(bool holds, const std::string& what) {
+    if (!holds) observed_.Fail(what);
+  }
+  void ExpectAnswer(const Action& action, const std::string& answer) {
+    if (answer == action.answer) return;
+    observed_.Fail(
+        absl::StrCat(Describe(action, reference()), ", says the model; the runtime: ", answer));
+  }
+
+  // ---- what operations and closures do ----
+
+  void RegisterOperations(OperationRegistry& registry) {
+    const absl::Status at_once = registry.Register<EchoRequest, EchoReply>(
+        kAtOnce,
+        [this](OperationContext& context, EchoRequest request) -> absl::StatusOr<EchoReply> {
+          const int id = std::stoi(request.text());
+          const Running running(*this, id);
+          if (absl::Status status = Behave(context, id); !status.ok()) return status;
+          EchoReply reply;
+          reply.set_text(request.text());
+          return reply;
+        });
+    const absl::Status deferring = registry.RegisterDeferred<RecordRequest, RecordReply>(
+        kDeferring, [this](OperationContext& context, const RecordRequest& request,
+                           Completion<RecordReply> completion) {
+          const int id = static_cast<int>(request.index());
+          const Running running(*this, id);
+          if (reference().invocation(id).step.behaviour == Behaviour::kDropCompletion) return;
+          if (absl::Status status = Behave(context, id); !status.ok()) {
+            completion.Finish(std::move(status));
+          } else {
+            completions_.emplace(id, std::move(completion));
+          }
+        });
+    Expect(at_once.ok() && deferring.ok(), "an operation could not be registered");
+  }
+
+  // While a handler or closure runs: first what others do meanwhile.
+  struct Running {
+    Running(Driver& driver, int id) : driver(driver) {
+      driver.observed_.Starts(id);
+      for (const Action& action : driver.script_.Meanwhile(id)) driver.Perform(action);
+    }
+    ~Running() { driver.observed_.Returns(); }
+    Driver& driver;
+  };
+
+  absl::Status Behave(OperationContext& context, int id) {
+    const Reference::Invocation& invocation = reference().invocation(id);
+    switch (invocation.step.behaviour) {
+      case Behaviour::kFail:
+        return absl::PermissionDeniedError("as it was told");
+      case Behaviour::kThrow:
+        throw std::runtime_error("as it was told");
+      case Behaviour::kUse: {
+        const Handle handle = HandleOf(invocation.object);
+        const bool plain = invocation.object != kNone &&
+                           reference().object(invocation.object).closes == Closes::kNoMethod;
+        return plain != (invocation.step.whose == Whose::kOfOtherType)
+                   ? context.session()->Find<PlainObject>(handle).status()
+                   : context.session()->Find<ClosingObject>(handle).status();
+      }
+      case Behaviour::kMake:
+      case Behaviour::kMakeAndDefer:
+        // The model is ahead: it knows what this makes. Not so if this should not run at all.
+        return invocation.object == kNone ? absl::OkStatus() : Keep(context, invocation.object);
+      default:
+        return absl::OkStatus();
+    }
+  }
+
+  // `keeper` is an OperationContext or a Completion.
+  template <typename Keeper>
+  absl::Status Keep(Keeper& keeper, int object) {
+    const Closes closes = reference().object(object).closes;
+    const absl::StatusOr<Handle> handle =
+        closes == Closes::kNoMethod
+            ? keeper.Keep(std::make_unique<PlainObject>(observed_, object))
+            : keeper.Keep(std::make_unique<ClosingObject>(observed_, duties_, object, closes));
+    if (handle.ok()) handles_[object] = *handle;
+    return handle.status();
+  }
+
+  Handle HandleOf(int object) const {
+    const auto found = handles_.find(object);
+    return found == handles_.end() ? Handle{1} << 40 : found->second;
+  }
+
+  // ---- calls ----
+
+  void Perform(const Action& action) {
+    if (observed_.failed()) return;  // what follows would build upon what is not there
+    if (action.elsewhere) {
+      other_.Call([&] { Call(action); });
+    } else {
+      Call(action);
+    }
+  }
+
+  void Call(const Action& action) {
+    switch (action.kind) {
+      case StepKind::kOpen:
+        return Open(action);
+      case StepKind::kDispatch:
+        return Dispatch(action);
+      case StepKind::kClosure:
+        return PostClosure(action);
+      case StepKind::kCancel:
+        return ExpectAnswer(action, core().Cancel(*tasks_.at(action.invocation))
+                                        ? "it never runs"
+                                        : "it had started");
+      case StepKind::kGiveUp:
+        switch (core().GiveUp(*tasks_.at(action.invocation), action.given_up_as)) {
+          case RuntimeCore::GivenUp::kNeverRan:
+            return ExpectAnswer(action, "it never runs");
+          case RuntimeCore::GivenUp::kStillRunning:
+            return ExpectAnswer(action, "it still runs");
+          case RuntimeCore::GivenUp::kEnded:
+            return ExpectAnswer(action, "it has ended");
+        }
+        return;
+      case StepKind::kForget: {
+        const int session = reference().invocation(action.invocation).session;
+        return core().GiveUpEnded(*sessions_[session], NumberOf(action.invocation));
+      }
+      case StepKind::kKill:
+        return sessions_[action.session]->End();
+      case StepKind::kComplete:
+        return Complete(action);
+      case StepKind::kFinishClosing: {
+        const auto duty = duties_.find(action.object);
+        Expect(duty != duties_.end(), absl::StrCat("o", action.object, " was not told to close"));
+        if (duty != duties_.end()) duties_.erase(duty);
+        return;
+      }
+      case StepKind::kAdvance:
+        return clock_.Advance(absl::Milliseconds(action.time));
+      case StepKind::kRun:
+        return ExpectAnswer(
+            action, loop_->Drain({.tasks = action.count}) ? "come back" : "nothing is left");
+      case StepKind::kBeginDrain:
+        return core().BeginDrain();
+      case StepKind::kDrain: {
+        const Runtime::DrainResult result = runtime_->Drain(absl::Milliseconds(action.time));
+        return ExpectAnswer(action, absl::StrCat(result.drained ? "drained" : "not drained", ", ",
+                                                 result.not_closed, " not closed"));
+      }
+      case StepKind::kStop:
+        return ExpectAnswer(action, absl::StrCat(core().Shutdown(), " not closed"));
+      case StepKind::kDisconnect:
+      case StepKind::kFill:
+        return;  // made of others
+    }
+  }
+
+  void Open(const Action& action) {
+    const int user = reference().session(action.session).user;
+    Session::Info info{.client_name = "sequence", .transport = "test"};
+    if (user == kInProcess) {
+      info.in_process = true;
+    } else if (user == 2) {
+      info.peer.role = "camera";
+    } else {
+      info.peer.uid = 1000 + static_cast<uint32_t>(user);
+    }
+    sessions_.push_back(core().OpenSession(std::move(info)));
+  }
+
+  // As a transport numbers them: in process it does not.
+  uint64_t NumberOf(int invocation) {
+    const int session = reference().invocation(invocation).session;
+    return reference().session(session).in_process() ? 0 : static_cast<uint64_t>(invocation) + 1;
+  }
+
+  void Dispatch(const Action& action) {
+    const int id = action.invocation;
+    const Reference::Invocation& invocation = reference().invocation(id);
+    RuntimeCore::Call call;
+    switch (invocation.step.behaviour) {
+      case Behaviour::kRelease: {
+        auto request = std::make_unique<v1::ReleaseRequest>();
+        request->set_handle(HandleOf(invocation.object));
+        call.operation = core().operations().Find(kRelease);
+        call.request = std::move(request);
+        break;
+      }
+      case Behaviour::kDefer:
+      case Behaviour::kMakeAndDefer:
+      case Behaviour::kDropCompletion: {
+        auto request = std::make_unique<RecordRequest>();
+        request->set_index(static_cast<uint64_t>(id));
+        call.operation = core().operations().Find(kDeferring);
+        call.request = std::move(request);
+        break;
+      }
+      default: {
+        auto request = std::make_unique<EchoRequest>();
+        request->set_text(absl::StrCat(id));
+        call.operation = core().operations().Find(kAtOnce);
+        call.request = std::move(request);
+      }
+    }
+    call.request_bytes = static_cast<size_t>(invocation.step.bytes);
+    call.session = sessions_[action.session];
+    if (invocation.deadline != kNever) {
+      call.deadline = clock_.Now() + absl::Milliseconds(invocation.step.deadline);
+    }
+    if (invocation.step.key != 0) call.coalesce_key = absl::StrCat(invocation.step.key);
+    call.number = NumberOf(id);
+    call.done = [this, id](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
+      observed_.Outcome(id, InWords(reply.status()));
+      if (reply.ok()) ExpectReply(id, **reply);
+    };
+    const absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
+        core().Dispatch(std::move(call));
+    if (task.ok()) tasks_[id] = *task;
+    ExpectAnswer(action, task.ok() ? "queued" : InWords(task.status()));
+  }
+
+  void ExpectReply(int id, const google::protobuf::Message& reply) {
+    std::string of = absl::StrCat(id);
+    if (const auto* at_once = dynamic_cast<const EchoReply*>(&reply)) {
+      of = at_once->text();
+    } else if (const auto* deferred = dynamic_cast<const RecordReply*>(&reply)) {
+      of = absl::StrCat(deferred->position());
+    }
+    Expect(of == absl::StrCat(id), absl::StrCat("#", id, " got the reply of #", of));
+  }
+
+  void PostClosure(const Action& action) {
+    const int id = action.invocation;
+    auto captured = std::make_unique<Captured>(observed_, closures_alive_);
+    Captured* const watched = captured.get();
+    // Refused, it is destroyed here, wherever this is.
+    watched->admitted = action.answer == "queued";
+    const absl::Status posted =
+        runtime_->context().RunOnRuntimeThreadAsync([this, id, captured = std::move(captured)] {
+          const Running running(*this, id);
+          if (reference().invocation(id).step.behaviour == Behaviour::kThrow) {
+            throw std::runtime_error("as it was told");
+          }
+        });
+    ExpectAnswer(action, posted.ok() ? "queued" : InWords(posted));
+  }
+
+  void Complete(const Action& action) {
+    auto found = completions_.extract(action.invocation);
+    if (found.empty()) {
+      return Expect(false, absl::StrCat("#", action.invocation, " has not been deferred"));
+    }
+    Completion<RecordReply>& completion = found.mapped();
+    RecordReply reply;
+    reply.set_position(static_cast<uint64_t>(action.invocation));
+    switch (action.completing) {
+      case Completing::kSucceed:
+        return completion.Finish(std::move(reply));
+      case Completing::kFail:
+        return completion.Finish(absl::PermissionDeniedError("as it was told"));
+      case Completing::kDrop:
+        return;
+      case Completing::kMake: {
+        absl::Status kept = Keep(completion, action.object);
+        ExpectAnswer(action, InWords(kept));
+        if (kept.ok()) return completion.Finish(std::move(reply));
+        return completion.Finish(std::move(kept));
+      }
+    }
+  }
+
+  // ---- comparing ----
+
+  void Compare() {
+    Reference::Expected expected = reference().TakeExpected();
+    // The runtime's own operation does not tell when it starts.
+    std::erase_if(expected.events, [&](const Event& event) {
+      if (event.kind != Event::Kind::kStart) return false;
+      const Reference::Invocation& started = reference().invocation(event.id);
+      return started.session != kNone && started.step.behaviour == Behaviour::kRelease;
+    });
+    const Reference::Expected seen = observed_.Take();
+    if (seen.events != expected.events) {
+      observed_.Fail(absl::StrCat("on the runtime thread happens, says the model: ",
+                                  InWords(expected.events), "; happened: ", InWords(seen.events)));
+    }
+    CompareOutcomes(expected.outcomes, seen.outcomes);
+    CompareCounts();
+  }
+
+  void CompareOutcomes(const std::map<int, std::string>& expected,
+                       const std::map<int, std::string>& seen) {
+    if (expected == seen) return;
+    for (const auto& [id, outcome] : expected) {
+      const auto found = seen.find(id);
+      if (found == seen.end()) {
+        observed_.Fail(
+            absl::StrCat("#", id, " ends with ", outcome, ", says the model; it has no outcome"));
+      } else if (found->second != outcome) {
+        observed_.Fail(absl::StrCat("#", id, " ends with ", outcome,
+                                    ", says the model; the runtime: ", found->second));
+      }
+    }
+    for (const auto& [id, outcome] : seen) {
+      if (expected.count(id) == 0) {
+        observed_.Fail(absl::StrCat("#", id, " has the outcome ", outcome,
+                                    ", which the model does not expect now"));
+      }
+    }
+  }
+
+  void CompareCounts() {
+    const Runtime::Snapshot snapshot = runtime_->GetSnapshot();
+    Ledger::Counts ledger = reference().ledger();
+    ledger.admitted = ledger.ended() + ledger.queued + ledger.running + ledger.deferred;
+    Same("the ledger", ledger.ToString(), snapshot.ledger.ToString());
+
+    std::string listed, seen;
+    for (const Reference::Session& session : reference().sessions()) {
+      if (session.listed) absl::StrAppend(&listed, " s", session.id + 1);
+      const Session::Counts counts = sessions_[static_cast<size_t>(session.id)]->counts();
+      if (counts.queued == session.queued && counts.running == session.running &&
+          counts.finished == session.finished && counts.bytes == session.bytes &&
+          counts.handles == session.objects.size() &&
+          sessions_[static_cast<size_t>(session.id)]->ended() == session.ended) {
+        continue;
+      }
+      Same(absl::StrCat("s", session.id + 1),
+           absl::StrCat(session.queued, " queued, ", session.running, " running, ",
+                        session.finished, " finished, ", session.bytes, " bytes, ",
+                        session.objects.size(), " handles", session.ended ? ", ended" : ""),
+           absl::StrCat(counts.queued, " queued, ", counts.running, " running, ", counts.finished,
+                        " finished, ", counts.bytes, " bytes, ", counts.handles, " handles",
+                        sessions_[static_cast<size_t>(session.id)]->ended() ? ", ended" : ""));
+    }
+    for (const auto& session : snapshot.sessions) absl::StrAppend(&seen, " ", session->info().id);
+    Same("the sessions are", listed, seen);
+
+    for (const BoundStatus& bound : snapshot.bounds) {
+      int user = kNone;
+      for (int known = 0; known < kInProcess; ++known) {
+        if (bound.holder == kUsers[known]) user = known;
+      }
+      const Bound held = reference().held(user);
+      if (held.items == bound.held.items && held.bytes == bound.held.bytes) continue;
+      Same(bound.holder, absl::StrCat(held.items, " invocations, ", held.bytes, " bytes"),
+           absl::StrCat(bound.held.items, " invocations, ", bound.held.bytes, " bytes"));
+    }
+
+    pollfd readable{.fd = loop_->fd(), .events = POLLIN, .revents = 0};
+    if (!reference().stopped() && reference().anything_waits() && poll(&readable, 1, 0) != 1) {
+      observed_.Fail("work waits, and the loop was not woken");
+    }
+  }
+
+  void Same(const std::string& what, const std::string& model, const std::string& runtime) {
+    if (model == runtime) return;
+    observed_.Fail(absl::StrCat(what, ": ", model, ", says the model; the runtime: ", runtime));
+  }
+
+  // The runtime has stopped: lets go of everything.
+  void LeaveNothing() {
+    const Ledger::Counts& ledger = reference().ledger();
+    Expect(ledger.queued + ledger.running + ledger.deferred == 0, "the model has work left");
+    for (const Reference::Object& object : reference().objects()) {
+      Expect(object.state == Reference::Object::State::kGone, "the model has objects left");
+    }
+    Expect(closures_alive_ == 0, absl::StrCat(closures_alive_, " closures are left"));
+    completions_.clear();
+    duties_.clear();
+    tasks_.clear();
+    std::vector<std::weak_ptr<Session>> sessions(sessions_.begin(), sessions_.end());
+    sessions_.clear();
+    const std::weak_ptr<RuntimeCore> core = runtime_->core();
+    runtime_.reset();
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      Expect(sessions[i].expired(), absl::StrCat("s", i + 1, " is left after all is over"));
+    }
+    Expect(core.expired(), "the runtime's core is left after all is over");
+    const Reference::Expected late = observed_.Take();
+    Expect(late.events.empty(), absl::StrCat("after all is over: ", InWords(late.events)));
+    Expect(late.outcomes.empty(), "outcomes are given after all is over");
+  }
+
+  void List(size_t step, const std::vector<Action>& actions) {
+    if (actions.empty()) listing_->push_back(absl::StrCat(step, ": nothing to do"));
+    for (const Action& action : actions) {
+      listing_->push_back(absl::StrCat(step, ": ", Describe(action, reference())));
+      if (action.invocation == kNone) continue;
+      const std::vector<Step>& meanwhile = reference().invocation(action.invocation).step.meanwhile;
+      const bool handed_over =
+          action.kind == StepKind::kDispatch || action.kind == StepKind::kClosure;
+      if (handed_over && !meanwhile.empty()) {
+        listing_->back() += "; more happens while it runs";
+      }
+    }
+    for (const Event& event : reference().expected().events) {
+      listing_->push_back(absl::StrCat("     ", InWords(event)));
+      if (event.kind != Event::Kind::kStart) continue;
+      for (const Action& action : script_.Meanwhile(event.id)) {
+        listing_->push_back(absl::StrCat("       meanwhile: ", Describe(action, reference())));
+      }
+    }
+    for (const auto& [id, outcome] : reference().expected().outcomes) {
+      listing_->push_back(absl::StrCat("     #", id, " ends: ", outcome));
+    }
+  }
+
+  const Program& program_;
+  OtherThread& other_;
+  Script script_;
+  std::vector<std::string>* const listing_;
+
+  // Outlive the runtime, which tells them to the last.
+  Observed observed_;
+  SettlingClock clock_;
+  int closures_alive_ = 0;
+  Duties duties_;
+  std::map<int, Completion<RecordReply>> completions_;
+  std::map<int, Handle> handles_;
+  std::map<int, std::shared_ptr<internal::OperationTask>> tasks_;
+  std::vector<std::shared_ptr<Session>> sessions_;
+
+  ExternalLoop* loop_;  // the runtime's
+  std::unique_ptr<Runtime> runtime_;
+};
+
+}  // namespace
+
+std::optional<Failure> RunProgram(const Program& program, OtherThread& other, Coverage& coverage,
+                                  std::vector<std::string>* listing) {
+  return Driver(program, other, coverage, listing).Run();
+}
+
+}  // namespace runloop::sequence

@@ -1,0 +1,178 @@
+#include "runloop/tests/sequence/program.h"
+
+#include <initializer_list>
+#include <random>
+#include <utility>
+
+namespace runloop::sequence {
+namespace {
+
+// The distributions of the standard library differ from one library to another; these do not.
+class Generator {
+ public:
+  explicit Generator(uint64_t seed) : random_(seed) {}
+
+  Setup MakeSetup() {
+    // The larger one has room for more than a lane's depth (TaskQueue::kLaneDepth); the smaller
+    // one is full soon.
+    Setup setup{.max_handles = Chance(50) ? 3 : 6, .close_timeout = 400};
+    if (Chance(35)) {
+      setup.bounds = {.total = {.items = 90, .bytes = 9000},
+                      .user = {.items = 60, .bytes = 6000},
+                      .session = {.items = 44, .bytes = 4000}};
+    } else {
+      setup.bounds = {.total = {.items = 22, .bytes = 900},
+                      .user = {.items = 15, .bytes = 600},
+                      .session = {.items = 10, .bytes = 400}};
+    }
+    return setup;
+  }
+
+  Step Open() {
+    Step step = Any(StepKind::kOpen);
+    step.elsewhere = Chance(10);
+    return step;
+  }
+
+  Step Next() {
+    const StepKind kind = Choose<StepKind>({{StepKind::kDispatch, 400},
+                                            {StepKind::kRun, 150},
+                                            {StepKind::kClosure, 45},
+                                            {StepKind::kComplete, 95},
+                                            {StepKind::kAdvance, 60},
+                                            {StepKind::kFinishClosing, 45},
+                                            {StepKind::kCancel, 45},
+                                            {StepKind::kGiveUp, 45},
+                                            {StepKind::kForget, 20},
+                                            {StepKind::kOpen, 25},
+                                            {StepKind::kKill, 22},
+                                            {StepKind::kDisconnect, 15},
+                                            {StepKind::kFill, 16},
+                                            {StepKind::kBeginDrain, 3},
+                                            {StepKind::kDrain, 4},
+                                            {StepKind::kStop, 2}});
+    Step step = Of(kind);
+    const bool runs_something = kind == StepKind::kDispatch || kind == StepKind::kClosure;
+    if (runs_something && Chance(20)) step.meanwhile.push_back(Meanwhile());
+    return step;
+  }
+
+  Step Last() { return Of(Choose<StepKind>({{StepKind::kDrain, 70}, {StepKind::kStop, 30}})); }
+
+ private:
+  // A step that something else takes while a handler runs.
+  Step Meanwhile() {
+    return Of(Choose<StepKind>({{StepKind::kDispatch, 20},
+                                {StepKind::kClosure, 8},
+                                {StepKind::kCancel, 20},
+                                {StepKind::kGiveUp, 24},
+                                {StepKind::kKill, 12},
+                                {StepKind::kComplete, 12},
+                                {StepKind::kFinishClosing, 8},
+                                {StepKind::kAdvance, 8},
+                                {StepKind::kRun, 4},
+                                {StepKind::kBeginDrain, 1}}));
+  }
+
+  Step Any(StepKind kind) {
+    Step step;
+    step.kind = kind;
+    step.pick = static_cast<uint32_t>(random_());
+    step.pick_more = static_cast<uint32_t>(random_());
+    return step;
+  }
+
+  Step Of(StepKind kind) {
+    Step step = Any(kind);
+    step.elsewhere = Chance(6);
+    step.aim = Choose<Aim>(
+        {{Aim::kQueued, 40}, {Aim::kDeferred, 35}, {Aim::kEnded, 10}, {Aim::kRunning, 30}});
+    step.closes = Choose<Closes>({{Closes::kNoMethod, 25},
+                                  {Closes::kAtOnce, 20},
+                                  {Closes::kThrows, 8},
+                                  {Closes::kLater, 35},
+                                  {Closes::kNever, 12}});
+    switch (kind) {
+      case StepKind::kDispatch:
+        step.behaviour = Choose<Behaviour>({{Behaviour::kSucceed, 14},
+                                            {Behaviour::kFail, 8},
+                                            {Behaviour::kThrow, 8},
+                                            {Behaviour::kDropCompletion, 8},
+                                            {Behaviour::kMake, 20},
+                                            {Behaviour::kUse, 14},
+                                            {Behaviour::kRelease, 22},
+                                            {Behaviour::kDefer, 22},
+                                            {Behaviour::kMakeAndDefer, 12}});
+        step.whose = Choose<Whose>({{Whose::kOwn, 60},
+                                    {Whose::kStale, 15},
+                                    {Whose::kOtherSessions, 15},
+                                    {Whose::kOfOtherType, 10}});
+        if (Chance(40)) step.deadline = Between(2, 9) * 50;
+        if (Chance(25)) step.key = static_cast<int>(Between(1, 2));
+        step.bytes = static_cast<int>(Chance(90) ? Between(1, 60) : Between(100, 450));
+        break;
+      case StepKind::kClosure:
+        step.behaviour = Chance(75) ? Behaviour::kSucceed : Behaviour::kThrow;
+        break;
+      case StepKind::kComplete:
+        step.aim = Chance(80) ? Aim::kDeferred : Aim::kEnded;
+        step.completing = Choose<Completing>({{Completing::kSucceed, 35},
+                                              {Completing::kFail, 15},
+                                              {Completing::kDrop, 20},
+                                              {Completing::kMake, 30}});
+        break;
+      case StepKind::kFill:
+        step.fill_with = Choose<FillWith>({{FillWith::kOneSession, 25},
+                                           {FillWith::kOneUser, 30},
+                                           {FillWith::kAllSessions, 30},
+                                           {FillWith::kClosures, 15}});
+        // Either the items or the bytes are used up first.
+        step.bytes = Chance(50) ? 1 : static_cast<int>(Between(60, 110));
+        break;
+      case StepKind::kAdvance:
+        step.time = Between(1, 5) * 50;
+        break;
+      case StepKind::kDrain:
+        step.time = Chance(65) ? 1000 : 0;
+        break;
+      case StepKind::kRun:
+        step.count = static_cast<int>(Chance(65) ? Between(1, 6) : 1000);
+        break;
+      default:
+        break;
+    }
+    return step;
+  }
+
+  int64_t Between(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random_() % static_cast<uint64_t>(high - low + 1));
+  }
+  bool Chance(int percent) { return Between(1, 100) <= percent; }
+
+  template <typename T>
+  T Choose(std::initializer_list<std::pair<T, int>> weights) {
+    int64_t sum = 0;
+    for (const auto& [value, weight] : weights) sum += weight;
+    int64_t point = Between(1, sum);
+    for (const auto& [value, weight] : weights) {
+      point -= weight;
+      if (point <= 0) return value;
+    }
+    return weights.begin()->first;
+  }
+
+  std::mt19937_64 random_;
+};
+
+}  // namespace
+
+Program Generate(uint64_t seed, int steps) {
+  Generator generator(seed);
+  Program program{.setup = generator.MakeSetup(), .steps = {}};
+  for (int i = 0; i < kSessionsAtStart; ++i) program.steps.push_back(generator.Open());
+  for (int i = 0; i < steps; ++i) program.steps.push_back(generator.Next());
+  program.steps.push_back(generator.Last());
+  return program;
+}
+
+}  // namespace runloop::sequence

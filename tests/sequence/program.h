@@ -1,0 +1,114 @@
+#ifndef RUNLOOP_TESTS_SEQUENCE_PROGRAM_H_
+#define RUNLOOP_TESTS_SEQUENCE_PROGRAM_H_
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "runloop/runtime/bounds.h"
+
+namespace runloop::sequence {
+
+// Of the fake clock.
+using Millis = int64_t;
+
+// A random program: what several sessions, and the host, ask of one runtime, one step after
+// another. A step names what it works on by `pick` and `aim`, not by number: the model looks up
+// what there is when the step's turn comes. So a program stays a program when steps are taken out
+// of it.
+enum class StepKind {
+  kOpen,           // a session
+  kDispatch,       // an operation, in a session
+  kClosure,        // a closure, of the host
+  kFill,           // plain operations, or closures, until one is refused
+  kCancel,         // an invocation
+  kGiveUp,         // an invocation
+  kForget,         // the result of an invocation that has ended
+  kKill,           // ends a session at once
+  kDisconnect,     // ends a session once its work is done
+  kComplete,       // a deferred invocation, in time or late
+  kFinishClosing,  // an object that took time to close, in time or late
+  kAdvance,        // the clock
+  kRun,            // a slice of so many tasks
+  kBeginDrain,
+  kDrain,
+  kStop,
+};
+
+// What a dispatched operation does when it runs.
+enum class Behaviour {
+  kSucceed,
+  kFail,
+  kThrow,
+  kDropCompletion,
+  kMake,          // an object, given to the session by handle
+  kUse,           // an object, by handle
+  kRelease,       // a handle
+  kDefer,         // leaves its completion for a later kComplete
+  kMakeAndDefer,  // the one, then the other
+};
+
+// How an object closes.
+enum class Closes {
+  kNoMethod,  // it has no Close
+  kAtOnce,
+  kThrows,
+  kLater,  // when a later kFinishClosing says so
+  kNever,  // keeps the duty to itself
+};
+
+// Which handle kUse and kRelease name.
+enum class Whose { kOwn, kStale, kOtherSessions, kOfOtherType };
+
+// Which invocation kCancel, kGiveUp and kComplete work on, if there is one.
+enum class Aim { kQueued, kDeferred, kEnded, kRunning };
+
+enum class Completing { kSucceed, kFail, kDrop, kMake };
+
+// Whose work kFill adds.
+enum class FillWith { kOneSession, kOneUser, kAllSessions, kClosures };
+
+// A step, flat: each kind uses its own part.
+struct Step {
+  StepKind kind = StepKind::kRun;
+  uint32_t pick = 0;       // which session, invocation or object
+  uint32_t pick_more = 0;  // which handle of those that `whose` means; which user opens a session
+  Aim aim = Aim::kQueued;
+  bool elsewhere = false;  // the call is made on a thread that is not the runtime's
+
+  Behaviour behaviour = Behaviour::kSucceed;
+  Closes closes = Closes::kNoMethod;
+  Whose whose = Whose::kOwn;
+  Millis deadline = 0;  // from now; 0: none
+  int key = 0;          // of coalescing; 0: none
+  int bytes = 1;
+  // What the handler or closure does first, none or one: the step of somebody who acts meanwhile.
+  std::vector<Step> meanwhile;
+
+  Completing completing = Completing::kSucceed;
+  FillWith fill_with = FillWith::kOneSession;
+  Millis time = 0;  // to advance, or for a drain
+  int count = 0;    // tasks to run
+};
+
+// The runtime that a program runs on.
+struct Setup {
+  WorkBounds bounds;
+  int max_handles = 0;
+  Millis close_timeout = 0;
+};
+
+struct Program {
+  Setup setup;
+  std::vector<Step> steps;
+};
+
+inline constexpr int kSessionsAtStart = 4;
+
+// The program of a seed: `steps` random steps after those that open kSessionsAtStart sessions, and
+// one that ends the runtime. The same everywhere.
+Program Generate(uint64_t seed, int steps);
+
+}  // namespace runloop::sequence
+
+#endif  // RUNLOOP_TESTS_SEQUENCE_PROGRAM_H_

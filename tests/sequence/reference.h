@@ -1,0 +1,191 @@
+#ifndef RUNLOOP_TESTS_SEQUENCE_REFERENCE_H_
+#define RUNLOOP_TESTS_SEQUENCE_REFERENCE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "runloop/runtime/ledger.h"
+#include "runloop/tests/sequence/line.h"
+#include "runloop/tests/sequence/program.h"
+
+namespace runloop::sequence {
+
+inline constexpr Millis kNever = std::numeric_limits<Millis>::max();
+// Who opens sessions: three that other processes can be, and the host.
+inline constexpr const char* kUsers[] = {"uid 1000", "uid 1001", "role camera"};
+inline constexpr int kInProcess = 3;
+
+// What happens on the runtime thread, in this order.
+struct Event {
+  enum class Kind { kStart, kClose, kDestroy };
+  Kind kind;
+  int id;  // of an invocation; of an object
+  bool operator==(const Event&) const = default;
+};
+
+// The reference model: what a runtime promises, told in the plainest way, for one thread. It knows
+// nothing of how the runtime does it: no locks, no atomics, no service thread; whatever the promise
+// leaves to chance (which of several outcomes of one moment comes first) it does not say.
+//
+// Outcomes and answers are text: a status' code and its reason, `CANCELLED CANCELLED`.
+class Reference {
+ public:
+  enum class State { kRefused, kQueued, kRunning, kDeferred, kEnded };
+
+  struct Invocation {
+    int id = kNone;
+    int session = kNone;  // kNone: a closure
+    Step step;            // what it does
+    Millis deadline = kNever;
+    int object = kNone;  // that it uses or releases
+
+    State state = State::kRefused;
+    bool given_up = false;        // nobody will look at its result
+    bool has_completion = false;  // it left one, which has not been used yet
+    std::string outcome;          // once it has ended
+    const char* how = "";         // it ended: in words, for the table
+  };
+
+  struct Object {
+    enum class State { kHeld, kClosing, kGone };
+    int id = kNone;
+    int session = kNone;
+    int maker = kNone;  // an invocation
+    Closes closes = Closes::kNoMethod;
+    State state = State::kGone;
+    bool has_handle = false;
+    bool may_say_closed = false;  // somebody else has the duty to
+    Millis close_by = kNever;
+    int releaser = kNone;  // an invocation that waits until it is closed
+  };
+
+  struct Session {
+    int id = kNone;
+    int user = kInProcess;
+    bool ended = false;
+    bool closing = false;        // its objects are being closed, one after another
+    bool listed = true;          // still one of the runtime's
+    bool disconnecting = false;  // ends as soon as nothing is unfinished
+    uint64_t queued = 0, running = 0, finished = 0, bytes = 0;
+    std::vector<int> objects;  // that it holds, by age
+    std::set<int> given_up;    // invocations whose objects it holds and nobody wants
+
+    bool in_process() const { return user == kInProcess; }
+    bool idle() const { return queued + running == 0; }
+  };
+
+  // What has to be seen.
+  struct Expected {
+    std::vector<Event> events;
+    std::map<int, std::string> outcomes;  // of operations
+  };
+
+  // `meanwhile` is called when an invocation has started, before it does anything.
+  Reference(const Setup& setup, std::function<void(int invocation)> meanwhile);
+
+  // ---- what can be asked of a runtime ----
+
+  int Open(int user);
+  // Of an operation, or, where `session` is kNone, of a closure. Its answer: `queued`, or why it is
+  // refused.
+  std::string Dispatch(int session, const Step& step, int object);
+  // A new dispatch with this key would take its place; kNone if there is none.
+  int Keyed(int session, int key) const;
+  bool Cancel(int invocation);
+  State GiveUp(int invocation, OutcomeKind kind);  // what it was
+  void Forget(int invocation);
+  void End(int session);
+  // Answers for kMake, else nothing.
+  std::string Complete(int invocation, Completing how, Closes closes, int* made);
+  void FinishClosing(int object);
+  void Advance(Millis by);
+  // True if it stopped because of its budget.
+  bool Run(int count);
+  void BeginDrain() { draining_ = true; }
+  struct Drained {
+    bool drained = false;
+    size_t not_closed = 0;
+  };
+  Drained Drain(Millis timeout);
+  size_t Stop();
+
+  // ---- what there is ----
+
+  const Session& session(int id) const { return sessions_[id]; }
+  const Invocation& invocation(int id) const { return invocations_[id]; }
+  const Object& object(int id) const { return objects_[id]; }
+  const std::deque<Session>& sessions() const { return sessions_; }
+  const std::deque<Invocation>& invocations() const { return invocations_; }
+  const std::deque<Object>& objects() const { return objects_; }
+  void Disconnect(int session) { sessions_[session].disconnecting = true; }
+
+  Millis now() const { return now_; }
+  int running() const { return running_; }  // kNone: none
+  bool draining() const { return draining_; }
+  bool stopped() const { return stopped_; }
+  bool anything_waits() const { return !line_.empty(); }
+  const Ledger::Counts& ledger() const { return ledger_; }
+  // Unfinished, of a user's sessions or, with kNone, of all.
+  Bound held(int user) const;
+
+  // Since TakeExpected was called.
+  const Expected& expected() const { return expected_; }
+  Expected TakeExpected();
+
+ private:
+  std::string Refusal(int session, const Step& step, const Invocation* instead_of) const;
+  void Start(int invocation);
+  void Behave(Invocation& invocation);
+  void RunEntry(const Entry& entry);
+  bool RunSlice(int count);
+
+  // How an invocation ends: unstarted and already out of the line, or running or deferred.
+  void EndUnstarted(int invocation, OutcomeKind kind, const char* how);
+  void Finish(int invocation, const std::string& outcome, const char* how);
+  std::vector<int> TakeOut(const std::function<bool(const Invocation&)>& wanted);
+  void AbortDeferred(int session, const std::string& outcome, const char* how);
+  bool Reached(bool work) const;
+
+  // Objects: from here to Watch as runtime/handle.h tells it.
+  int NewObject(int session, int maker, Closes closes);
+  std::string Keep(int invocation, int object);
+  void BeginClose(int object);
+  void Destroy(int object, const std::string& outcome, const char* how);
+  void CloseNext(int session);
+  void ReleaseMade(int invocation);
+  void DestroyOverdue();
+  size_t DestroyAll(int session);
+  void Watch(Millis close_by) { watch_closing_ = std::min(watch_closing_, close_by); }
+
+  // A task of the runtime's own, unless nothing more is taken.
+  void Push(Entry entry);
+  void Happens(Event::Kind kind, int id) { expected_.events.push_back({kind, id}); }
+
+  const Setup setup_;
+  const std::function<void(int)> meanwhile_;
+
+  Millis now_ = 0;
+  bool draining_ = false;
+  bool stopped_ = false;
+  int running_ = kNone;
+  Line line_;
+  Ledger::Counts ledger_;
+  // Deques, since what runs may add to them.
+  std::deque<Session> sessions_;
+  std::deque<Invocation> invocations_;
+  std::deque<Object> objects_;
+  Millis watch_closing_ = kNever;  // when to look for objects that should have closed
+  Expected expected_;
+};
+
+}  // namespace runloop::sequence
+
+#endif  // RUNLOOP_TESTS_SEQUENCE_REFERENCE_H_

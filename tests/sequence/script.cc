@@ -1,0 +1,561 @@
+#include "runloop/tests/sequence/script.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace runloop::sequence {
+namespace {
+
+using Invocation = Reference::Invocation;
+using Object = Reference::Object;
+using Session = Reference::Session;
+using State = Reference::State;
+
+int Pick(const std::vector<int>& among, uint32_t pick) {
+  return among.empty() ? kNone : among[pick % among.size()];
+}
+
+// The cell of a refusal, whoever the user is.
+std::string_view RefusalCell(const std::string& answer) {
+  struct Known {
+    std::string_view text, cell;
+  };
+  static constexpr Known kKnown[] = {{"DRAINING", "refused: draining"},
+                                     {"RUNTIME_STOPPED", "refused: stopped"},
+                                     {"SESSION_ENDED", "refused: session ended"}};
+  for (const Known& known : kKnown) {
+    if (answer.find(known.text) != std::string::npos) return known.cell;
+  }
+  const bool bytes = absl::EndsWith(answer, " bytes");
+  if (absl::StrContains(answer, ": session")) {
+    return bytes ? "refused: session, bytes" : "refused: session, invocations";
+  }
+  if (absl::StrContains(answer, ": runtime")) {
+    return bytes ? "refused: runtime, bytes" : "refused: runtime, invocations";
+  }
+  return bytes ? "refused: user, bytes" : "refused: user, invocations";
+}
+
+const char* RowOf(const Invocation& invocation) {
+  if (invocation.session == kNone) return "a closure";
+  switch (invocation.step.behaviour) {
+    case Behaviour::kSucceed:
+      return "an operation that succeeds";
+    case Behaviour::kFail:
+      return "an operation that fails";
+    case Behaviour::kThrow:
+      return "an operation that throws";
+    case Behaviour::kDropCompletion:
+      return "an operation that drops its completion";
+    case Behaviour::kMake:
+      return "an operation that makes an object";
+    case Behaviour::kUse:
+      return "an operation that uses an object";
+    case Behaviour::kRelease:
+      return "an operation that releases a handle";
+    case Behaviour::kDefer:
+      return "an operation that defers";
+    case Behaviour::kMakeAndDefer:
+      return "an operation that makes an object and defers";
+  }
+  return "";
+}
+
+absl::string_view InWords(Closes closes) {
+  switch (closes) {
+    case Closes::kNoMethod:
+      return "has no Close";
+    case Closes::kAtOnce:
+      return "closes at once";
+    case Closes::kThrows:
+      return "throws when it closes";
+    case Closes::kLater:
+      return "closes later";
+    case Closes::kNever:
+      return "never says that it is closed";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string Describe(const Action& action, const Reference& reference) {
+  const std::string session = absl::StrCat("s", action.session + 1);
+  const std::string invocation = absl::StrCat("#", action.invocation);
+  const auto object_in_words = [&](int object) {
+    if (object == kNone) return std::string("a handle never given");
+    const Object& of = reference.object(object);
+    return absl::StrCat("o", object, " of s", of.session + 1);
+  };
+  std::string text;
+  switch (action.kind) {
+    case StepKind::kOpen: {
+      const int user = reference.session(action.session).user;
+      text = absl::StrCat("open ", session, " of ", user == kInProcess ? "the host" : kUsers[user]);
+      break;
+    }
+    case StepKind::kDispatch:
+    case StepKind::kClosure: {
+      const Invocation& of = reference.invocation(action.invocation);
+      text = absl::StrCat("hand over ", invocation, ", ", RowOf(of),
+                          of.session == kNone ? "" : absl::StrCat(", in ", session));
+      if (of.session == kNone) {
+        if (of.step.behaviour == Behaviour::kThrow) absl::StrAppend(&text, " that throws");
+        break;
+      }
+      absl::StrAppend(&text, ", ", of.step.bytes, " bytes");
+      if (of.deadline != kNever) absl::StrAppend(&text, ", deadline ", of.deadline);
+      if (of.step.key != 0) absl::StrAppend(&text, ", key ", of.step.key);
+      if (of.step.behaviour == Behaviour::kUse || of.step.behaviour == Behaviour::kRelease) {
+        absl::StrAppend(&text, ", ", object_in_words(of.object),
+                        of.step.whose == Whose::kOfOtherType ? " taken for another type" : "");
+      } else if (of.step.behaviour == Behaviour::kMake ||
+                 of.step.behaviour == Behaviour::kMakeAndDefer) {
+        absl::StrAppend(&text, " which ", InWords(of.step.closes));
+      }
+      break;
+    }
+    case StepKind::kCancel:
+      text = absl::StrCat("cancel ", invocation);
+      break;
+    case StepKind::kGiveUp:
+      text = absl::StrCat("give up ", invocation);
+      break;
+    case StepKind::kForget:
+      text = absl::StrCat("forget the result of ", invocation);
+      break;
+    case StepKind::kKill:
+      text = absl::StrCat("end ", session);
+      break;
+    case StepKind::kComplete: {
+      constexpr const char* kHow[] = {"finish", "finish with an error", "drop the completion of",
+                                      "make an object and finish"};
+      text = absl::StrCat(kHow[static_cast<int>(action.completing)], " ", invocation);
+      if (action.object != kNone) {
+        absl::StrAppend(&text, "; o", action.object, " ",
+                        InWords(reference.object(action.object).closes));
+      }
+      break;
+    }
+    case StepKind::kFinishClosing:
+      text = absl::StrCat("say that ", object_in_words(action.object), " is closed");
+      break;
+    case StepKind::kAdvance:
+      text = absl::StrCat("advance the clock by ", action.time);
+      break;
+    case StepKind::kRun:
+      text = absl::StrCat("run ", action.count, " tasks");
+      break;
+    case StepKind::kBeginDrain:
+      text = "begin to drain";
+      break;
+    case StepKind::kDrain:
+      text = absl::StrCat("drain for ", action.time);
+      break;
+    case StepKind::kStop:
+      text = "stop";
+      break;
+    case StepKind::kDisconnect:
+    case StepKind::kFill:
+      break;  // made of others
+  }
+  if (action.elsewhere) absl::StrAppend(&text, ", from another thread");
+  if (!action.answer.empty()) absl::StrAppend(&text, " -> ", action.answer);
+  return text;
+}
+
+Script::Script(const Setup& setup, Coverage& coverage)
+    : coverage_(coverage), reference_(setup, [this](int started) {
+        for (const Step& step : reference_.invocation(started).step.meanwhile) {
+          std::vector<Action> actions;
+          Resolve(step, actions);
+          meanwhile_[started] = std::move(actions);
+        }
+      }) {}
+
+std::vector<Action> Script::Play(const Step& step) {
+  std::vector<Action> actions;
+  Resolve(step, actions);
+  EndIdle(actions);
+  return actions;
+}
+
+const std::vector<Action>& Script::Meanwhile(int invocation) const {
+  static const auto* const nothing = new std::vector<Action>();
+  const auto found = meanwhile_.find(invocation);
+  return found == meanwhile_.end() ? *nothing : found->second;
+}
+
+void Script::CountOutcomes() {
+  for (const Invocation& ended : reference_.invocations()) {
+    if (ended.state != State::kEnded) continue;
+    coverage_.Count(RowOf(ended), ended.how);
+    const bool use = ended.step.behaviour == Behaviour::kUse;
+    if (!use && ended.step.behaviour != Behaviour::kRelease) continue;
+    const std::string_view how = ended.how;
+    const bool found = how == "succeeded" || how == "took too long to close";
+    if (!found && how != "unknown handle") continue;
+    const char* const row = use ? "handle to use" : "handle to release";
+    if (ended.object == kNone) {
+      coverage_.Count(row, "never given: unknown");
+    } else if (ended.step.whose == Whose::kStale) {
+      coverage_.Count(row, "stale: unknown");
+    } else if (ended.step.whose == Whose::kOtherSessions) {
+      coverage_.Count(row, "another session's: unknown");
+    } else if (use && ended.step.whose == Whose::kOfOtherType) {
+      coverage_.Count(row, "of another type: unknown");
+    } else {
+      coverage_.Count(row, found ? "own: found" : "own: gone by then");
+    }
+  }
+}
+
+// ---- what a step works on ----
+
+int Script::PickSession(const Step& step) const {
+  std::vector<int> open, all;
+  for (const Session& session : reference_.sessions()) {
+    all.push_back(session.id);
+    if (!session.ended && !session.disconnecting) open.push_back(session.id);
+  }
+  // Now and then somebody works with a session that is over.
+  return Pick(open.empty() || step.pick % 16 == 0 ? all : open, step.pick / 16);
+}
+
+int Script::PickInvocation(const Step& step,
+                           const std::function<bool(const Invocation&)>& wanted) const {
+  const State state = step.aim == Aim::kQueued     ? State::kQueued
+                      : step.aim == Aim::kDeferred ? State::kDeferred
+                      : step.aim == Aim::kRunning  ? State::kRunning
+                                                   : State::kEnded;
+  std::vector<int> aimed, all;
+  for (const Invocation& known : reference_.invocations()) {
+    // Nobody has a name for a closure, nor for what was refused.
+    if (known.session == kNone || known.state == State::kRefused || !wanted(known)) continue;
+    all.push_back(known.id);
+    if (known.state == state) aimed.push_back(known.id);
+  }
+  return Pick(aimed.empty() ? all : aimed, step.pick);
+}
+
+int Script::PickHandle(const Step& step, int session) const {
+  std::vector<int> handles;
+  for (const Object& object : reference_.objects()) {
+    if (!object.has_handle) continue;
+    const bool held = object.state == Object::State::kHeld;
+    const bool own = object.session == session;
+    const bool wanted = step.whose == Whose::kOtherSessions ? held && !own
+                        : step.whose == Whose::kStale       ? !held && own
+                                                            : held && own;
+    if (wanted) handles.push_back(object.id);
+  }
+  return Pick(handles, step.pick_more);
+}
+
+Step Script::PrepareWork(const Step& step) const {
+  Step work = step;
+  const bool defers =
+      step.behaviour == Behaviour::kDefer || step.behaviour == Behaviour::kMakeAndDefer;
+  const bool takes_time =
+      !step.meanwhile.empty() && step.meanwhile.front().kind == StepKind::kAdvance;
+  // Whether a deadline that has passed by then is noticed before the next task starts is nobody's
+  // promise.
+  if (defers && takes_time) work.deadline = 0;
+  // Of several that expire at the same moment, each given up and each with objects to release, no
+  // order is promised.
+  if (step.behaviour == Behaviour::kMakeAndDefer) work.deadline = 0;
+  // The runtime's own operation: nobody can do anything in the middle of it.
+  if (step.behaviour == Behaviour::kRelease) work.meanwhile.clear();
+  return work;
+}
+
+std::string Script::Answer(const std::string& answer, const char* row) {
+  coverage_.Count(row, answer == "queued" ? "queued" : RefusalCell(answer));
+  return answer;
+}
+
+// ---- one kind of step after another ----
+
+void Script::Resolve(const Step& step, std::vector<Action>& actions) {
+  switch (step.kind) {
+    case StepKind::kOpen:
+      return Open(step, actions);
+    case StepKind::kDispatch:
+    case StepKind::kClosure:
+      return Dispatch(step, actions);
+    case StepKind::kFill:
+      return Fill(step, actions);
+    case StepKind::kKill:
+      return Kill(step, actions);
+    case StepKind::kComplete:
+      return Complete(step, actions);
+    case StepKind::kAdvance:
+      return Advance(step, actions);
+    case StepKind::kRun:
+      return Run(step, actions);
+    case StepKind::kDrain:
+      return Drain(step, actions);
+    case StepKind::kStop:
+      return Stop(actions);
+    case StepKind::kBeginDrain:
+      coverage_.Count("begin to drain", reference_.draining() ? "again" : "first");
+      reference_.BeginDrain();
+      actions.push_back({.kind = step.kind, .elsewhere = step.elsewhere});
+      return;
+    case StepKind::kDisconnect: {
+      const int session = PickSession(step);
+      if (session == kNone || reference_.session(session).ended) return;
+      coverage_.Count("disconnect",
+                      reference_.session(session).idle() ? "idle" : "work unfinished");
+      reference_.Disconnect(session);
+      return;
+    }
+    case StepKind::kCancel: {
+      const int invocation = PickInvocation(step, [](const Invocation&) { return true; });
+      if (invocation == kNone) return;
+      const State was = reference_.invocation(invocation).state;
+      coverage_.Count("cancel", was == State::kQueued     ? "queued: ends it"
+                                : was == State::kRunning  ? "running: too late"
+                                : was == State::kDeferred ? "deferred: too late"
+                                                          : "ended: too late");
+      const bool cancelled = reference_.Cancel(invocation);
+      actions.push_back({.kind = step.kind,
+                         .invocation = invocation,
+                         .elsewhere = step.elsewhere,
+                         .answer = cancelled ? "it never runs" : "it had started"});
+      return;
+    }
+    case StepKind::kGiveUp: {
+      const int invocation = PickInvocation(step, [](const Invocation&) { return true; });
+      if (invocation == kNone) return;
+      const OutcomeKind as =
+          step.pick_more % 2 == 0 ? OutcomeKind::kCancelled : OutcomeKind::kExpired;
+      const State was = reference_.GiveUp(invocation, as);
+      coverage_.Count("give up", was == State::kQueued     ? "queued: ends it"
+                                 : was == State::kRunning  ? "running"
+                                 : was == State::kDeferred ? "deferred"
+                                                           : "ended: too late");
+      actions.push_back({.kind = step.kind,
+                         .invocation = invocation,
+                         .elsewhere = step.elsewhere,
+                         .given_up_as = as,
+                         .answer = was == State::kQueued  ? "it never runs"
+                                   : was == State::kEnded ? "it has ended"
+                                                          : "it still runs"});
+      return;
+    }
+    case StepKind::kForget: {
+      const auto made_something = [&](const Invocation& known) {
+        if (known.state != State::kEnded) return false;
+        const auto& objects = reference_.session(known.session).objects;
+        return step.pick_more % 4 == 0 ||
+               std::any_of(objects.begin(), objects.end(),
+                           [&](int object) { return reference_.object(object).maker == known.id; });
+      };
+      const int invocation = PickInvocation(step, made_something);
+      if (invocation == kNone) return;
+      const Session& session = reference_.session(reference_.invocation(invocation).session);
+      const size_t before = session.given_up.size();
+      reference_.Forget(invocation);
+      coverage_.Count("forget a result", session.given_up.size() > before
+                                             ? "releases objects"
+                                             : "made nothing that is left");
+      actions.push_back({.kind = step.kind, .invocation = invocation, .elsewhere = step.elsewhere});
+      return;
+    }
+    case StepKind::kFinishClosing: {
+      std::vector<int> closing;
+      for (const Object& object : reference_.objects()) {
+        if (object.may_say_closed) closing.push_back(object.id);
+      }
+      const int object = Pick(closing, step.pick);
+      if (object == kNone) return;
+      coverage_.Count("say closed",
+                      reference_.object(object).state == Object::State::kGone ? "late" : "in time");
+      reference_.FinishClosing(object);
+      actions.push_back({.kind = step.kind, .object = object, .elsewhere = step.elsewhere});
+      return;
+    }
+  }
+}
+
+void Script::Open(const Step& step, std::vector<Action>& actions) {
+  if (reference_.stopped()) return;  // a transport opens no session then
+  coverage_.Count("open", reference_.draining() ? "while draining" : "opened");
+  const int session = reference_.Open(static_cast<int>(step.pick_more % 8 / 2));
+  actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
+}
+
+void Script::Dispatch(const Step& step, std::vector<Action>& actions) {
+  const bool closure = step.kind == StepKind::kClosure;
+  const Step work = PrepareWork(step);
+  const int session = closure ? kNone : PickSession(step);
+  if (!closure && session == kNone) return;
+  const bool names_handle =
+      step.behaviour == Behaviour::kUse || step.behaviour == Behaviour::kRelease;
+  const int object = names_handle && !closure ? PickHandle(step, session) : kNone;
+  const bool replaces = reference_.Keyed(session, work.key) != kNone;
+  const std::string answer =
+      Answer(reference_.Dispatch(session, work, object), closure ? "post a closure" : "dispatch");
+  if (replaces && answer == "queued") coverage_.Count("dispatch", "takes another's place");
+  actions.push_back({.kind = step.kind,
+                     .session = session,
+                     .invocation = reference_.invocations().back().id,
+                     .elsewhere = step.elsewhere,
+                     .answer = answer});
+}
+
+void Script::Fill(const Step& step, std::vector<Action>& actions) {
+  const int chosen = PickSession(step);
+  std::vector<int> sessions;
+  for (const Session& session : reference_.sessions()) {
+    if (session.ended || session.disconnecting) continue;
+    if (step.fill_with == FillWith::kOneSession && session.id != chosen) continue;
+    if (step.fill_with == FillWith::kOneUser && session.user != reference_.session(chosen).user) {
+      continue;
+    }
+    sessions.push_back(session.id);
+  }
+  const bool closures = step.fill_with == FillWith::kClosures;
+  if (closures) sessions = {kNone};
+  if (sessions.empty()) return;
+  Step plain;
+  plain.kind = closures ? StepKind::kClosure : StepKind::kDispatch;
+  plain.bytes = step.bytes;
+  for (size_t turn = 0;; ++turn) {
+    const int session = sessions[turn % sessions.size()];
+    const std::string answer = reference_.Dispatch(session, plain, kNone);
+    actions.push_back({.kind = plain.kind,
+                       .session = session,
+                       .invocation = reference_.invocations().back().id,
+                       .answer = answer});
+    if (answer == "queued") continue;
+    coverage_.Count("fill", RefusalCell(answer));
+    return;
+  }
+}
+
+void Script::Kill(const Step& step, std::vector<Action>& actions) {
+  int session = PickSession(step);
+  // Most interesting while it runs.
+  const int running = reference_.running();
+  if (running != kNone && step.aim != Aim::kQueued) {
+    session = reference_.invocation(running).session;
+  }
+  if (session == kNone) return;
+  const Session& of = reference_.session(session);
+  const auto has = [&](State state) {
+    return std::any_of(
+        reference_.invocations().begin(), reference_.invocations().end(),
+        [&](const Invocation& known) { return known.session == session && known.state == state; });
+  };
+  if (reference_.stopped()) {
+    coverage_.Count("kill", "after the stop");
+  } else if (of.ended) {
+    coverage_.Count("kill", "again");
+  } else {
+    if (of.idle()) coverage_.Count("kill", "idle");
+    if (has(State::kQueued)) coverage_.Count("kill", "work queued");
+    if (has(State::kDeferred)) coverage_.Count("kill", "work deferred");
+    if (has(State::kRunning)) coverage_.Count("kill", "work running");
+    if (!of.objects.empty()) coverage_.Count("kill", "objects held");
+  }
+  reference_.End(session);
+  actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
+}
+
+void Script::EndIdle(std::vector<Action>& actions) {
+  for (const Session& session : reference_.sessions()) {
+    if (!session.disconnecting || session.ended || !session.idle()) continue;
+    coverage_.Count("disconnect", "ends later");
+    reference_.End(session.id);
+    actions.push_back({.kind = StepKind::kKill, .session = session.id});
+  }
+}
+
+void Script::Complete(const Step& step, std::vector<Action>& actions) {
+  const int invocation =
+      PickInvocation(step, [](const Invocation& known) { return known.has_completion; });
+  if (invocation == kNone) return;
+  const bool late = reference_.invocation(invocation).state == State::kEnded;
+  int object = kNone;
+  const std::string answer = reference_.Complete(invocation, step.completing, step.closes, &object);
+  constexpr std::string_view kHow[] = {"succeeds", "fails", "drops"};
+  coverage_.Count(late ? "complete late" : "complete",
+                  step.completing != Completing::kMake ? kHow[static_cast<int>(step.completing)]
+                  : absl::StrContains(answer, "HANDLES_FULL") ? "makes: handles full"
+                  : late                                      ? "makes: closed"
+                                                              : "makes: kept");
+  actions.push_back({.kind = step.kind,
+                     .invocation = invocation,
+                     .object = object,
+                     // Objects are made on the runtime thread.
+                     .elsewhere = step.elsewhere && step.completing != Completing::kMake,
+                     .completing = step.completing,
+                     .answer = answer});
+}
+
+void Script::Advance(const Step& step, std::vector<Action>& actions) {
+  if (reference_.stopped()) return;
+  const Millis until = reference_.now() + step.time;
+  bool queued = false, deferred = false, closing = false;
+  for (const Invocation& known : reference_.invocations()) {
+    if (known.deadline > until) continue;
+    queued = queued || known.state == State::kQueued;
+    deferred = deferred || known.state == State::kDeferred;
+  }
+  for (const Object& object : reference_.objects()) closing = closing || object.close_by <= until;
+  if (queued) coverage_.Count("advance", "queued expire");
+  if (deferred) coverage_.Count("advance", "deferred expire");
+  if (closing) coverage_.Count("advance", "closing is overdue");
+  if (!queued && !deferred && !closing) coverage_.Count("advance", "nothing is due");
+  reference_.Advance(step.time);
+  actions.push_back({.kind = step.kind, .time = step.time});
+}
+
+void Script::Run(const Step& step, std::vector<Action>& actions) {
+  if (reference_.stopped()) return;
+  const bool inside = reference_.running() != kNone;
+  const bool nothing = !reference_.anything_waits();
+  const bool left = reference_.Run(step.count);
+  coverage_.Count("run", inside                        ? "inside a task"
+                         : nothing                     ? "nothing waits"
+                         : reference_.anything_waits() ? "some"
+                                                       : "all");
+  actions.push_back(
+      {.kind = step.kind, .count = step.count, .answer = left ? "come back" : "nothing is left"});
+}
+
+void Script::Drain(const Step& step, std::vector<Action>& actions) {
+  const bool before = reference_.stopped();
+  const Reference::Drained drained = reference_.Drain(step.time);
+  coverage_.Count("drain", before                   ? "stopped before"
+                           : drained.drained        ? "all done"
+                           : drained.not_closed > 0 ? "objects are left"
+                                                    : "work is left");
+  actions.push_back({.kind = step.kind,
+                     .time = step.time,
+                     .answer = absl::StrCat(drained.drained ? "drained" : "not drained", ", ",
+                                            drained.not_closed, " not closed")});
+}
+
+void Script::Stop(std::vector<Action>& actions) {
+  const bool before = reference_.stopped();
+  const Ledger::Counts& ledger = reference_.ledger();
+  const bool work = ledger.queued + ledger.deferred > 0;
+  const size_t not_closed = reference_.Stop();
+  if (before) {
+    coverage_.Count("stop", "stopped before");
+  } else {
+    if (work) coverage_.Count("stop", "work is left");
+    if (not_closed > 0) coverage_.Count("stop", "objects are left");
+    if (!work && not_closed == 0) coverage_.Count("stop", "nothing is left");
+  }
+  actions.push_back({.kind = StepKind::kStop, .answer = absl::StrCat(not_closed, " not closed")});
+}
+
+}  // namespace runloop::sequence

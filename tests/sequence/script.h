@@ -1,0 +1,77 @@
+#ifndef RUNLOOP_TESTS_SEQUENCE_SCRIPT_H_
+#define RUNLOOP_TESTS_SEQUENCE_SCRIPT_H_
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "runloop/tests/sequence/coverage.h"
+#include "runloop/tests/sequence/program.h"
+#include "runloop/tests/sequence/reference.h"
+
+namespace runloop::sequence {
+
+// A step once it is known what it works on: one call of the runtime, and what that must answer.
+// Which fields count depends on the kind. What a dispatch does is in Reference::invocation, what an
+// object is in Reference::object.
+struct Action {
+  StepKind kind = StepKind::kRun;
+  int session = kNone;
+  int invocation = kNone;
+  int object = kNone;
+  bool elsewhere = false;
+  OutcomeKind given_up_as = OutcomeKind::kCancelled;
+  Completing completing = Completing::kSucceed;
+  Millis time = 0;
+  int count = 0;
+  std::string answer;
+};
+
+// For people: `give up #12 -> still running`.
+std::string Describe(const Action& action, const Reference& reference);
+
+// Turns the steps of a program into actions by playing them on the reference model, one step ahead
+// of the runtime.
+class Script {
+ public:
+  Script(const Setup& setup, Coverage& coverage);
+
+  // What to do now, in this order.
+  std::vector<Action> Play(const Step& step);
+  // What to do when `invocation` has started, before it does anything of its own.
+  const std::vector<Action>& Meanwhile(int invocation) const;
+
+  Reference& reference() { return reference_; }
+  // Counts how everything ended.
+  void CountOutcomes();
+
+ private:
+  void Resolve(const Step& step, std::vector<Action>& actions);
+  void Open(const Step& step, std::vector<Action>& actions);
+  void Dispatch(const Step& step, std::vector<Action>& actions);
+  void Fill(const Step& step, std::vector<Action>& actions);
+  void Kill(const Step& step, std::vector<Action>& actions);
+  void Complete(const Step& step, std::vector<Action>& actions);
+  void Advance(const Step& step, std::vector<Action>& actions);
+  void Run(const Step& step, std::vector<Action>& actions);
+  void Drain(const Step& step, std::vector<Action>& actions);
+  void Stop(std::vector<Action>& actions);
+  // Sessions that were to end once they are idle, and are.
+  void EndIdle(std::vector<Action>& actions);
+
+  int PickSession(const Step& step) const;
+  int PickInvocation(const Step& step,
+                     const std::function<bool(const Reference::Invocation&)>& wanted) const;
+  int PickHandle(const Step& step, int session) const;
+  Step PrepareWork(const Step& step) const;
+  std::string Answer(const std::string& answer, const char* row);
+
+  Coverage& coverage_;
+  Reference reference_;
+  std::map<int, std::vector<Action>> meanwhile_;
+};
+
+}  // namespace runloop::sequence
+
+#endif  // RUNLOOP_TESTS_SEQUENCE_SCRIPT_H_
