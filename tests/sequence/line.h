@@ -83,6 +83,12 @@ class Line {
   }
 
   bool empty() const { return line_.empty(); }
+  // Lanes that have more than may stand in the line.
+  size_t full_lanes() const {
+    size_t full = 0;
+    for (const auto& [number, lane] : lanes_) full += lane.waiting.empty() ? 0 : 1;
+    return full;
+  }
 
  private:
   struct Lane {

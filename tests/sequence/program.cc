@@ -15,7 +15,7 @@ class Generator {
   Setup MakeSetup() {
     // The larger one has room for more than a lane's depth (TaskQueue::kLaneDepth); the smaller
     // one is full soon.
-    Setup setup{.max_handles = Chance(50) ? 3 : 6, .close_timeout = 400};
+    Setup setup{.max_handles = Chance(60) ? 2 : 5, .close_timeout = 400};
     if (Chance(35)) {
       setup.bounds = {.total = {.items = 90, .bytes = 9000},
                       .user = {.items = 60, .bytes = 6000},
@@ -38,8 +38,8 @@ class Generator {
     const StepKind kind = Choose<StepKind>({{StepKind::kDispatch, 400},
                                             {StepKind::kRun, 150},
                                             {StepKind::kClosure, 45},
-                                            {StepKind::kComplete, 95},
-                                            {StepKind::kAdvance, 60},
+                                            {StepKind::kComplete, 115},
+                                            {StepKind::kAdvance, 75},
                                             {StepKind::kFinishClosing, 45},
                                             {StepKind::kCancel, 45},
                                             {StepKind::kGiveUp, 45},
@@ -48,8 +48,8 @@ class Generator {
                                             {StepKind::kKill, 22},
                                             {StepKind::kDisconnect, 15},
                                             {StepKind::kFill, 16},
-                                            {StepKind::kBeginDrain, 3},
-                                            {StepKind::kDrain, 4},
+                                            {StepKind::kBeginDrain, 2},
+                                            {StepKind::kDrain, 3},
                                             {StepKind::kStop, 2}});
     Step step = Of(kind);
     const bool runs_something = kind == StepKind::kDispatch || kind == StepKind::kClosure;
@@ -98,7 +98,7 @@ class Generator {
                                             {Behaviour::kFail, 8},
                                             {Behaviour::kThrow, 8},
                                             {Behaviour::kDropCompletion, 8},
-                                            {Behaviour::kMake, 20},
+                                            {Behaviour::kMake, 26},
                                             {Behaviour::kUse, 14},
                                             {Behaviour::kRelease, 22},
                                             {Behaviour::kDefer, 22},
@@ -115,19 +115,21 @@ class Generator {
         step.behaviour = Chance(75) ? Behaviour::kSucceed : Behaviour::kThrow;
         break;
       case StepKind::kComplete:
-        step.aim = Chance(80) ? Aim::kDeferred : Aim::kEnded;
-        step.completing = Choose<Completing>({{Completing::kSucceed, 35},
-                                              {Completing::kFail, 15},
-                                              {Completing::kDrop, 20},
-                                              {Completing::kMake, 30}});
+        step.aim = Chance(60) ? Aim::kDeferred : Aim::kEnded;
+        step.completing =
+            Choose<Completing>({{Completing::kSucceed, 35},
+                                {Completing::kFail, 15},
+                                {Completing::kDrop, 20},
+                                {Completing::kMake, step.aim == Aim::kEnded ? 100 : 30}});
         break;
       case StepKind::kFill:
-        step.fill_with = Choose<FillWith>({{FillWith::kOneSession, 25},
+        step.fill_with = Choose<FillWith>({{FillWith::kOneSession, 40},
                                            {FillWith::kOneUser, 30},
                                            {FillWith::kAllSessions, 30},
                                            {FillWith::kClosures, 15}});
         // Either the items or the bytes are used up first.
         step.bytes = Chance(50) ? 1 : static_cast<int>(Between(60, 110));
+        if (Chance(30)) step.deadline = Between(2, 9) * 50;
         break;
       case StepKind::kAdvance:
         step.time = Between(1, 5) * 50;

@@ -132,6 +132,7 @@ class Reference {
   bool draining() const { return draining_; }
   bool stopped() const { return stopped_; }
   bool anything_waits() const { return !line_.empty(); }
+  size_t full_lanes() const { return line_.full_lanes(); }
   const Ledger::Counts& ledger() const { return ledger_; }
   // Unfinished, of a user's sessions or, with kNone, of all.
   Bound held(int user) const;

@@ -242,6 +242,15 @@ int Script::PickInvocation(const Step& step,
   return Pick(aimed.empty() ? all : aimed, step.pick);
 }
 
+int Script::PickOwner(const Step& step) const {
+  std::vector<int> owners;
+  for (const Session& session : reference_.sessions()) {
+    if (session.ended || session.disconnecting) continue;
+    if (PickHandle(step, session.id) != kNone) owners.push_back(session.id);
+  }
+  return Pick(owners, step.pick / 16);
+}
+
 int Script::PickHandle(const Step& step, int session) const {
   std::vector<int> handles;
   for (const Object& object : reference_.objects()) {
@@ -393,11 +402,15 @@ void Script::Open(const Step& step, std::vector<Action>& actions) {
 void Script::Dispatch(const Step& step, std::vector<Action>& actions) {
   const bool closure = step.kind == StepKind::kClosure;
   const Step work = PrepareWork(step);
-  const int session = closure ? kNone : PickSession(step);
+  int session = closure ? kNone : PickSession(step);
   if (!closure && session == kNone) return;
-  const bool names_handle =
-      step.behaviour == Behaviour::kUse || step.behaviour == Behaviour::kRelease;
-  const int object = names_handle && !closure ? PickHandle(step, session) : kNone;
+  int object = kNone;
+  if (step.behaviour == Behaviour::kUse || step.behaviour == Behaviour::kRelease) {
+    // Mostly of a session that has such a handle, now and then a number made up.
+    const int owner = step.pick % 8 == 0 ? kNone : PickOwner(step);
+    if (owner != kNone) session = owner;
+    object = PickHandle(step, session);
+  }
   const bool replaces = reference_.Keyed(session, work.key) != kNone;
   const std::string answer =
       Answer(reference_.Dispatch(session, work, object), closure ? "post a closure" : "dispatch");
@@ -426,6 +439,7 @@ void Script::Fill(const Step& step, std::vector<Action>& actions) {
   Step plain;
   plain.kind = closures ? StepKind::kClosure : StepKind::kDispatch;
   plain.bytes = step.bytes;
+  if (!closures) plain.deadline = step.deadline;
   for (size_t turn = 0;; ++turn) {
     const int session = sessions[turn % sessions.size()];
     const std::string answer = reference_.Dispatch(session, plain, kNone);
@@ -521,6 +535,10 @@ void Script::Run(const Step& step, std::vector<Action>& actions) {
   if (reference_.stopped()) return;
   const bool inside = reference_.running() != kNone;
   const bool nothing = !reference_.anything_waits();
+  if (reference_.full_lanes() > 0) {
+    coverage_.Count("run", reference_.full_lanes() > 1 ? "several lanes are beyond their depth"
+                                                       : "a lane is beyond its depth");
+  }
   const bool left = reference_.Run(step.count);
   coverage_.Count("run", inside                        ? "inside a task"
                          : nothing                     ? "nothing waits"

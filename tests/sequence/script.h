@@ -63,7 +63,9 @@ class Script {
   int PickSession(const Step& step) const;
   int PickInvocation(const Step& step,
                      const std::function<bool(const Reference::Invocation&)>& wanted) const;
+  // Such a handle as `step` wants, in `session`; and a session that has one.
   int PickHandle(const Step& step, int session) const;
+  int PickOwner(const Step& step) const;
   Step PrepareWork(const Step& step) const;
   std::string Answer(const std::string& answer, const char* row);
 

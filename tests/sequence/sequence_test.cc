@@ -1,13 +1,16 @@
 // Random programs on the runtime, compared step by step with a reference model of what it promises.
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runloop/runtime/planted_bugs.h"
@@ -17,7 +20,7 @@
 #include "runloop/tests/sequence/program.h"
 
 ABSL_FLAG(int, programs, 10'000, "random programs to run");
-ABSL_FLAG(int, steps, 60, "random steps of each, at least 50");
+ABSL_FLAG(int, steps, 80, "random steps of each, at least 50");
 ABSL_FLAG(uint64_t, first_seed, 1, "seed of the first; they count up");
 ABSL_FLAG(std::optional<uint64_t>, seed, std::nullopt,
           "run the program of this seed alone, and list what it does; give --steps as it failed");
@@ -38,34 +41,41 @@ class Runner {
     return RunProgram(program, other_, none, listing);
   }
 
-  // Runs `count` programs; the seed of the first that fails.
-  std::optional<uint64_t> RunMany(int count, Coverage& coverage, Failure& failure) {
+  // Runs `count` programs; the seed of the first that fails, with `sign` in what it says.
+  std::optional<uint64_t> RunMany(int count, Coverage& coverage, Failure& failure,
+                                  absl::string_view sign = "") {
     const uint64_t first = absl::GetFlag(FLAGS_first_seed);
     for (uint64_t seed = first; seed < first + static_cast<uint64_t>(count); ++seed) {
       const Program program = Generate(seed, absl::GetFlag(FLAGS_steps));
-      if (std::optional<Failure> failed = RunProgram(program, other_, coverage)) {
-        failure = *std::move(failed);
-        return seed;
-      }
+      std::optional<Failure> failed = RunProgram(program, other_, coverage);
+      if (!failed.has_value() || !absl::StrContains(failed->what, sign)) continue;
+      failure = *std::move(failed);
+      return seed;
     }
     return std::nullopt;
   }
 
-  // A program that fails too, without the steps that it can do without.
-  Program Shrink(Program program) {
-    const std::optional<Failure> failed = Run(program);
-    if (failed.has_value() && failed->step < program.steps.size()) {
-      program.steps.resize(failed->step);
-    }
-    for (size_t chunk = program.steps.size() / 2; chunk > 0; chunk /= 2) {
-      for (size_t end = program.steps.size(); end >= chunk; end -= chunk) {
+  // A program that fails with `sign` too, without the steps that it can do without.
+  Program Shrink(Program program, absl::string_view sign = "") {
+    const auto fails = [&](const Program& tried) {
+      const std::optional<Failure> failed = Run(tried);
+      return failed.has_value() && absl::StrContains(failed->what, sign);
+    };
+    for (size_t chunk = program.steps.size(); chunk > 0;) {
+      const size_t before = program.steps.size();
+      for (size_t end = before; end >= chunk; end -= chunk) {
         Program less = program;
-        const auto first = less.steps.begin() + static_cast<std::ptrdiff_t>(end - chunk);
-        less.steps.erase(first, first + static_cast<std::ptrdiff_t>(chunk));
-        if (!Run(less).has_value()) continue;
-        program = std::move(less);
-        if (end > program.steps.size() + chunk) break;
+        const auto last = less.steps.begin() + static_cast<std::ptrdiff_t>(end);
+        less.steps.erase(last - static_cast<std::ptrdiff_t>(chunk), last);
+        if (fails(less)) program = std::move(less);
       }
+      // Again while it helps: what could not go may have been needed by what went.
+      if (program.steps.size() == before) chunk /= 2;
+      chunk = std::min(chunk, program.steps.size());
+    }
+    for (Step& step : program.steps) {
+      const std::vector<Step> meanwhile = std::exchange(step.meanwhile, {});
+      if (!meanwhile.empty() && !fails(program)) step.meanwhile = meanwhile;
     }
     return program;
   }
@@ -121,12 +131,14 @@ int FindPlantedBugs() {
   struct Planted {
     PlantedBug bug;
     const char* name;
+    const char* sign;  // by which it has to be found
   };
-  constexpr Planted kPlanted[] = {{PlantedBug::kSwappedOrder, "swapped order"},
-                                  {PlantedBug::kLostOutcome, "lost outcome"},
-                                  {PlantedBug::kDoubleCompletion, "double completion"},
-                                  {PlantedBug::kLeakedHandle, "leaked handle"},
-                                  {PlantedBug::kRunAfterCancel, "run after cancel"}};
+  constexpr Planted kPlanted[] = {
+      {PlantedBug::kSwappedOrder, "swapped order", " starts, "},
+      {PlantedBug::kLostOutcome, "lost outcome", "it has no outcome"},
+      {PlantedBug::kDoubleCompletion, "double completion", "has two outcomes"},
+      {PlantedBug::kLeakedHandle, "leaked handle", " is destroyed"},
+      {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"}};
   const int programs = absl::GetFlag(FLAGS_programs);
   const uint64_t first = absl::GetFlag(FLAGS_first_seed);
   Runner runner;
@@ -135,10 +147,11 @@ int FindPlantedBugs() {
     internal::planted_bug = planted.bug;
     Coverage coverage;
     Failure failure;
-    const std::optional<uint64_t> seed = runner.RunMany(programs, coverage, failure);
+    const std::optional<uint64_t> seed = runner.RunMany(programs, coverage, failure, planted.sign);
     as_wanted = as_wanted && seed.has_value();
     if (seed.has_value()) {
-      const Program shrunk = runner.Shrink(Generate(*seed, absl::GetFlag(FLAGS_steps)));
+      const Program shrunk =
+          runner.Shrink(Generate(*seed, absl::GetFlag(FLAGS_steps)), planted.sign);
       const std::optional<Failure> again = runner.Run(shrunk);
       std::printf("%s: found by program %llu in step %zu: %s\n  shrunk to %zu steps: %s\n",
                   planted.name, static_cast<unsigned long long>(*seed - first + 1), failure.step,
