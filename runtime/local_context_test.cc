@@ -385,6 +385,36 @@ TEST(AStoppedRuntime, DestroysItsHandlersAndTheCompletionsThatTheyKept) {
   EXPECT_TRUE(handler_state.expired());
 }
 
+TEST(AStoppedRuntime, DestroysAtOnceWhatALateCompletionMakes) {
+  // Takes more time to close than there is, and is counted.
+  struct Slow {
+    explicit Slow(int& alive) : alive(alive) { ++alive; }
+    ~Slow() { --alive; }
+    void Close(Closing closing) { kept.emplace(std::move(closing)); }
+    int& alive;
+    std::optional<Closing> kept;
+  };
+  int alive = 0;
+  std::optional<Completion<test::v1::DeferReply>> late;
+  OperationRegistry operations;
+  ASSERT_TRUE((operations.RegisterDeferred<test::v1::DeferRequest, test::v1::DeferReply>(
+                   kDefer,
+                   [&](OperationContext& context, const test::v1::DeferRequest&,
+                       Completion<test::v1::DeferReply> completion) {
+                     EXPECT_TRUE(context.Keep(std::make_unique<Slow>(alive)).ok());
+                     late.emplace(std::move(completion));
+                   }))
+                  .ok());
+  auto runtime = *Runtime::Create(
+      {.loop = std::make_unique<ExternalLoop>(), .operations = std::move(operations)});
+  const Invocation deferred =
+      runtime->context().AsRuntimeContext().DispatchAsync(kDefer, test::v1::DeferRequest());
+  EXPECT_EQ(runtime->Drain(absl::Seconds(30)).not_closed, 1u);
+  EXPECT_EQ(alive, 0);
+  EXPECT_EQ(late->Keep(std::make_unique<Slow>(alive)).status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(alive, 0);
+}
+
 TEST(WaitForSignal, ReturnsTheSignalThatCame) {
   auto runtime = *Runtime::Create({});
   ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([] { raise(SIGTERM); }).ok());
