@@ -6,19 +6,17 @@
 #include <map>
 #include <memory>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "absl/synchronization/mutex.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/test/v1/test_operations.pb.h"
+#include "runloop/tests/sequence/describe.h"
+#include "runloop/tests/sequence/observed.h"
 #include "runloop/tests/sequence/script.h"
 #include "runloop/tests/sequence/settling_clock.h"
 #include "runloop/v1/handles.pb.h"
@@ -55,143 +53,6 @@ std::string InWords(const absl::Status& status) {
   }
   return text;
 }
-
-std::string InWords(const Event& event) {
-  switch (event.kind) {
-    case Event::Kind::kStart:
-      return absl::StrCat("#", event.id, " starts");
-    case Event::Kind::kClose:
-      return absl::StrCat("o", event.id, " closes");
-    case Event::Kind::kDestroy:
-      return absl::StrCat("o", event.id, " is destroyed");
-  }
-  return "";
-}
-
-std::string InWords(const std::vector<Event>& events) {
-  return events.empty() ? "nothing"
-                        : absl::StrJoin(events, ", ", [](std::string* out, const Event& event) {
-                            absl::StrAppend(out, InWords(event));
-                          });
-}
-
-// What the runtime was seen to do. Any thread.
-class Observed {
- public:
-  // The first counts.
-  void Fail(const std::string& what) {
-    absl::MutexLock lock(&mutex_);
-    if (failure_.empty()) failure_ = what;
-  }
-  std::string failure() const {
-    absl::MutexLock lock(&mutex_);
-    return failure_;
-  }
-  bool failed() const {
-    absl::MutexLock lock(&mutex_);
-    return !failure_.empty();
-  }
-
-  std::thread::id runtime_thread() const { return runtime_thread_; }
-
-  void Happens(Event::Kind kind, int id) {
-    if (std::this_thread::get_id() != runtime_thread_) {
-      Fail(absl::StrCat(InWords(Event{kind, id}), " on a thread that is not the runtime's"));
-    }
-    absl::MutexLock lock(&mutex_);
-    events_.push_back({kind, id});
-  }
-
-  void Starts(int invocation) {
-    if (++inside_ > 1) Fail(absl::StrCat("#", invocation, " starts while another one runs"));
-    {
-      absl::MutexLock lock(&mutex_);
-      const auto ended = all_outcomes_.find(invocation);
-      if (ended != all_outcomes_.end() && failure_.empty()) {
-        failure_ = absl::StrCat("#", invocation, " runs after its outcome, ", ended->second);
-      }
-    }
-    Happens(Event::Kind::kStart, invocation);
-  }
-  void Returns() { --inside_; }
-
-  void Outcome(int invocation, const std::string& outcome) {
-    absl::MutexLock lock(&mutex_);
-    const auto [entry, first] = all_outcomes_.emplace(invocation, outcome);
-    if (!first && failure_.empty()) {
-      failure_ =
-          absl::StrCat("#", invocation, " has two outcomes, ", entry->second, " and ", outcome);
-    }
-    outcomes_[invocation] = outcome;
-  }
-
-  Reference::Expected Take() {
-    absl::MutexLock lock(&mutex_);
-    return {.events = std::exchange(events_, {}), .outcomes = std::exchange(outcomes_, {})};
-  }
-
- private:
-  const std::thread::id runtime_thread_ = std::this_thread::get_id();
-  int inside_ = 0;  // the runtime thread only
-  mutable absl::Mutex mutex_;
-  std::string failure_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Event> events_ ABSL_GUARDED_BY(mutex_);
-  std::map<int, std::string> outcomes_ ABSL_GUARDED_BY(mutex_);  // since Take
-  std::map<int, std::string> all_outcomes_ ABSL_GUARDED_BY(mutex_);
-};
-
-// The duties to say that an object is closed, by object. The runtime thread.
-using Duties = std::map<int, Closing>;
-
-class PlainObject {
- public:
-  PlainObject(Observed& observed, int id) : observed_(observed), id_(id) {}
-  ~PlainObject() { observed_.Happens(Event::Kind::kDestroy, id_); }
-
- private:
-  Observed& observed_;
-  const int id_;
-};
-
-class ClosingObject {
- public:
-  ClosingObject(Observed& observed, Duties& duties, int id, Closes closes)
-      : observed_(observed), duties_(duties), id_(id), closes_(closes) {}
-  ~ClosingObject() { observed_.Happens(Event::Kind::kDestroy, id_); }
-
-  void Close(Closing closing) {
-    observed_.Happens(Event::Kind::kClose, id_);
-    if (closes_ == Closes::kThrows) throw std::runtime_error("closing is hard");
-    if (closes_ == Closes::kLater) duties_.emplace(id_, std::move(closing));
-    if (closes_ == Closes::kNever) kept_.emplace(std::move(closing));
-  }
-
- private:
-  Observed& observed_;
-  Duties& duties_;
-  const int id_;
-  const Closes closes_;
-  std::optional<Closing> kept_;
-};
-
-// What a closure captured: knows where it is destroyed.
-class Captured {
- public:
-  explicit Captured(Observed& observed, int& alive) : observed_(observed), alive_(alive) {
-    ++alive_;
-  }
-  ~Captured() {
-    --alive_;
-    if (admitted && std::this_thread::get_id() != observed_.runtime_thread()) {
-      observed_.Fail("what a closure captured is destroyed on a thread that is not the runtime's");
-    }
-  }
-  bool admitted = true;
-
- private:
-  Observed& observed_;
-  int& alive_;
-};
 
 class Driver {
  public:
@@ -521,8 +382,9 @@ class Driver {
     });
     const Reference::Expected seen = observed_.Take();
     if (seen.events != expected.events) {
-      observed_.Fail(absl::StrCat("on the runtime thread happens, says the model: ",
-                                  InWords(expected.events), "; happened: ", InWords(seen.events)));
+      observed_.Fail(
+          absl::StrCat("on the runtime thread happens, says the model: ", Describe(expected.events),
+                       "; happened: ", Describe(seen.events)));
     }
     CompareOutcomes(expected.outcomes, seen.outcomes);
     CompareCounts();
@@ -618,7 +480,7 @@ class Driver {
     }
     Expect(core.expired(), "the runtime's core is left after all is over");
     const Reference::Expected late = observed_.Take();
-    Expect(late.events.empty(), absl::StrCat("after all is over: ", InWords(late.events)));
+    Expect(late.events.empty(), absl::StrCat("after all is over: ", Describe(late.events)));
     Expect(late.outcomes.empty(), "outcomes are given after all is over");
   }
 
@@ -635,7 +497,7 @@ class Driver {
       }
     }
     for (const Event& event : reference().expected().events) {
-      listing_->push_back(absl::StrCat("     ", InWords(event)));
+      listing_->push_back(absl::StrCat("     ", Describe(event)));
       if (event.kind != Event::Kind::kStart) continue;
       for (const Action& action : script_.Meanwhile(event.id)) {
         listing_->push_back(absl::StrCat("       meanwhile: ", Describe(action, reference())));

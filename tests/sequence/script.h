@@ -28,9 +28,6 @@ struct Action {
   std::string answer;
 };
 
-// For people: `give up #12 -> still running`.
-std::string Describe(const Action& action, const Reference& reference);
-
 // Turns the steps of a program into actions by playing them on the reference model, one step ahead
 // of the runtime.
 class Script {
