@@ -221,26 +221,26 @@ void Reference::End(int session) {
   Push({.kind = Entry::Kind::kCloseSession, .session = session});
 }
 
-std::string Reference::Complete(int invocation, Completing how, Closes closes, int* made) {
+Reference::Completed Reference::Complete(int invocation, Completing how, Closes closes) {
   Invocation& deferred = invocations_[invocation];
   deferred.has_completion = false;
   switch (how) {
     case Completing::kSucceed:
       Finish(invocation, kOk, "succeeded");
-      return "";
+      return {};
     case Completing::kFail:
       Finish(invocation, "PERMISSION_DENIED", "failed");
-      return "";
+      return {};
     case Completing::kDrop:
       Finish(invocation, "ABORTED COMPLETION_DROPPED", "dropped");
-      return "";
+      return {};
     case Completing::kMake:
       break;
   }
-  *made = NewObject(deferred.session, invocation, closes);
-  std::string kept = Keep(invocation, *made);
+  const int made = NewObject(deferred.session, invocation, closes);
+  const std::string kept = Keep(invocation, made);
   Finish(invocation, kept, kept == kOk ? "succeeded" : "handles full");
-  return kept;
+  return {.answer = kept, .made = made};
 }
 
 // ---- time ----

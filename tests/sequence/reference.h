@@ -103,8 +103,12 @@ class Reference {
   State GiveUp(int invocation, OutcomeKind kind);  // what it was
   void Forget(int invocation);
   void End(int session);
-  // Answers for kMake, else nothing.
-  std::string Complete(int invocation, Completing how, Closes closes, int* made);
+  // With kMake: whether the object was kept, and the object.
+  struct Completed {
+    std::string answer;
+    int made = kNone;
+  };
+  Completed Complete(int invocation, Completing how, Closes closes);
   void FinishClosing(int object);
   void Advance(Millis by);
   // True if it stopped because of its budget.

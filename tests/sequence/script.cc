@@ -371,8 +371,7 @@ void Script::Complete(const Step& step, std::vector<Action>& actions) {
       PickInvocation(step, [](const Invocation& known) { return known.has_completion; });
   if (invocation == kNone) return;
   const bool late = reference_.invocation(invocation).state == State::kEnded;
-  int object = kNone;
-  const std::string answer = reference_.Complete(invocation, step.completing, step.closes, &object);
+  const auto [answer, object] = reference_.Complete(invocation, step.completing, step.closes);
   constexpr std::string_view kHow[] = {"succeeds", "fails", "drops"};
   coverage_.Count(late ? "complete late" : "complete",
                   step.completing != Completing::kMake ? kHow[static_cast<int>(step.completing)]
