@@ -67,6 +67,15 @@ absl::Status SessionEndedError(const Session& session) {
                    "the session has ended", {{"session", session.info().id}});
 }
 
+absl::Status WhyNeverRan(const Task& task, OutcomeKind kind) {
+  if (kind == OutcomeKind::kAbandoned && task.session != nullptr && task.session->ended()) {
+    return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                     "the session ended before it started; it never ran",
+                     {{"session", task.session->info().id}});
+  }
+  return NeverRan(kind);
+}
+
 absl::Status StoppedError() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
                    "the runtime has stopped and runs nothing more");
@@ -265,7 +274,7 @@ void RuntimeCore::AfterEndUnstarted(OperationTask& task, const absl::Status& why
 
 bool RuntimeCore::Cancel(OperationTask& task, OutcomeKind kind) {
   if (!lifecycle_.EndUnstarted(task, kind)) return false;
-  AfterEndUnstarted(task, NeverRan(kind));
+  AfterEndUnstarted(task, WhyNeverRan(task, kind));
   return true;
 }
 
@@ -314,7 +323,7 @@ void RuntimeCore::EndQueued(OutcomeKind kind, const Lane* only,
   const std::vector<Task*> ended = queue_.TakeIf(
       now, only, [&](Task& task) { return wanted(task) && lifecycle_.EndUnstarted(task, kind); });
   for (Task* const task : ended) {
-    if (!Planted(PlantedBug::kLostOutcome)) task->Skip(NeverRan(kind));
+    if (!Planted(PlantedBug::kLostOutcome)) task->Skip(WhyNeverRan(*task, kind));
     task->Release();
   }
 }
@@ -352,7 +361,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time now) {
   const bool abandoned = task.session != nullptr && task.session->ended();
   if (abandoned || task.deadline <= now) {
     const OutcomeKind kind = abandoned ? OutcomeKind::kAbandoned : OutcomeKind::kExpired;
-    if (lifecycle_.EndUnstarted(task, kind)) task.Skip(NeverRan(kind));
+    if (lifecycle_.EndUnstarted(task, kind)) task.Skip(WhyNeverRan(task, kind));
   } else if (lifecycle_.Start(task, now)) {
     {
       absl::MutexLock lock(&current_mutex_);

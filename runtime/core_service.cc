@@ -21,7 +21,7 @@ constexpr int kIdleTicks = 20;
 }  // namespace
 
 void RuntimeCore::Watch() {
-  if (watched_.load(std::memory_order_relaxed) || watched_.exchange(true)) return;
+  if (watched_.load() || watched_.exchange(true)) return;
   absl::MutexLock lock(&service_mutex_);
   service_changed_.Signal();
 }

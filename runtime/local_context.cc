@@ -91,7 +91,7 @@ absl::Status NeverRan(OutcomeKind kind) {
                        "a newer dispatch with the same coalesce_key took its place; it never ran");
     default:
       return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
-                       "the session or the runtime ended before it started; it never ran");
+                       "the runtime ended before it started; it never ran");
   }
 }
 

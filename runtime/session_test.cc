@@ -232,7 +232,7 @@ TEST_F(SessionTest, ItsEndEndsItsQueuedAndDeferredWorkWhileTheThreadIsHeld) {
   for (int i = 0; i < 100; ++i) queued.push_back(session.Dispatch(kRecord, RecordRequest()));
   session->End();
   for (const auto& call : queued)
-    EXPECT_EQ(ReasonOf(call->Await()), v1::ERROR_REASON_RUNTIME_STOPPED);
+    EXPECT_EQ(ReasonOf(call->Await()), v1::ERROR_REASON_SESSION_ENDED);
   EXPECT_EQ(ReasonOf(deferred->Await()), v1::ERROR_REASON_SESSION_ENDED);
   const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
   EXPECT_EQ(ledger.abandoned, 100u);

@@ -137,7 +137,9 @@ std::string Reference::Dispatch(int session, const Step& step, int object) {
 void Reference::EndUnstarted(int invocation, OutcomeKind kind, const char* how) {
   Invocation& ended = invocations_[invocation];
   ended.state = State::kEnded;
-  ended.outcome = NeverRan(kind);
+  const bool by_session = kind == OutcomeKind::kAbandoned && !stopped_ && ended.session != kNone &&
+                          sessions_[ended.session].ended;
+  ended.outcome = by_session ? kSessionEnded : NeverRan(kind);
   ended.how = how;
   --ledger_.queued;
   ++(kind == OutcomeKind::kCancelled    ? ledger_.cancelled
