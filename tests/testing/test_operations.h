@@ -37,6 +37,8 @@ class TestOperations {
   std::vector<Item> record() const;
   void AwaitRecorded(size_t count) const;
 
+  // Holds the calling thread, which is the runtime thread, until LetGo: what Hold does.
+  void HoldThread();
   // Blocks until a Hold holds the runtime thread.
   void AwaitHeld();
   // Lets the Hold that runs, or the next one, go.
@@ -69,9 +71,6 @@ class TestOperations {
   };
 
   class Thing;
-
-  // Until LetGo.
-  void HoldThread();
 
   mutable absl::Mutex mutex_;
   mutable absl::CondVar changed_;

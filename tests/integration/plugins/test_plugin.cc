@@ -3,6 +3,7 @@
 #include <string>
 #include <thread>
 
+#include "runloop/client/connect.h"
 #include "runloop/runtime/plugin.h"
 #include "runloop/test/v1/test_control.pb.h"
 #include "runloop/tests/testing/test_operations.h"
@@ -14,6 +15,8 @@ namespace {
 
 using test::v1::GetRecordReply;
 using test::v1::GetRecordRequest;
+using test::v1::RelayReply;
+using test::v1::RelayRequest;
 using test::v1::SteerReply;
 using test::v1::SteerRequest;
 
@@ -34,6 +37,21 @@ void ObeyForEver(TestOperations& tests, const std::string& fifo) {
   }
 }
 
+constexpr char kRelay[] = "runloop.test.v1.TestControl/Relay";
+
+RelayReply Relay(TestOperations& tests, RelayRequest request) {
+  RelayReply reply;
+  if (request.holds_first()) tests.HoldThread();
+  if (request.addresses().empty()) return reply;
+  const absl::StatusOr<RuntimeContext> next = Connect({.address = request.addresses(0)});
+  RelayRequest rest;
+  for (int i = 1; i < request.addresses_size(); ++i) rest.add_addresses(request.addresses(i));
+  const absl::StatusOr<RelayReply> outcome =
+      next.ok() ? next->DispatchBlocking<RelayReply>(kRelay, rest) : next.status();
+  reply.set_error(outcome.ok() ? outcome->error() : outcome.status().ToString());
+  return reply;
+}
+
 absl::Status RegisterAll(OperationRegistry& operations) {
   const std::shared_ptr<TestOperations> tests = TestOperations::Register(operations);
 
@@ -42,6 +60,12 @@ absl::Status RegisterAll(OperationRegistry& operations) {
       [tests](OperationContext&, SteerRequest request) -> absl::StatusOr<SteerReply> {
         std::thread([tests, fifo = request.fifo()] { ObeyForEver(*tests, fifo); }).detach();
         return SteerReply();
+      });
+  if (!added.ok()) return added;
+
+  added = operations.Register<RelayRequest, RelayReply>(
+      kRelay, [tests](OperationContext&, RelayRequest request) -> absl::StatusOr<RelayReply> {
+        return Relay(*tests, std::move(request));
       });
   if (!added.ok()) return added;
 
