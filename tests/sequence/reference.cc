@@ -254,7 +254,7 @@ void Reference::Advance(Millis by) {
   }
   for (const Invocation& known : invocations_) {
     if (known.state == State::kDeferred && known.deadline <= now_) {
-      Finish(known.id, "ABORTED EXPIRED", "expired, deferred");
+      Finish(known.id, "ABORTED COMPLETION_DROPPED", "expired, deferred");
     }
   }
   if (watch_closing_ <= now_) {
