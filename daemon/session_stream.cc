@@ -227,12 +227,7 @@ bool SessionStream::FillResponse() {
     welcomed_ = true;  // Welcome has filled it
     return true;
   }
-  outbox_->Take(taken_);
-  for (Finished& finished : taken_) {
-    unsent_bytes_ += finished.bytes;
-    unsent_.push_back(std::move(finished));
-  }
-  taken_.clear();
+  TakeFinished();
 
   response_.Clear();
   const size_t bound = std::min<size_t>(kResponseBytes, server_.options().max_message_bytes / 2);
@@ -242,10 +237,6 @@ bool SessionStream::FillResponse() {
   while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
     Finished& finished = unsent_.front();
     unsent_bytes_ -= finished.bytes;
-    if (!window_.Expects(finished.number, finished.given_up)) {
-      unsent_.pop_front();
-      continue;
-    }
     written_bytes_ += finished.bytes;
     if (finished.status.ok() && finished.reply == nullptr) {
       window_.Settle(finished.number);
@@ -269,6 +260,21 @@ bool SessionStream::FillResponse() {
         ToProto(server_.drain_left().value_or(absl::ZeroDuration()));
   }
   return acknowledged || !told.empty() || tell_drain;
+}
+
+void SessionStream::TakeFinished() {
+  // The outbox wakes this stream again only once it was found empty, or there is a write, after
+  // which this looks again. The ends of what was given up are no reason to write.
+  do {
+    taken_.clear();
+    outbox_->Take(taken_);
+    for (Finished& finished : taken_) {
+      if (!window_.Expects(finished.number, finished.given_up)) continue;
+      unsent_bytes_ += finished.bytes;
+      unsent_.push_back(std::move(finished));
+    }
+  } while (!taken_.empty() && unsent_.empty());
+  taken_.clear();
 }
 
 void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {

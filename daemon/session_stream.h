@@ -76,6 +76,8 @@ class SessionStream {
   void Advance();
   // True if there is something to write.
   bool FillResponse();
+  // Moves what the outbox has to unsent_.
+  void TakeFinished();
   void FillOutcome(Finished& finished, v1::Outcome& outcome);
 
   void HandleHello();

@@ -296,6 +296,41 @@ TEST_F(SessionStreamTest, CancelsWhatHasNotStarted) {
   EXPECT_EQ(operations_->record().size(), 1u);
 }
 
+TEST_F(SessionStreamTest, WhatIsGivenUpWhileItRunsIsToldAtOnceAndItsEndHoldsNobodyUp) {
+  Start();
+  Worker worker(Connect()), other(Connect());
+  worker.Open();
+  other.Open();
+  v1::SessionRequest defer;
+  worker.Add(defer, kDefer);
+  worker.Send(defer);
+  Completion<test::v1::DeferReply> completion = operations_->TakeDeferred();
+  v1::SessionRequest give_up;
+  give_up.add_cancels()->set_invocation_id(1);
+  give_up.mutable_cancels(0)->set_give_up(true);
+  worker.Send(give_up);
+  worker.AwaitEnded(1);
+  EXPECT_EQ(worker.ReasonOf(1), v1::ERROR_REASON_STILL_RUNNING);
+
+  v1::SessionRequest hold;
+  other.Add(hold, kHold);
+  other.Send(hold);
+  operations_->AwaitHeld();
+  v1::SessionRequest echo;
+  worker.Add(echo, kEcho);
+  worker.Send(echo);
+  while (runtime_->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  completion.Finish(test::v1::DeferReply());  // nobody is told
+  // By the time that a refusal has come the stream's thread has seen that.
+  v1::SessionRequest refused;
+  other.Add(refused, "a.B/C");
+  other.Send(refused);
+  other.AwaitEnded(1);
+  operations_->LetGo();
+  worker.AwaitEnded(2);
+  EXPECT_TRUE(worker.succeeded_.contains(2));
+}
+
 TEST_F(SessionStreamTest, WhatHasNotStartedAtItsDeadlineNeverRuns) {
   Start();
   Worker worker(Connect());

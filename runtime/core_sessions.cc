@@ -72,7 +72,7 @@ void RuntimeCore::ExpireDeferred(absl::Time now) {
   for (const std::shared_ptr<OperationTask>& task :
        deferred_.Find([&](const OperationTask& deferred) { return deferred.deadline <= now; })) {
     task->Finish(MakeError(
-        absl::StatusCode::kAborted, v1::ERROR_REASON_EXPIRED,
+        absl::StatusCode::kAborted, v1::ERROR_REASON_COMPLETION_DROPPED,
         absl::StrCat(task->operation->name(), " was deferred and did not finish by its deadline"),
         {{"operation", task->operation->name()}}));
   }
