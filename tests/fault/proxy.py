@@ -41,6 +41,7 @@ class Proxy:
         self._wake, self._waker = os.pipe()
         self._commands = collections.deque()
         self._stopped = False
+        self._cut = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -63,8 +64,9 @@ class Proxy:
         self._call(lambda: [pipe.buffer.clear() for pipe in self._pipes.values()])
 
     def cut(self, end):
-        """Closes the connection to one end. The other end is not told."""
+        """Closes the connection to one end. The other end is not told, and nobody else is let in, until tell()."""
         def close():
+            self._cut = True
             for pipe in self._pipes.values():
                 if pipe.source == end:
                     pipe.held_end = pipe.ended = True
@@ -75,7 +77,11 @@ class Proxy:
 
     def tell(self):
         """Closes the connection to both ends."""
-        self._call(lambda: [self._close_end(end) for end in self._ends])
+        def close():
+            self._cut = False
+            for end in self._ends:
+                self._close_end(end)
+        self._call(close)
 
     def close(self):
         self._call(lambda: setattr(self, '_stopped', True))
@@ -104,7 +110,8 @@ class Proxy:
         while not self._stopped:
             poll = select.poll()
             poll.register(self._wake, select.POLLIN)
-            poll.register(self._listening, select.POLLIN)
+            if not self._cut:  # a worker whose connection was cut comes back at once
+                poll.register(self._listening, select.POLLIN)
             wanted = collections.Counter()
             for pipe in self._pipes.values():
                 if not pipe.ended and len(pipe.buffer) < LIMIT:
