@@ -89,8 +89,9 @@ class RemoteTarget final : public DispatchTarget {
     invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
-    client_->GiveUp(*invocation);
+    const bool given_up = client_->GiveUp(*invocation);
     invocation->Await(kGiveUpGrace).IgnoreError();
+    if (invocation->done() && !given_up) return invocation->AwaitReply(absl::ZeroDuration());
     if (!invocation->done()) {
       return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                        absl::StrCat("not finished after ", absl::FormatDuration(timeout),

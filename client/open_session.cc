@@ -15,6 +15,8 @@ constexpr size_t kBatchBytes = size_t{1} << 20;
 constexpr size_t kBatchCancels = 1024;
 // At most.
 constexpr size_t kCancelBytes = 16;
+// With more messages unsent, nothing is added that is not needed.
+constexpr size_t kMostBatches = 4;
 
 // What an outcome says; OK with a status in it is not one.
 absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
@@ -88,15 +90,19 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
   return absl::OkStatus();
 }
 
-void OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
+bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
+  if (!unfinished_.Contains(invocation.id)) return false;
   bool& asked = give_up ? invocation.given_up : invocation.cancel_sent;
-  if (half_closed_ || asked || !unfinished_.Contains(invocation.id)) return;
+  if (half_closed_ || asked) return true;
   asked = true;
   BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
+  return true;
 }
 
 void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& chain) {
-  if (half_closed_ || !unfinished_.Contains(invocation.id)) return;
+  // Dropped where nothing gets through: the call has a deadline.
+  if (half_closed_ || batches_.size() > kMostBatches || !unfinished_.Contains(invocation.id))
+    return;
   v1::Waiting waiting;
   waiting.set_invocation_id(invocation.id);
   WriteChain(chain, *waiting.mutable_chain());

@@ -49,8 +49,9 @@ class OpenSession {
   // id must be larger than that of any before.
   absl::Status Add(const std::shared_ptr<RemoteInvocation>& invocation,
                    RequestBatch::Dispatch& dispatch);
-  // Nothing if the same was asked before, or it has its outcome, or no more may be sent.
-  void AddCancel(RemoteInvocation& invocation, bool give_up);
+  // False: it has its outcome. Nothing is sent if the same was asked before, or no more may be
+  // sent.
+  bool AddCancel(RemoteInvocation& invocation, bool give_up);
   // Tells who else waits for it by now; nothing if it has its outcome, or no more may be sent.
   void AddWaiting(const RemoteInvocation& invocation, const Chain& chain);
   // There will be no more dispatches.

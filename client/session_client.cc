@@ -86,7 +86,7 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
                                     .request = SerializeToSlice(*call.request)};
     invocation->request_bytes = dispatch.request.size();
     absl::MutexLock lock(&mutex_);
-    const bool wait = call.when_full == WhenFull::kWait && !OnClientThread();
+    const bool wait = call.when_full == WhenFull::kWait && !OnClientThread() && !OnARuntimeThread();
     refusal = wait ? AwaitRoom(dispatch) : CheckTurn();
     if (refusal.ok()) refusal = Admit(invocation, std::move(dispatch));
     outgoing = NextOutgoing();
@@ -213,22 +213,27 @@ void SessionClient::Outgoing::Send() {
 
 void SessionClient::Cancel(RemoteInvocation& invocation) { CancelOrGiveUp(invocation, false); }
 
-void SessionClient::GiveUp(RemoteInvocation& invocation) { CancelOrGiveUp(invocation, true); }
+bool SessionClient::GiveUp(RemoteInvocation& invocation) {
+  return CancelOrGiveUp(invocation, true);
+}
 
-void SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
+bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
   Outgoing outgoing;
   std::shared_ptr<RemoteInvocation> unsent;
+  bool in_time;
   {
     absl::MutexLock lock(&mutex_);
     if (session_ != nullptr) {
-      session_->AddCancel(invocation, give_up);
+      in_time = session_->AddCancel(invocation, give_up);
       outgoing = NextOutgoing();
     } else {
       unsent = backlog_.Take(invocation.id);
+      in_time = unsent != nullptr;
     }
   }
   outgoing.Send();
   if (unsent != nullptr) unsent->Finish(Cancelled());
+  return in_time;
 }
 
 void SessionClient::AlsoWaits(const RemoteInvocation& invocation, const Chain& chain) {

@@ -65,8 +65,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // request. Waits only for room, if the call says so, and never on the client's own thread.
   std::shared_ptr<RemoteInvocation> Dispatch(DispatchTarget::Call& call);
   void Cancel(RemoteInvocation& invocation);
-  // As Cancel, and the daemon answers in any case.
-  void GiveUp(RemoteInvocation& invocation);
+  // As Cancel, and the daemon answers in any case. False: it has its outcome, or gets it just now,
+  // and nothing is said to the daemon.
+  bool GiveUp(RemoteInvocation& invocation);
   // `chain` waits for it by now, through this process.
   void AlsoWaits(const RemoteInvocation& invocation, const Chain& chain);
 
@@ -124,7 +125,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // Takes a dispatch into session_ or backlog_, or says why not.
   absl::Status Admit(const std::shared_ptr<RemoteInvocation>& invocation,
                      RequestBatch::Dispatch dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CancelOrGiveUp(RemoteInvocation& invocation, bool give_up);
+  bool CancelOrGiveUp(RemoteInvocation& invocation, bool give_up);
 
   // The bound of the client's own: RESOURCE_EXHAUSTED.
   bool HasRoom(size_t request_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

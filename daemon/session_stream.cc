@@ -176,7 +176,8 @@ void SessionStream::OnRead(bool ok) {
 void SessionStream::TrimRequest() {
   kept_request_bytes_ +=
       request_.ByteSizeLong() +
-      kRequestItemBytes * static_cast<size_t>(request_.dispatches_size() + request_.cancels_size());
+      kRequestItemBytes * static_cast<size_t>(request_.dispatches_size() + request_.cancels_size() +
+                                              request_.waiting_size());
   if (kept_request_bytes_ <= kKeptRequestBytes) return;
   kept_request_bytes_ = 0;
   request_ = v1::SessionRequest();

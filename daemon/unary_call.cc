@@ -36,12 +36,12 @@ void UnaryCall::Start(RuntimeCore::Call call, bool watch_deadline) {
     Complete(task.status(), false);
     return;
   }
-  bool ended;
+  bool cancelled;
   {
     absl::MutexLock lock(&mutex_);
-    ended = finished_;
-    if (!ended) {
-      task_ = *task;
+    cancelled = cancelled_;
+    task_ = *task;
+    if (!finished_) {
       if (watch_deadline && deadline != absl::InfiniteFuture()) {
         alarm_ = std::make_unique<grpc::Alarm>();
         alarm_->Set(absl::ToChronoTime(absl::Now() + (deadline - core_->clock().Now()) + kGrace),
@@ -52,21 +52,30 @@ void UnaryCall::Start(RuntimeCore::Call call, bool watch_deadline) {
       }
     }
   }
-  // The RPC ended meanwhile: by this invocation's outcome, or the peer has gone.
-  if (ended) core_->GiveUp(**task, OutcomeKind::kCancelled);
+  if (cancelled) GiveUp(**task, OutcomeKind::kCancelled);  // meanwhile
+}
+
+void UnaryCall::GiveUp(OperationTask& task, OutcomeKind kind) {
+  // Nobody is there for the reply, even if there is one.
+  if (core_->GiveUp(task, kind) == RuntimeCore::GivenUp::kEnded) task.ReleaseMade();
+}
+
+void UnaryCall::Join() {
+  std::shared_ptr<OperationTask> task;  // released outside the lock
+  absl::MutexLock lock(&mutex_);
+  task.swap(task_);
 }
 
 void UnaryCall::Cancel() {
   std::shared_ptr<OperationTask> task;
   {
     absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
     task = task_;
   }
   if (task != nullptr) {
     const bool late = task->deadline <= core_->clock().Now();
-    const OutcomeKind kind = late ? OutcomeKind::kExpired : OutcomeKind::kCancelled;
-    // Nobody is there for the reply, even if there is one.
-    if (core_->GiveUp(*task, kind) == RuntimeCore::GivenUp::kEnded) task->ReleaseMade();
+    GiveUp(*task, late ? OutcomeKind::kExpired : OutcomeKind::kCancelled);
   }
   Complete(MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
                      "the caller cancelled the call"),
@@ -91,14 +100,12 @@ void UnaryCall::OnDeadline() {
 
 void UnaryCall::Complete(Outcome outcome, bool admitted) {
   Finish finish;
-  std::shared_ptr<OperationTask> task;
   std::unique_ptr<grpc::Alarm> alarm;
   {
     absl::MutexLock lock(&mutex_);
     if (finished_) return;
     finished_ = true;
     finish = std::move(finish_);
-    task = std::move(task_);
     alarm = std::move(alarm_);
   }
   std::move(finish)(std::move(outcome), admitted);

@@ -45,11 +45,12 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
 
   // gRPC is done with the RPC. What was done for it on other threads has happened before this
   // returns; gRPC sees to that too, but in a way that ThreadSanitizer does not see.
-  void Join() { absl::MutexLock lock(&mutex_); }
+  void Join();
 
  private:
   void Complete(Outcome outcome, bool admitted);
   void OnDeadline();
+  void GiveUp(internal::OperationTask& task, OutcomeKind kind);
 
   const std::shared_ptr<internal::RuntimeCore> core_;
   const std::shared_ptr<ReplyThread> replies_;
@@ -57,7 +58,8 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
   absl::Mutex mutex_;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   Finish finish_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<internal::OperationTask> task_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<internal::OperationTask> task_ ABSL_GUARDED_BY(mutex_);  // until Join
   std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kLongestId = 64;
 constexpr size_t kLongestOperation = 512;
+constexpr size_t kLongestChain = 8192;
 
 }  // namespace
 
@@ -32,12 +33,15 @@ absl::StatusOr<internal::Chain> ReadChain(
     return bad(absl::StrCat("has ", links.size(), " links, at most ", internal::kMaxChainLinks,
                             " are followed"));
   }
+  size_t bytes = 0;
   internal::Chain chain;
   for (const v1::ChainLink& link : links) {
     if (link.runtime_id().empty() || link.runtime_id().size() > kLongestId ||
         link.operation().size() > kLongestOperation) {
       return bad("has a link whose runtime_id or operation is too long or missing");
     }
+    bytes += link.runtime_id().size() + link.operation().size();
+    if (bytes > kLongestChain) return bad(absl::StrCat("has more than ", kLongestChain, " bytes"));
     chain.push_back({.runtime_id = link.runtime_id(), .operation = link.operation()});
   }
   return chain;

@@ -76,6 +76,12 @@ absl::Status WhyNeverRan(const Task& task, OutcomeKind kind) {
   return NeverRan(kind);
 }
 
+// A task that needs the runtime thread to end.
+bool HoldsTheThread(const Task& task) {
+  const Task::State state = task.state();
+  return state == Task::State::kQueued || state == Task::State::kRunning;
+}
+
 absl::Status StoppedError() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
                    "the runtime has stopped and runs nothing more");
@@ -94,7 +100,9 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       id_(RandomId()),
       start_time_(absl::Now()),
       loop_(options.loop ? std::move(options.loop) : NewEpollLoop()),
-      lifecycle_(options.bounds, [this](const Account* among) { return LargestHolder(among); }) {
+      lifecycle_(options.bounds, [this](const Account* among, const Session* asks) {
+        return LargestHolder(among, asks);
+      }) {
   service_ = std::thread([this] { Serve(); });
 }
 
@@ -191,6 +199,9 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
     lifecycle_.Refuse();
     return refusal;
   }
+  // A worker in a sandbox hosts no runtime that others wait for: its chain refuses its own
+  // dispatch, and goes nowhere.
+  if (!call.session->info().peer.role.empty()) call.chain.clear();
   const Chain chain = call.chain;
   const std::string key = call.coalesce_key;
   const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
@@ -209,6 +220,7 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
     queued = EnqueueInstead(task->session->ExchangeKeyed(key, task), task.get());
   }
   if (!queued) {
+    if (!key.empty()) task->session->ForgetKeyed(key, *task);
     lifecycle_.Unadmit(*task);
     lifecycle_.Refuse();
     task->Release();
@@ -294,7 +306,7 @@ void RuntimeCore::AlsoWaits(OperationTask& task, Chain chain) {
     if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) {
       AfterEndUnstarted(task, DeadlockError(chain, id_, task.operation->name()));
     }
-  } else if (task.state() != Task::State::kEnded) {
+  } else if (task.session->info().peer.role.empty() && HoldsTheThread(task)) {
     waits_.Add(task, chain);
     PassOn(chain);
   }
@@ -305,7 +317,7 @@ void RuntimeCore::AlsoWaitsForClosure(Task& task, Chain chain) {
     if (!lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) return;
     lifecycle_.CountStale(1);
     task.Skip(DeadlockError(chain, id_, "(closure)"));
-  } else if (task.state() != Task::State::kEnded) {
+  } else if (HoldsTheThread(task)) {
     waits_.Add(task, chain);
     PassOn(chain);
   }

@@ -165,7 +165,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void WakeLoop();
   // After a dispatch that others wait for.
   void PassOn(const Chain& chain);
-  std::string LargestHolder(const Account* among) const;
+  // Of the sessions that are charged to an account, or of all; as `asks` may know it.
+  std::string LargestHolder(const Account* among, const Session* asks) const;
 
   // Closes what an ended session holds. The runtime thread.
   void CloseSession(const std::shared_ptr<Session>& session);

@@ -29,7 +29,13 @@ std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
   if (info.start_time == absl::UnixEpoch()) info.start_time = absl::Now();
   std::shared_ptr<Session> session(
       new Session(weak_from_this(), std::move(info), std::move(user), bounds().session));
-  sessions_.push_back(session);
+  if (draining_.load() || stopped()) {
+    // Too late for it to hold anything, or to be waited for.
+    session->ended_.store(true, std::memory_order_release);
+    session->handles_.DestroyAll();
+  } else {
+    sessions_.push_back(session);
+  }
   return session;
 }
 
@@ -108,7 +114,7 @@ void RuntimeCore::DestroyOverdue() {
   }
 }
 
-std::string RuntimeCore::LargestHolder(const Account* among) const {
+std::string RuntimeCore::LargestHolder(const Account* among, const Session* asks) const {
   std::shared_ptr<Session> largest;
   int64_t most = 0;
   absl::MutexLock lock(&sessions_mutex_);
@@ -123,7 +129,10 @@ std::string RuntimeCore::LargestHolder(const Account* among) const {
       largest = session;
     }
   }
-  return largest == nullptr ? "" : absl::StrCat(InWords(*largest), ": ", most);
+  if (largest == nullptr) return "";
+  // Who came in by a role is told nothing of others.
+  const bool hide = asks != nullptr && asks != largest.get() && !asks->info().peer.role.empty();
+  return absl::StrCat(hide ? "another session" : InWords(*largest), ": ", most);
 }
 
 // ---- looking ----

@@ -187,6 +187,7 @@ void HandleTable::GiveUp(RuntimeCore& core, uint64_t maker) {
     absl::MutexLock lock(&mutex_);
     // Only what exists is noted, so a peer that gives up what it likes costs nothing.
     if (!makers_.contains(maker) || !given_up_.insert(maker).second) return;
+    if (std::exchange(releasing_, true)) return;  // one look for all of them
   }
   core.RunCleanup(
       [&core, session = session_.shared_from_this()] { session->handles_.ReleaseGivenUp(core); });
@@ -196,6 +197,7 @@ void HandleTable::ReleaseGivenUp(RuntimeCore& core) {
   std::vector<Handle> handles;
   {
     absl::MutexLock lock(&mutex_);
+    releasing_ = false;
     for (const auto& [handle, entry] : entries_) {
       if (given_up_.contains(entry.maker)) handles.push_back(handle);
     }

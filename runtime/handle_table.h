@@ -65,8 +65,9 @@ class HandleTable {
   ~HandleTable();
 
   // Keeps an object. `maker` is the number, in the session, of the invocation that made it. If the
-  // session is closed already, the object is closed at once and the handle names nothing.
-  // RESOURCE_EXHAUSTED (HANDLES_FULL): the object is destroyed.
+  // session is closed already, the object is destroyed at once and the handle names nothing; while
+  // it is being closed, it is closed first of all. RESOURCE_EXHAUSTED (HANDLES_FULL): the object is
+  // destroyed.
   absl::StatusOr<Handle> Add(RuntimeCore& core, std::unique_ptr<HeldObject> object,
                              std::type_index type, uint64_t maker);
 
@@ -123,6 +124,7 @@ class HandleTable {
   // How many objects each invocation has made that are held, and those of them that were given up.
   absl::flat_hash_map<uint64_t, int> makers_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint64_t> given_up_ ABSL_GUARDED_BY(mutex_);
+  bool releasing_ ABSL_GUARDED_BY(mutex_) = false;  // ReleaseGivenUp is on its way
 };
 
 }  // namespace internal

@@ -19,7 +19,7 @@ constexpr absl::Duration kLongestRetry = absl::Seconds(1);
 }  // namespace
 
 Lifecycle::Lifecycle(const WorkBounds& bounds,
-                     std::function<std::string(const Account*)> largest_holder)
+                     std::function<std::string(const Account*, const Session*)> largest_holder)
     : bounds_(bounds),
       largest_holder_(std::move(largest_holder)),
       total_("runtime", bounds.total) {}
@@ -56,7 +56,8 @@ absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t byte
   const std::string held = by_bytes
                                ? absl::StrCat(account.held().bytes, " of ", bound.bytes, " bytes")
                                : absl::StrCat(items, " of ", bound.items, " invocations");
-  const std::string holder = largest_holder_(&account == &total_ ? nullptr : &account);
+  const std::string holder =
+      largest_holder_(&account == &total_ ? nullptr : &account, task.session.get());
   std::string text =
       absl::StrCat("the queue is full: ", who, " has ", held, " unfinished",
                    by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "");
@@ -86,7 +87,8 @@ void Lifecycle::AdmitUnbounded(Task& task) {
 }
 
 void Lifecycle::Unadmit(Task& task) {
-  if (task.is_cleanup) return;
+  // A newer one with its key may have ended it.
+  if (!task.Leave(Task::State::kQueued, Task::State::kEnded) || task.is_cleanup) return;
   ledger_.Unadmit();
   if (task.session != nullptr) task.session->queued_.fetch_sub(1);
   if (task.operation != nullptr) task.operation->statistics().queued.fetch_sub(1);

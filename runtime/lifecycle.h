@@ -35,7 +35,8 @@ class Lifecycle {
  public:
   // `largest_holder` says who has most unfinished work, of all sessions or of one account's, for
   // the text of refusals.
-  Lifecycle(const WorkBounds& bounds, std::function<std::string(const Account*)> largest_holder);
+  Lifecycle(const WorkBounds& bounds,
+            std::function<std::string(const Account*, const Session*)> largest_holder);
 
   // Takes it in, unless a bound stands in the way: RESOURCE_EXHAUSTED (QUEUE_FULL) says which, who
   // holds most of the room, and when to try again. With `instead_of`, a task that it takes the
@@ -79,7 +80,7 @@ class Lifecycle {
   void LetGo(Task& task);
 
   const WorkBounds bounds_;
-  const std::function<std::string(const Account*)> largest_holder_;
+  const std::function<std::string(const Account*, const Session*)> largest_holder_;
   Ledger ledger_;
   Account total_;  // bytes; its items are the ledger's
   std::atomic<int64_t> stale_{0};

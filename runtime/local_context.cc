@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
@@ -149,14 +150,14 @@ class LocalTarget final : public DispatchTarget {
             {.client_name = std::move(client_name), .transport = "local", .in_process = true}))) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
-    return DispatchLocal(std::move(call));
+    return DispatchWithRoom(std::move(call));
   }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
     call.chain = CurrentChain();
-    const std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(call));
+    const std::shared_ptr<LocalInvocation> invocation = DispatchWithRoom(std::move(call));
     const WaitScope wait(absl::StrCat("an operation of runtime ", core_->id()),
                          [weak = std::weak_ptr<LocalInvocation>(invocation)](Chain chain) {
                            if (const auto waited_for = weak.lock()) {
@@ -170,6 +171,33 @@ class LocalTarget final : public DispatchTarget {
   }
 
  private:
+  // With WhenFull::kWait, tries again while a bound stands in the way and the timeout allows.
+  std::shared_ptr<LocalInvocation> DispatchWithRoom(Call call) {
+    if (call.when_full != WhenFull::kWait || OnARuntimeThread()) {
+      return DispatchLocal(std::move(call));
+    }
+    const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    while (true) {
+      Call attempt{.operation = call.operation,
+                   .request = std::unique_ptr<google::protobuf::Message>(call.request->New()),
+                   .reply_wanted = call.reply_wanted,
+                   .timeout = deadline - Clock::Monotonic()->Now(),
+                   .coalesce_key = call.coalesce_key,
+                   .when_full = WhenFull::kFail,
+                   .chain = call.chain};
+      attempt.request->CopyFrom(*call.request);
+      std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(attempt));
+      if (!invocation->done()) return invocation;
+      const absl::Status refusal = invocation->Await(absl::ZeroDuration());
+      const absl::Duration delay = RetryDelayOf(refusal).value_or(absl::Milliseconds(10));
+      if (ReasonOf(refusal) != v1::ERROR_REASON_QUEUE_FULL ||
+          Clock::Monotonic()->Now() + delay >= deadline) {
+        return invocation;
+      }
+      absl::SleepFor(delay);
+    }
+  }
+
   std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);

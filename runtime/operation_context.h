@@ -60,8 +60,8 @@ class OperationContext {
   // until it is released or the session ends, whichever comes first, and is closed then (handle.h).
   // If nobody will see the reply, since the caller has given up, it is released at once.
   //
-  // RESOURCE_EXHAUSTED (HANDLES_FULL): the session holds as many as it may; the object is destroyed.
-  // Of a session that has just ended the object is closed with the others.
+  // RESOURCE_EXHAUSTED (HANDLES_FULL): the session holds as many as it may; the object is
+  // destroyed. Of a session that has just ended the object is closed with the others.
   template <typename T>
   absl::StatusOr<Handle> Keep(std::unique_ptr<T> object) {
     return KeepObject(std::make_unique<internal::HeldObjectOf<T>>(std::move(object)), typeid(T));

@@ -3,6 +3,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "runloop/runtime/closure_task.h"
 #include "runloop/runtime/core.h"
@@ -59,6 +60,9 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall ca
   if (!session->info().in_process) {
     lane = &session->lane_;
     bytes = call.request_bytes != 0 ? call.request_bytes : request_->ByteSizeLong();
+    for (const ChainLink& link : call.chain) {
+      bytes += sizeof(link) + link.runtime_id.size() + link.operation.size();
+    }
   }
   deadline = call.deadline;
   posted_at = core_->clock().Now();
@@ -103,9 +107,17 @@ void OperationTask::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Mess
   bool was_deferred = false;
   // Whoever hears of the outcome finds it counted.
   if (!core_->lifecycle().Finish(*this, reply.ok(), &was_deferred)) return;
-  if (fate_.exchange(Fate::kEnded) == Fate::kGivenUp) ReleaseMade();
-  Deliver(std::move(reply));
-  delivered_.store(true, std::memory_order_release);
+  const absl::Cleanup delivered = [this] { delivered_.store(true, std::memory_order_release); };
+  const bool given_up = fate_.exchange(Fate::kEnded) == Fate::kGivenUp;
+  // Of what failed nobody hears a handle either.
+  if (given_up || !reply.ok()) ReleaseMade();
+  if (given_up && reply.ok()) {
+    Deliver(MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                      absl::StrCat(operation->name(),
+                                   " was given up before it ended; what it made is released")));
+  } else {
+    Deliver(std::move(reply));
+  }
   if (was_deferred) {
     core_->deferred().Remove(*this);
     core_->AfterDeferred();
@@ -119,7 +131,7 @@ bool OperationTask::TryGiveUp() {
 }
 
 void OperationTask::ReleaseMade() {
-  if (!Planted(PlantedBug::kLeakedHandle)) core_->GiveUpEnded(*session, number_);
+  if (!Planted(PlantedBug::kLeakedHandle)) core_->GiveUpEnded(*session, number_.load());
 }
 
 absl::StatusOr<Handle> OperationTask::Keep(std::unique_ptr<HeldObject> object,
@@ -127,9 +139,10 @@ absl::StatusOr<Handle> OperationTask::Keep(std::unique_ptr<HeldObject> object,
   if (!core_->OnRuntimeThread()) {
     return absl::FailedPreconditionError("objects are kept on the runtime thread alone");
   }
-  // Above those that a transport gives, which count up from 1.
-  if (number_ == 0) number_ = core_->NewHandle() | uint64_t{1} << 63;
-  absl::StatusOr<Handle> handle = session->handles_.Add(*core_, std::move(object), type, number_);
+  // Transports count up from 1, or as their worker does, which would then mix up its own things.
+  if (number_.load() == 0) number_.store(core_->NewHandle() | uint64_t{1} << 63);
+  absl::StatusOr<Handle> handle =
+      session->handles_.Add(*core_, std::move(object), type, number_.load());
   if (!handle.ok() || state() != State::kEnded) return handle;
   // Too late for anybody to hear of it.
   session->Release(*handle).IgnoreError();

@@ -80,11 +80,12 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
 
   const std::shared_ptr<RuntimeCore> core_;
   std::unique_ptr<google::protobuf::Message> request_;  // until Run
-  OutcomeCallback done_;                                // whoever set kFinished or won TryEnd
+  OutcomeCallback done_;                                // whoever ended it
   std::shared_ptr<OperationTask> queue_reference_;      // the queue's
 
   const std::string coalesce_key_;
-  uint64_t number_;  // of the session's; the runtime thread gives one where the transport has none
+  // In the session; the runtime thread gives one where the transport has none.
+  std::atomic<uint64_t> number_;
 
   std::atomic<Fate> fate_{Fate::kWanted};
   std::atomic<bool> delivered_{false};

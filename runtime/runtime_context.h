@@ -88,7 +88,9 @@ class RuntimeContext {
   // sending. INTERNAL: the handler threw. Others are the operation's own.
   //
   // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
-  // one runtime into another it blocks that first runtime thread.
+  // one runtime into another it blocks that first runtime thread; a cycle of such calls is
+  // FAILED_PRECONDITION (DEADLOCK). Waiting in an operation in another way, such as by Await, is
+  // not known to the runtime, and no cycle through it is found.
   template <typename Reply, typename Request>
   absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
                                          const DispatchOptions& options = {}) const {

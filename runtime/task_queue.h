@@ -57,7 +57,7 @@ struct Lane {
 // One lock guards intake, line and lanes; it is held while entries move, never while a task runs or
 // is destroyed.
 //
-// Threads: Push, Intake, Take*, Replace, Look from any. Pop and Close from the runtime thread.
+// Threads: Push, Intake, Take, TakeIf, Replace from any. Pop and Close from the runtime thread.
 class TaskQueue {
  public:
   static constexpr int kLaneDepth = 32;

@@ -79,6 +79,8 @@ std::shared_ptr<Waits::Forward> Waits::forward() const {
   return forward_;
 }
 
+bool OnARuntimeThread() { return RuntimeCore::OfThisThread() != nullptr; }
+
 Chain CurrentChain() {
   RuntimeCore* const core = RuntimeCore::OfThisThread();
   return core == nullptr ? Chain() : core->WaitingChain();

@@ -24,8 +24,8 @@ struct ChainLink {
 };
 
 // Runtimes that wait for each other, each for the one after it and the last for the dispatch that
-// carries the chain (D8). A peer's chain is a claim: it is used only to refuse that peer's
-// dispatch.
+// carries the chain (D8). A peer's chain is a claim. One of a worker in a role is used only to
+// refuse that worker's own dispatch; those of others, who have this process's uid, are passed on.
 using Chain = std::vector<ChainLink>;
 
 // Longer chains are not followed.
@@ -65,12 +65,15 @@ class Waits {
 
  private:
   // Further chains of one task add nothing: it is known to be waited for.
-  static constexpr size_t kMaxChains = 16;
+  static constexpr size_t kMaxChains = 4;
 
   mutable absl::Mutex mutex_;  // guards Task::chains too
   std::string for_what_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Forward> forward_ ABSL_GUARDED_BY(mutex_);
 };
+
+// True on the runtime thread of any runtime.
+bool OnARuntimeThread();
 
 // Who waits for what this thread would wait for now, itself last: empty on a thread that is no
 // runtime thread.

@@ -60,11 +60,12 @@ RecordRequest Record(uint32_t producer, uint64_t index) {
 
 class ContractTest : public testing::TestWithParam<Path> {
  protected:
-  void Start(RuntimeThread thread = RuntimeThread::kSpawn) {
+  void Start(RuntimeThread thread = RuntimeThread::kSpawn, WorkBounds bounds = {}) {
     OperationRegistry registry;
     operations_ = TestOperations::Register(registry);
     runtime_ = *Runtime::Create({.operations = std::move(registry),
                                  .thread = thread,
+                                 .bounds = bounds,
                                  .log = [](LogSeverity, std::string_view) {}});
     if (GetParam() == Path::kStream) {
       directory_ = testing::TempDir() + "/runloop-contract-XXXXXX";
@@ -467,6 +468,22 @@ TEST_P(ContractTest, ANewerDispatchWithTheSameKeySupersedesTheOneThatWaits) {
   EXPECT_TRUE(second.Await().ok());
   EXPECT_TRUE(between.Await().ok());
   EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 3), Pair(1, 2)));
+}
+
+TEST_P(ContractTest, ACallThatMayWaitForRoomGetsItOnceThereIsSome) {
+  Start(RuntimeThread::kSpawn, {.total = {.items = 3, .bytes = 1 << 20}});
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  const Invocation first = context.DispatchAsync(kRecord, Record(1, 1));
+  const Invocation second = context.DispatchAsync(kRecord, Record(1, 2));
+  EXPECT_EQ(ReasonOf(context.DispatchBlocking<RecordReply>(kRecord, Record(1, 3)).status()),
+            v1::ERROR_REASON_QUEUE_FULL);
+  std::thread later([&] { operations_->LetGo(); });
+  const absl::StatusOr<RecordReply> waited =
+      context.DispatchBlocking<RecordReply>(kRecord, Record(1, 4), {.when_full = WhenFull::kWait});
+  later.join();
+  EXPECT_TRUE(waited.ok()) << waited.status();
+  EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 1), Pair(1, 2), Pair(1, 4)));
 }
 
 TEST_P(ContractTest, WhatIsDeferredFailsAtItsDeadline) {
