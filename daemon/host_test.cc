@@ -12,6 +12,7 @@
 #include "runloop/ipc/side_channel_frame.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/hosted_addresses.h"
+#include "runloop/tests/testing/fake_clock.h"
 #include "runloop/v1/control.grpc.pb.h"
 #include "runloop/v1/side_channel.pb.h"
 
@@ -163,6 +164,45 @@ TEST_F(HostTest, ATimeoutThatIsNotPositiveIsNone) {
   }
 }
 
+TEST_F(HostTest, APlainCallHasADeadlineThoughNobodyGaveItOne) {
+  FakeClock clock;
+  OperationRegistry registry;
+  operations_ = TestOperations::Register(registry);
+  const LogSink quiet = [](LogSeverity, std::string_view) {};
+  runtime_ = *Runtime::Create({.operations = std::move(registry),
+                               .thread = RuntimeThread::kSpawn,
+                               .clock = &clock,
+                               .log = quiet});
+  host_ = *Host::Start(*runtime_, {.listen = directory_ + "/s", .log = quiet});
+  const RuntimeContext local = runtime_->context().AsRuntimeContext();
+  const Invocation hold = local.DispatchAsync(kHold, test::v1::HoldRequest());
+  operations_->AwaitHeld();
+  std::thread caller([&] {
+    grpc::ClientContext context;
+    test::v1::EchoReply reply;
+    const grpc::Status expired =
+        test::v1::TestOperations::NewStub(Connect())->Echo(&context, {}, &reply);
+    EXPECT_EQ(expired.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+    EXPECT_EQ(ReasonOf(expired), v1::ERROR_REASON_EXPIRED);
+  });
+  std::thread by_name([&] {
+    grpc::ClientContext context;
+    v1::DispatchRequest request;
+    request.set_operation(kEcho);
+    v1::DispatchResponse response;
+    EXPECT_TRUE(v1::Dispatcher::NewStub(Connect())->Dispatch(&context, request, &response).ok());
+    EXPECT_EQ(runloop::ReasonOf(FromProto(response.status())), v1::ERROR_REASON_EXPIRED);
+  });
+  Await([](const auto& snapshot) { return snapshot.ledger.queued == 2; });
+  clock.Advance(absl::Seconds(30));
+  caller.join();
+  by_name.join();
+  operations_->LetGo();
+  EXPECT_TRUE(hold.Await().ok());
+  host_.reset();
+  runtime_.reset();
+}
+
 TEST_F(HostTest, DispatchStopsWaitingAtItsTimeout) {
   Start();
   const auto stub = v1::Dispatcher::NewStub(Connect());
@@ -241,6 +281,52 @@ TEST_F(HostTest, AMessageOverTheLimitIsRefusedAndTheNextOneServed) {
   request.set_payload("x");
   grpc::ClientContext small;
   EXPECT_TRUE(stub->Echo(&small, request, &reply).ok());
+}
+
+TEST_F(HostTest, AMessageOverGrpcsOwnLimitIsServedAndTheLimitIsListed) {
+  Start();
+  const auto channel = Connect();
+  test::v1::EchoRequest request;
+  test::v1::EchoReply reply;
+  request.set_payload(std::string(size_t{5} << 20, 'x'));
+  grpc::ClientContext large;
+  const grpc::Status echoed =
+      test::v1::TestOperations::NewStub(channel)->Echo(&large, request, &reply);
+  EXPECT_TRUE(echoed.ok()) << echoed.error_message();
+  grpc::ClientContext look;
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(v1::Diagnostics::NewStub(channel)->GetStatus(&look, {}, &status).ok());
+  EXPECT_EQ(status.limits().max_message_bytes(), HostOptions().max_message_bytes);
+  EXPECT_GT(status.limits().max_unfinished(), 0u);
+  EXPECT_GT(status.limits().max_unfinished_bytes(), 0u);
+  EXPECT_GT(status.limits().max_handles(), 0u);
+}
+
+// Frames of HTTP/2, as far as they are needed here.
+constexpr char kPing = 6, kGoAway = 7, kAcknowledged = 1;
+
+std::string Frame(char type, const std::string& payload) {
+  return std::string({0, 0, static_cast<char>(payload.size()), type, 0, 0, 0, 0, 0}) + payload;
+}
+
+TEST_F(HostTest, AClientMayPingAsMuchAsItLikes) {
+  Start();
+  const UniqueFd client = *ConnectUnix(Address{.path = directory_ + "/s"});
+  constexpr int kPings = 20;
+  std::string bytes = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(/*settings*/ 4, "");
+  for (int i = 0; i < kPings; ++i) bytes += Frame(kPing, "12345678");
+  ASSERT_EQ(send(client.get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+  for (int answered = 0; answered < kPings;) {
+    unsigned char head[9];
+    ASSERT_EQ(recv(client.get(), head, sizeof(head), MSG_WAITALL), 9);
+    std::string payload((head[0] << 16) + (head[1] << 8) + head[2], '\0');
+    if (!payload.empty()) {
+      ASSERT_EQ(recv(client.get(), payload.data(), payload.size(), MSG_WAITALL),
+                static_cast<ssize_t>(payload.size()));
+    }
+    ASSERT_NE(head[3], kGoAway) << payload;
+    if (head[3] == kPing && head[4] == kAcknowledged) ++answered;
+  }
 }
 
 TEST_F(HostTest, WhatAPlainCallLeavesEndsWithItsConnection) {
@@ -376,6 +462,29 @@ TEST_F(HostTest, HealthKnowsTheDaemonTheThreadAndTheServices) {
   EXPECT_EQ(check("runloop.v1.Nothing"), HealthCheckResponse::SERVICE_UNKNOWN);
 }
 
+TEST_F(HostTest, TheThreadIsHealthyOnceItsLoopHasRunAndNotBefore) {
+  const LogSink quiet = [](LogSeverity, std::string_view) {};
+  runtime_ = *Runtime::Create({.log = quiet});
+  host_ = *Host::Start(*runtime_, {.listen = directory_ + "/s", .log = quiet});
+  const auto stub = grpc::health::v1::Health::NewStub(Connect());
+  const auto check = [&] {
+    grpc::ClientContext context;
+    HealthCheckRequest request;
+    request.set_service("runloop.RuntimeThread");
+    HealthCheckResponse response;
+    EXPECT_TRUE(stub->Check(&context, request, &response).ok());
+    return response.status();
+  };
+  EXPECT_EQ(check(), HealthCheckResponse::NOT_SERVING);
+  // Nobody gives it work: the host does, so that it is known to run.
+  std::thread watcher([&] {
+    while (check() != HealthCheckResponse::SERVING) std::this_thread::yield();
+    runtime_->Stop();
+  });
+  EXPECT_TRUE(runtime_->Run().ok());
+  watcher.join();
+}
+
 TEST_F(HostTest, AHealthWatchSeesTheDrainAndEnds) {
   Start();
   const auto stub = grpc::health::v1::Health::NewStub(Connect());
@@ -390,6 +499,32 @@ TEST_F(HostTest, AHealthWatchSeesTheDrainAndEnds) {
   host_.reset();
   EXPECT_FALSE(stream->Read(&response));
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(HostTest, AHostThatGoesEndsACallThatTheThreadIsStuckIn) {
+  for (const bool by_name : {false, true}) {
+    Start();
+    std::thread caller([&] {
+      grpc::ClientContext context;
+      if (by_name) {
+        v1::DispatchRequest request;
+        request.set_operation(kHold);
+        v1::DispatchResponse response;
+        const auto stub = v1::Dispatcher::NewStub(Connect());
+        EXPECT_FALSE(stub->Dispatch(&context, request, &response).ok());
+      } else {
+        test::v1::HoldReply reply;
+        const auto stub = test::v1::TestOperations::NewStub(Connect());
+        EXPECT_FALSE(stub->Hold(&context, {}, &reply).ok());
+      }
+    });
+    operations_->AwaitHeld();
+    host_.reset();
+    caller.join();
+    EXPECT_EQ(runtime_->GetSnapshot().ledger.running, 1u);
+    operations_->LetGo();
+    runtime_.reset();
+  }
 }
 
 TEST_F(HostTest, ADrainRunsWhatWasAdmittedAndRefusesTheRest) {

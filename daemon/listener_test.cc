@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,6 +40,33 @@ TEST_F(ListenerTest, HandsAGrpcConnectionOverWithAllItsBytesAndItsIdentity) {
   EXPECT_EQ(std::string(buffer, 14), "PRI * HTTP/2.0");
   EXPECT_NE(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
   EXPECT_NE(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+}
+
+TEST_F(ListenerTest, RefusesAProcessOfAnotherUserThatTheFilesLetIn) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can be somebody else";
+  Start();
+  ASSERT_EQ(chmod(directory_.c_str(), 0711), 0);
+  ASSERT_EQ(chmod(address_.path.c_str(), 0666), 0);
+  sockaddr_un to{.sun_family = AF_UNIX};
+  address_.path.copy(to.sun_path, sizeof(to.sun_path) - 1);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    constexpr uid_t kNobody = 65'534;
+    if (setresuid(kNobody, kNobody, kNobody) != 0) _exit(1);
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) _exit(2);
+    (void)!write(fd, "P", 1);
+    char byte;
+    _exit(read(fd, &byte, 1) <= 0 ? 0 : 3);
+  }
+  // If it is let in, nobody ends its connection.
+  while (connections_.refused_peers == 0 && connections_.size() == 0) std::this_thread::yield();
+  EXPECT_EQ(connections_.refused_peers, 1u);
+  EXPECT_EQ(connections_.size(), 0u);
+  if (connections_.size() > 0) kill(pid, SIGKILL);
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 TEST_F(ListenerTest, NoticesThatAPeerHasGone) {

@@ -127,6 +127,110 @@ TEST(RunOnRuntimeThreadBlocking, NotStartedAtItsDeadlineNeverRuns) {
   EXPECT_EQ(runtime->GetSnapshot().ledger.expired, 1u);
 }
 
+// Holds the runtime thread until it goes.
+class Latch {
+ public:
+  explicit Latch(const Runtime& runtime) {
+    EXPECT_TRUE(runtime.context()
+                    .RunOnRuntimeThreadAsync([this] {
+                      held_.Notify();
+                      go_.WaitForNotification();
+                    })
+                    .ok());
+    held_.WaitForNotification();
+  }
+  ~Latch() { go_.Notify(); }
+
+ private:
+  absl::Notification held_, go_;
+};
+
+TEST(RunOnRuntimeThreadBlocking, HasADeadlineThoughNobodyGaveItOne) {
+  FakeClock clock;
+  auto runtime = Spawn({.clock = &clock});
+  const Latch latch(*runtime);
+  absl::Status expired;
+  std::atomic<bool> returned{false};
+  std::thread caller([&] {
+    expired = runtime->context().RunOnRuntimeThreadBlocking([] {});
+    returned = true;
+  });
+  // Again and again: the caller may be on its way to its wait.
+  while (!returned) {
+    clock.Advance(absl::Seconds(30));
+    std::this_thread::yield();
+  }
+  caller.join();
+  EXPECT_EQ(ReasonOf(expired), v1::ERROR_REASON_EXPIRED) << expired;
+}
+
+TEST(DispatchBlocking, HasADeadlineThoughNobodyGaveItOne) {
+  FakeClock clock;
+  OperationRegistry registry;
+  const auto operations = TestOperations::Register(registry);
+  auto runtime = Spawn({.operations = std::move(registry), .clock = &clock});
+  const Latch latch(*runtime);
+  absl::Status expired;
+  std::thread caller([&] {
+    expired = runtime->context()
+                  .AsRuntimeContext()
+                  .DispatchBlocking<test::v1::EchoReply>(kEcho, test::v1::EchoRequest())
+                  .status();
+  });
+  while (runtime->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  clock.Advance(absl::Seconds(30));
+  while (runtime->GetSnapshot().ledger.expired == 0) std::this_thread::yield();
+  caller.join();
+  EXPECT_EQ(ReasonOf(expired), v1::ERROR_REASON_EXPIRED) << expired;
+}
+
+TEST(RunOnRuntimeThreadBlocking, ANestedCallEndsItselfAndNotTheOneAroundIt) {
+  auto runtime = Spawn();
+  const LocalRuntimeContext context = runtime->context();
+  bool ended = false;
+  ASSERT_TRUE(context
+                  .RunOnRuntimeThreadBlocking([&] {
+                    ASSERT_TRUE(context.RunOnRuntimeThreadBlocking([] {}).ok());
+                    const Ledger::Counts ledger = runtime->GetSnapshot().ledger;
+                    EXPECT_EQ(ledger.succeeded, 1u);
+                    EXPECT_EQ(ledger.running, 1u);
+                    ended = true;
+                  })
+                  .ok());
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(runtime->GetSnapshot().ledger.succeeded, 2u);
+}
+
+TEST(DispatchBlocking, ANestedCallEndsItselfAndNotTheOneAroundIt) {
+  absl::Notification known;
+  std::optional<Invocation> outer;
+  std::optional<RuntimeContext> context;
+  OperationRegistry registry;
+  ASSERT_TRUE((registry.Register<test::v1::EchoRequest, test::v1::EchoReply>(
+                   kEcho,
+                   [&](OperationContext&,
+                       test::v1::EchoRequest request) -> absl::StatusOr<test::v1::EchoReply> {
+                     test::v1::EchoReply reply;
+                     reply.set_text(request.text());
+                     if (request.text() == "inner") return reply;
+                     known.WaitForNotification();
+                     request.set_text("inner");
+                     const auto inner =
+                         context->DispatchBlocking<test::v1::EchoReply>(kEcho, request);
+                     EXPECT_EQ(inner->text(), "inner");
+                     EXPECT_FALSE(outer->done());
+                     return reply;
+                   }))
+                  .ok());
+  auto runtime = Spawn({.operations = std::move(registry)});
+  context = runtime->context().AsRuntimeContext();
+  test::v1::EchoRequest request;
+  request.set_text("outer");
+  outer = context->DispatchAsync<test::v1::EchoReply>(kEcho, request);
+  known.Notify();
+  EXPECT_EQ(outer->AwaitReply<test::v1::EchoReply>()->text(), "outer");
+}
+
 TEST(RunOnRuntimeThreadBlocking, StartedAtItsDeadlineRunsOnAndItsResultDiesOnTheRuntimeThread) {
   struct Result {
     explicit Result(std::promise<std::thread::id>& where) : died_on(&where) {}
@@ -334,6 +438,24 @@ TEST(Drain, RunsWhatIsQueuedAndThenStops) {
   EXPECT_EQ(ran, 100);
   EXPECT_EQ(result.ledger.succeeded, 100u);
   EXPECT_EQ(context.RunOnRuntimeThreadAsync([] {}).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Drain, RunsWhatAWorkerNeedsTheThreadForToFinish) {
+  OperationRegistry registry;
+  const auto operations = TestOperations::Register(registry);
+  auto runtime = *Runtime::Create({.operations = std::move(registry)});
+  const LocalRuntimeContext context = runtime->context();
+  const Invocation deferred =
+      context.AsRuntimeContext().DispatchAsync(kDefer, test::v1::DeferRequest());
+  std::thread worker([&] {
+    Completion<test::v1::DeferReply> completion = operations->TakeDeferred();
+    while (!runtime->GetSnapshot().draining) std::this_thread::yield();
+    EXPECT_TRUE(context.RunOnRuntimeThreadBlocking([] {}).ok());
+    completion.Finish(test::v1::DeferReply());
+  });
+  EXPECT_TRUE(runtime->Drain(absl::Seconds(30)).drained);
+  EXPECT_TRUE(deferred.Await().ok());
+  worker.join();
 }
 
 TEST(Drain, OfALoopThatSomebodyElseRunsRunsWhatIsQueued) {

@@ -172,42 +172,22 @@ TEST_F(SessionTest, WhatItIsGivenUpByItsCallerReleasesWhatItMakes) {
 }
 
 TEST_F(SessionTest, AResultThatComesAfterItsCallerGaveUpReleasesWhatWasMade) {
-  std::atomic<bool> go{false};
-  absl::Mutex mutex;
-  bool inside = false;
-  OperationRegistry registry;
-  struct Made {
-    explicit Made(std::atomic<int>& count) : destroyed(count) {}
-    ~Made() { ++destroyed; }
-    std::atomic<int>& destroyed;
-  };
-  std::atomic<int> destroyed{0};
-  ASSERT_TRUE((registry.Register<MakeRequest, MakeReply>(
-                   kMake,
-                   [&](OperationContext& context, const MakeRequest&) -> absl::StatusOr<MakeReply> {
-                     {
-                       absl::MutexLock lock(&mutex);
-                       inside = true;
-                     }
-                     while (!go) std::this_thread::yield();
-                     MakeReply reply;
-                     reply.set_handle(*context.Keep(std::make_unique<Made>(destroyed)));
-                     return reply;
-                   }))
-                  .ok());
-  runtime_ = *Runtime::Create({.operations = std::move(registry), .thread = RuntimeThread::kSpawn});
-  const RuntimeContext context = runtime_->context().AsRuntimeContext();
-  const absl::StatusOr<MakeReply> late =
-      context.DispatchBlocking<MakeReply>(kMake, MakeRequest(), {.timeout = absl::Milliseconds(1)});
-  // It may have been too slow to start at all.
-  if (ReasonOf(late.status()) == v1::ERROR_REASON_STILL_RUNNING) {
-    go = true;
-    ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
-    ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
-    EXPECT_EQ(destroyed, 1) << "a late reply leaks what it carries";
-    EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
-  }
-  go = true;
+  Start();
+  RemoteSession session(*runtime_);
+  MakeRequest make = Make("late");
+  make.set_holds_first(true);
+  const auto late = session.Dispatch(kMake, make, {.number = 7});
+  operations_->AwaitHeld();
+  using GivenUp = internal::RuntimeCore::GivenUp;
+  EXPECT_EQ(session.core().GiveUp(*late->task(), OutcomeKind::kExpired), GivenUp::kStillRunning);
+  operations_->LetGo();
+  ASSERT_TRUE(late->Await().ok());
+  // Behind which the clean-up is done.
+  ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_THAT(operations_->destroyed(), ElementsAre("late"))
+      << "a late reply leaks what it carries";
+  EXPECT_EQ(session->counts().handles, 0u);
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
 }
 
 TEST_F(SessionTest, MayHoldOnlySoManyHandles) {

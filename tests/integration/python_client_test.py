@@ -18,6 +18,7 @@ Code = grpc.StatusCode
 State = diagnostics_pb2.RuntimeThread
 SERVICE = 'runloop.test.v1.TestOperations'
 END = object()
+MANY = 200
 
 
 class SessionStream:
@@ -172,6 +173,34 @@ class PythonClientTest(harness.TestCase):
     def dispatch(self, operation, request, **fields):
         return self.stubs.dispatcher.Dispatch(
             dispatcher_pb2.DispatchRequest(operation=operation, request=request, **fields), timeout=harness.DEADLINE)
+
+    def test_hundreds_of_plain_calls_that_wait_hold_no_thread_of_the_daemon(self):
+        held = self.daemon.hold()
+        threads = self.daemon.usage().threads
+        calls = [self.stubs.operations.Record.future(
+            operations_pb2.RecordRequest(producer=1, index=index), timeout=harness.DEADLINE)
+            for index in range(MANY)]
+        self.daemon.await_status(lambda status: status.ledger.queued == MANY, 'all are queued')
+        self.assertLessEqual(self.daemon.usage().threads, threads)
+        self.daemon.let_go()
+        held.result()
+        self.assertEqual(sorted(call.result().position for call in calls), list(range(MANY)))
+
+    def test_hundreds_of_sessions_that_wait_hold_no_thread_of_the_daemon(self):
+        held = self.daemon.hold()
+        threads = self.daemon.usage().threads
+        streams = [SessionStream(self.stubs) for _ in range(MANY)]
+        for index, stream in enumerate(streams):
+            stream.hello()
+            stream.dispatch(record(1, index))
+        self.daemon.await_status(lambda status: status.ledger.queued == MANY, 'all are queued')
+        self.assertLessEqual(self.daemon.usage().threads, threads)
+        self.daemon.let_go()
+        held.result()
+        for stream in streams:
+            stream.await_success(1)
+            stream.half_close()
+            stream.read_to_end()
 
     def test_dispatch_runs_an_operation_by_name(self):
         response = self.dispatch(harness.ECHO, operations_pb2.EchoRequest(text='by name').SerializeToString())
