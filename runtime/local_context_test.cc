@@ -228,7 +228,9 @@ TEST(DispatchBlocking, ANestedCallEndsItselfAndNotTheOneAroundIt) {
   request.set_text("outer");
   outer = context->DispatchAsync<test::v1::EchoReply>(kEcho, request);
   known.Notify();
-  EXPECT_EQ(outer->AwaitReply<test::v1::EchoReply>()->text(), "outer");
+  const absl::StatusOr<test::v1::EchoReply> reply = outer->AwaitReply<test::v1::EchoReply>();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->text(), "outer");
 }
 
 TEST(RunOnRuntimeThreadBlocking, StartedAtItsDeadlineRunsOnAndItsResultDiesOnTheRuntimeThread) {
