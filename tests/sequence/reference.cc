@@ -46,6 +46,11 @@ Reference::Expected Reference::TakeExpected() { return std::exchange(expected_, 
 
 int Reference::Open(int user) {
   sessions_.push_back({.id = static_cast<int>(sessions_.size()), .user = user});
+  if (draining_) {
+    // Too late to hold anything, or to be waited for.
+    sessions_.back().ended = true;
+    sessions_.back().listed = false;
+  }
   return sessions_.back().id;
 }
 
@@ -167,8 +172,10 @@ void Reference::Finish(int invocation, const std::string& outcome, const char* h
   --session.running;
   ++session.finished;
   if (!session.in_process()) session.bytes -= static_cast<uint64_t>(ended.step.bytes);
-  if (ended.given_up) ReleaseMade(invocation);
-  expected_.outcomes[invocation] = outcome;
+  if (ended.given_up || outcome != kOk) ReleaseMade(invocation);
+  // What it made is gone, so a reply that names it must not be seen.
+  if (ended.given_up && outcome == kOk) ended.outcome = "DEADLINE_EXCEEDED STILL_RUNNING";
+  expected_.outcomes[invocation] = ended.outcome;
 }
 
 std::vector<int> Reference::TakeOut(const std::function<bool(const Invocation&)>& wanted) {
@@ -297,7 +304,8 @@ void Reference::RunEntry(const Entry& entry) {
       if (sessions_[entry.session].closing) CloseNext(entry.session);
       return;
     case Entry::Kind::kReleaseGivenUp: {
-      const Session& session = sessions_[entry.session];
+      Session& session = sessions_[entry.session];
+      session.releasing = false;
       const std::vector<int> held = session.objects;
       const std::set<int> given_up = session.given_up;
       for (auto object = held.rbegin(); object != held.rend(); ++object) {
@@ -464,6 +472,7 @@ void Reference::ReleaseMade(int invocation) {
   const auto made = [&](int object) { return objects_[object].maker == invocation; };
   if (std::none_of(session.objects.begin(), session.objects.end(), made)) return;
   if (!session.given_up.insert(invocation).second) return;
+  if (std::exchange(session.releasing, true)) return;  // one look for all of them
   Push({.kind = Entry::Kind::kReleaseGivenUp, .session = of});
 }
 

@@ -77,6 +77,7 @@ class Reference {
     uint64_t queued = 0, running = 0, finished = 0, bytes = 0;
     std::vector<int> objects;  // that it holds, by age
     std::set<int> given_up;    // invocations whose objects it holds and nobody wants
+    bool releasing = false;    // a look at those stands in the line
 
     bool in_process() const { return user == kInProcess; }
     bool idle() const { return queued + running == 0; }
