@@ -86,8 +86,10 @@ class WorkerDeathTest(harness.TestCase):
         # flood piles up behind.
         victim = self.start_producer(VICTIM, 0)
         session = self.session_of(victim)
+        recorded = self.recorded()
         victim.write('go\n')
         victim.await_line('^sent', 'stdout')
+        harness.wait_until(lambda: self.recorded() > recorded, 'some have run')
         held = self.daemon.hold()
         self.daemon.await_status(lambda status: status.ledger.queued >= 1000, 'much is queued')
         victim.signal(signal.SIGKILL)
