@@ -66,6 +66,7 @@ class DrainWatch {
   absl::Status LookBefore() {
     absl::StatusOr<v1::GetStatusResponse> status = Look();
     if (status.ok()) last_ = *std::move(status);
+    abandoned_before_ = last_.ledger().abandoned();
     return status.status();
   }
 
@@ -91,7 +92,8 @@ class DrainWatch {
       absl::SleepFor(kPollInterval);
     }
     // Work may have ended after the last look; not where the deadline came first.
-    cut_off_ = Now() >= deadline_ && HasWork(last_.ledger());
+    cut_off_ = Now() >= deadline_ &&
+               (HasWork(last_.ledger()) || last_.ledger().abandoned() > abandoned_before_);
     return absl::OkStatus();
   }
 
@@ -163,6 +165,7 @@ class DrainWatch {
   v1::GetStatusResponse last_;
   std::string shown_;
   std::string holder_;
+  uint64_t abandoned_before_ = 0;
   bool cut_off_ = false;
 };
 
