@@ -80,6 +80,8 @@ class Mp4Writer {
   const std::string& path() const { return path_; }
 
  private:
+  friend class Mp4WriterTestPeer;  // holds the encoder up
+
   // One appsrc and what waits for it. Shared with the callback on the streaming thread.
   struct Stream {
     GstAppSrc* source = nullptr;  // the pipeline's
