@@ -282,6 +282,22 @@ TEST_F(ReconnectTest, ADrainWithEverythingAnsweredIsALossOfNothing) {
   EndSession();
 }
 
+TEST_F(ReconnectTest, WhatADrainDidNotTakeNeverRan) {
+  const RuntimeContext context = Context(Noting());
+  const Invocation sent = context.DispatchAsync("a.B/C", Text(""));
+  EXPECT_TRUE(daemon_.Next().has_value());
+  daemon_.End(ToGrpcStatus(
+      MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING, "draining")));
+  const absl::Status status = sent.Await();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_DRAINING) << status;
+  const SessionLost lost = losses_.Next();
+  EXPECT_EQ(ReasonOf(lost.why), v1::ERROR_REASON_DRAINING);
+  EXPECT_TRUE(lost.unknown.empty());
+  daemon_.AwaitSessions(2);
+  EndSession();
+}
+
 TEST_F(ReconnectTest, AnEndThatTheLastContextAskedForIsNoLoss) {
   std::thread daemon;
   {

@@ -502,6 +502,9 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
       absl::StrCat("the session with the daemon at ", options_.address.ToString(), " was lost",
                    why.ok() ? "" : absl::StrCat(" (", std::string(why.message()), ")"));
   schedule_.SessionEnded(Now(), session_began_);
+  // A daemon that drains ends the stream only when all that it took has its outcome: what was on
+  // its way to it never ran.
+  const bool drained = ReasonOf(why) == v1::ERROR_REASON_DRAINING;
   SessionLost lost;
   OpenSession::Rest rest;
   bool to_report;
@@ -517,20 +520,25 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
     const bool settled = rest.sent.empty() && rest.unsent.empty();
     lost.session_id = session->id();
     lost.why =
-        settled && session->draining()
+        drained || (settled && session->draining())
             ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                         absl::StrCat("the daemon at ", options_.address.ToString(), " drained"))
             : MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST, what);
     failure_ = NoAnswer(options_.address);
     to_report = options_.on_session_lost != nullptr && !(closing_ && settled);
-    lost.unknown.reserve(rest.sent.size());
+    if (!drained) lost.unknown.reserve(rest.sent.size());
     for (std::shared_ptr<RemoteInvocation>& invocation : rest.sent) {
+      if (drained) break;
       lost.unknown.push_back({.id = invocation->id, .operation = std::move(invocation->operation)});
     }
   }
   const absl::Status sent =
-      MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST,
-                absl::StrCat(what, ": the operation may or may not have run"));
+      drained ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                          absl::StrCat(what,
+                                       " before it took the operation, which never ran: try "
+                                       "again once it is back"))
+              : MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST,
+                          absl::StrCat(what, ": the operation may or may not have run"));
   const absl::Status unsent =
       NotConnected(absl::StrCat(what, " before the operation was sent: try again"));
   for (const auto& invocation : rest.sent) invocation->Finish(sent);

@@ -22,11 +22,12 @@ struct LostInvocation {
 struct SessionLost {
   // As the daemon named it.
   std::string session_id;
-  // UNAVAILABLE (DRAINING): the daemon drained and had answered everything. Else UNKNOWN
+  // UNAVAILABLE (DRAINING): the daemon drained and had answered all that it took. Else UNKNOWN
   // (SESSION_LOST).
   absl::Status why;
-  // Those whose outcome is UNKNOWN (SESSION_LOST), in send order. What was never sent is not among
-  // them: it did not run, and its outcome is UNAVAILABLE (NOT_CONNECTED).
+  // Those whose outcome is UNKNOWN (SESSION_LOST), in send order. What was never sent, or reached
+  // the daemon too late in its drain, is not among them: it did not run, and its outcome is
+  // UNAVAILABLE (NOT_CONNECTED, DRAINING).
   std::vector<LostInvocation> unknown;
 };
 
