@@ -53,26 +53,28 @@ absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t byte
   const std::string who = session                         ? "the session"
                           : account.holder() == "runtime" ? "the runtime"
                                                           : account.holder();
+  const std::string limit =
+      absl::StrCat(by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations");
+  const std::string name = session ? "session" : account.holder();
+  if (by_bytes && static_cast<int64_t>(task.bytes) > bound.bytes) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+        absl::StrCat("this request has ", task.bytes, " bytes, and ", who, " may have ", limit,
+                     " unfinished: it can never fit; raise the bound, or send less"),
+        {{"bound", name}, {"limit", limit}});
+  }
   const std::string held = by_bytes
                                ? absl::StrCat(account.held().bytes, " of ", bound.bytes, " bytes")
                                : absl::StrCat(items, " of ", bound.items, " invocations");
   const std::string holder =
       largest_holder_(&account == &total_ ? nullptr : &account, task.session.get());
-  std::string text =
-      absl::StrCat("the queue is full: ", who, " has ", held, " unfinished",
-                   by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "");
-  if (by_bytes && static_cast<int64_t>(task.bytes) > bound.bytes) {
-    absl::StrAppend(&text, ": it can never fit; raise the bound, or send less at once");
-  } else {
-    absl::StrAppend(&text, holder.empty() ? "" : absl::StrCat("; most are of ", holder),
-                    "; try again when some have ended");
-  }
-  absl::Status status = MakeError(
-      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL, text,
-      {{"bound", session ? "session" : account.holder()},
-       {"limit",
-        absl::StrCat(by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations")},
-       {"holder", holder}});
+  absl::Status status =
+      MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                absl::StrCat("the queue is full: ", who, " has ", held, " unfinished",
+                             by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "",
+                             holder.empty() ? "" : absl::StrCat("; most are of ", holder),
+                             "; try again when some have ended"),
+                {{"bound", name}, {"limit", limit}, {"holder", holder}});
   // By then an eighth of what is unfinished should have run.
   const absl::Duration hint =
       absl::Nanoseconds(mean_run_nanos_.load()) * std::max<int64_t>(1, items / 8);

@@ -342,6 +342,8 @@ TEST_F(SessionTest, ADispatchThatSupersedesFitsIntoAFullQueue) {
   const auto too_large = session.Dispatch(kEcho, Payload(2'500), {.coalesce_key = "k"});
   EXPECT_EQ(ReasonOf(too_large->Await()), v1::ERROR_REASON_QUEUE_FULL);
   EXPECT_FALSE(keyed->done()) << "a refused dispatch supersedes nothing";
+  const auto never_fits = session.Dispatch(kEcho, Payload(3'500));
+  EXPECT_EQ(ReasonOf(never_fits->Await()), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
   const auto fits = session.Dispatch(kEcho, Payload(1'500), {.coalesce_key = "k"});
   EXPECT_EQ(ReasonOf(keyed->Await()), v1::ERROR_REASON_SUPERSEDED);
   operations_->LetGo();
