@@ -1,7 +1,6 @@
 #include "runloop/daemon/session_stream.h"
 
 #include <grpcpp/impl/codegen/proto_utils.h>
-#include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/proto_buffer_writer.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
+#include "runloop/daemon/session_request_parser.h"
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
@@ -32,27 +32,14 @@ constexpr size_t kOutcomeBytes = 64;
 constexpr int64_t kEnvelopeBytes = 64;
 // A status of so much goes out as it is.
 constexpr size_t kSmallStatus = 512;
-// One request may hold twice the unfinished invocations, or this if it is more.
-constexpr int64_t kMinRequestItems = 1024;
 // What the message that is read into may have grown by before it is made anew, and what one item
 // of it counts for beside its bytes.
 constexpr size_t kKeptRequestBytes = size_t{64} << 10;
 constexpr size_t kRequestItemBytes = 64;
 
-absl::Status Violation(absl::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION,
-                   absl::StrCat("session stream: ", what));
-}
-
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                    "the daemon is draining; connect again when its socket is back");
-}
-
-// How many dispatches, or cancels, one request may hold.
-int64_t MaxItems(int64_t max_unfinished) {
-  if (max_unfinished > std::numeric_limits<int>::max() / 2) return std::numeric_limits<int>::max();
-  return std::max(2 * max_unfinished, kMinRequestItems);
 }
 
 size_t SizeOf(const absl::Status& status) {
@@ -68,12 +55,6 @@ Finished Failed(uint64_t number, absl::Status status) {
   if (SizeOf(status) > kSmallStatus) status = FromGrpcStatus(ToGrpcStatus(status));
   const size_t bytes = kOutcomeBytes + SizeOf(status);
   return {.number = number, .status = std::move(status), .bytes = bytes};
-}
-
-// `bytes` come from a peer: nothing but the parser reads them.
-bool Parse(grpc::ByteBuffer& bytes, v1::SessionRequest& request) {
-  grpc::ProtoBufferReader reader(&bytes);
-  return reader.status().ok() && request.ParseFromZeroCopyStream(&reader);
 }
 
 grpc::ByteBuffer Serialize(const v1::SessionResponse& response) {
@@ -159,11 +140,11 @@ void SessionStream::OnRead(bool ok) {
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
   } else if (ending_) {
     // Too late: what it brings was never admitted.
-  } else if (!Parse(incoming_, request_)) {
-    End(Violation("a message is no valid SessionRequest"));
-  } else if (stage_ == Stage::kHello) {
-    HandleHello();
-  } else if (absl::Status status = HandleRequest(); !status.ok()) {
+  } else if (absl::Status status =
+                 ParseSessionRequest(incoming_, server_.options().max_unfinished, request_);
+             stage_ == Stage::kHello) {
+    status.ok() ? HandleHello() : End(std::move(status));
+  } else if (status = status.ok() ? HandleRequest() : status; !status.ok()) {
     server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
                                     session_->info().peer.pid, ": ", status.message()));
     End(std::move(status));
@@ -347,14 +328,6 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
 
 absl::Status SessionStream::HandleRequest() {
   if (request_.has_hello()) return Violation("a second hello");
-  const int64_t most = MaxItems(server_.options().max_unfinished);
-  if (request_.dispatches_size() > most || request_.cancels_size() > most ||
-      request_.waiting_size() > most) {
-    return Violation(absl::StrCat("one message held ", request_.dispatches_size(), " dispatches, ",
-                                  request_.cancels_size(), " cancels and ", request_.waiting_size(),
-                                  " waiting; at most ", most,
-                                  " of each, twice limits.max_unfinished: send several messages"));
-  }
   for (const v1::Dispatch& dispatch : request_.dispatches()) {
     if (dispatch.invocation_id() <= window_.last_id()) {
       return Violation(absl::StrCat("invocation id ", dispatch.invocation_id(), " came after ",

@@ -259,6 +259,22 @@ TEST_F(SessionStreamTest, AMessageWithFarMoreThanMayBeUnfinishedEndsTheStream) {
   EXPECT_TRUE(worker.Finish().ok());
 }
 
+TEST_F(SessionStreamTest, AMessageThatWouldBeFarLargerInMemoryEndsTheStreamUnparsed) {
+  Start({.max_unfinished = 600});
+  v1::SessionRequest empty, links, unknown;
+  for (int i = 0; i < 50'000; ++i) empty.add_dispatches();
+  links.add_waiting()->set_invocation_id(1);
+  for (int i = 0; i < 50'000; ++i) links.mutable_waiting(0)->add_chain();
+  for (int i = 0; i < 50'000; ++i) {
+    unknown.GetReflection()->MutableUnknownFields(&unknown)->AddVarint(1000, 1);
+  }
+  for (const v1::SessionRequest* request : {&empty, &links, &unknown}) {
+    const absl::Status status = EndAfter(*request);
+    EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("more than 4800 messages"));
+  }
+}
+
 TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
   Start({.max_unfinished = 3});
   Worker worker(Connect());
