@@ -80,12 +80,8 @@ class RemoteTarget final : public DispatchTarget {
     const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
     const std::string what = absl::StrCat(call.operation, " at ", client_->address().ToString());
     const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(call);
-    const WaitScope wait(
-        what, [client = std::weak_ptr<SessionClient>(client_), invocation](const Chain& chain) {
-          if (const auto open = client.lock()) {
-            open->AlsoWaits(*invocation, chain);
-          }
-        });
+    const WaitScope wait(what,
+                         [invocation](Chain chain) { invocation->AlsoWaits(std::move(chain)); });
     invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.

@@ -21,6 +21,7 @@ class RemoteInvocation final : public InvocationState {
       : reply_wanted(reply_wanted), client_(std::move(client)) {}
 
   void Cancel() override;
+  void AlsoWaits(Chain chain) override;
   // True on the client's thread, which is the one that learns of outcomes.
   bool WaitWouldDeadlock() const override;
 

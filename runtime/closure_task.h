@@ -95,7 +95,8 @@ class BlockingWait {
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Tries to end a task whose caller has waited long enough; the status to give the caller.
+// Tries to end a task whose caller has waited long enough; the status to give the caller. OK: it
+// has ended, and the caller is about to be told how.
 absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout);
 absl::Status NeverRan(OutcomeKind kind);
 
@@ -162,7 +163,7 @@ class BlockingTask final : public Task {
     if (!wait_.Wait(core, timeout)) {
       absl::Status timed_out = TimedOut(core, *this, timeout);
       // Whoever comes second of the caller leaving and the result arriving deals with the result.
-      if (!settled_.exchange(true, std::memory_order_acq_rel)) return timed_out;
+      if (!timed_out.ok() && !settled_.exchange(true, std::memory_order_acq_rel)) return timed_out;
       wait_.Wait(core, absl::InfiniteDuration());
     }
     return *std::move(result_);

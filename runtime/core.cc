@@ -424,11 +424,10 @@ Chain RuntimeCore::WaitingChain() const {
 bool RuntimeCore::BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward) {
   if (waits_.forward() != nullptr) return false;
   waits_.Begin(std::move(for_what), std::move(forward));
-  // Whoever waits for this task beside the one that the dispatch names, and for what is queued
-  // behind it. What is queued from now on passes itself on.
+  // Whoever waits for this task, the one that the dispatch named once more, since another may have
+  // come before it; and for what is queued behind it. What is queued from now on passes itself on.
   std::vector<Chain> chains;
   if (running_ != nullptr) waits_.Collect(*running_, chains);
-  if (!chains.empty()) chains.erase(chains.begin());
   queue_.TakeIf(clock_->Now(), nullptr, [&](Task& task) {
     waits_.Collect(task, chains);
     return false;

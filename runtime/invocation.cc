@@ -47,6 +47,16 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
   return status_;
 }
 
+std::unique_ptr<WaitScope> DeclareWait(InvocationState& state) {
+  if (!OnARuntimeThread() || state.done() || state.WaitWouldDeadlock()) return nullptr;
+  auto declared =
+      std::make_unique<WaitScope>("an invocation", [weak = state.weak_from_this()](Chain chain) {
+        if (const auto waited_for = weak.lock()) waited_for->AlsoWaits(std::move(chain));
+      });
+  state.AlsoWaits(CurrentChain());
+  return declared;
+}
+
 absl::StatusOr<Reply> InvocationState::AwaitReply(absl::Duration timeout) {
   if (absl::Status status = Await(timeout); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
 
@@ -28,7 +29,7 @@ struct Reply {
 
 // What an Invocation and the transport that carries it share. Thread-safe. The transport derives
 // from it to add what Cancel needs.
-class InvocationState {
+class InvocationState : public std::enable_shared_from_this<InvocationState> {
  public:
   virtual ~InvocationState() = default;
 
@@ -44,6 +45,8 @@ class InvocationState {
   virtual void Cancel() {}
   // True if waiting on the calling thread would keep the invocation from ever running.
   virtual bool WaitWouldDeadlock() const { return false; }
+  // `chain` waits for it by now, though its dispatch did not say so.
+  virtual void AlsoWaits(Chain) {}
 
  private:
   mutable absl::Mutex mutex_;
@@ -53,6 +56,10 @@ class InvocationState {
   std::optional<Reply> reply_ ABSL_GUARDED_BY(mutex_);  // until it is taken
   std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers_ ABSL_GUARDED_BY(mutex_);
 };
+
+// To be kept while this thread waits for `state`: if it is a runtime's, the runtime is known to
+// wait, and so a cycle of waits is found.
+std::unique_ptr<WaitScope> DeclareWait(InvocationState& state);
 
 // `reply` as a Message of type Reply. INTERNAL if it is of another type or does not parse.
 template <typename ReplyType>
@@ -86,8 +93,10 @@ class Invocation {
 
   // Blocks until the outcome is known and returns its status. DEADLINE_EXCEEDED (STILL_RUNNING)
   // after `timeout`: the invocation goes on, and can be awaited again. FAILED_PRECONDITION on the
-  // runtime thread that would have to run it.
+  // runtime thread that would have to run it; as its outcome (DEADLOCK), if that thread waits for
+  // the calling one in turn.
   absl::Status Await(absl::Duration timeout = absl::InfiniteDuration()) const {
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_);
     return state_->Await(timeout);
   }
 
@@ -95,6 +104,7 @@ class Invocation {
   // (DispatchAsync<Reply>).
   template <typename Reply>
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout = absl::InfiniteDuration()) const {
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_);
     absl::StatusOr<internal::Reply> reply = state_->AwaitReply(timeout);
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));

@@ -73,6 +73,7 @@ bool BlockingWait::Wait(RuntimeCore& core, absl::Duration timeout) {
 
 absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout) {
   if (core.ExpireClosure(task)) return NeverRan(OutcomeKind::kExpired);
+  if (task.state() == Task::State::kEnded) return absl::OkStatus();
   core.lifecycle().CountGivenUp();
   return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                    absl::StrCat("not finished after ", absl::FormatDuration(timeout),
@@ -116,7 +117,7 @@ class LocalInvocation final : public InvocationState {
     return task == nullptr ||
            core_->GiveUp(*task, OutcomeKind::kExpired) != RuntimeCore::GivenUp::kStillRunning;
   }
-  void AlsoWaits(Chain chain) {
+  void AlsoWaits(Chain chain) override {
     if (const std::shared_ptr<OperationTask> task = Task()) {
       core_->AlsoWaits(*task, std::move(chain));
     }

@@ -89,8 +89,8 @@ class RuntimeContext {
   //
   // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
   // one runtime into another it blocks that first runtime thread; a cycle of such calls is
-  // FAILED_PRECONDITION (DEADLOCK). Waiting in an operation in another way, such as by Await, is
-  // not known to the runtime, and no cycle through it is found.
+  // FAILED_PRECONDITION (DEADLOCK), as it is of waits by Invocation::Await. Waiting in an operation
+  // in another way is not known to the runtime, and no cycle through it is found.
   template <typename Reply, typename Request>
   absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
                                          const DispatchOptions& options = {}) const {

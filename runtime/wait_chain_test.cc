@@ -40,6 +40,11 @@ class Node {
   absl::Status Echo() {
     return context->DispatchBlocking<EchoReply>(kEcho, EchoRequest()).status();
   }
+  absl::Status EchoAndAwait() {
+    return context->DispatchAsync<EchoReply>(kEcho, EchoRequest())
+        .AwaitReply<EchoReply>(kDefaultTimeout)
+        .status();
+  }
 
   std::unique_ptr<Runtime> runtime;
   std::unique_ptr<RuntimeContext> context;
@@ -89,7 +94,7 @@ TEST(Deadlock, ClosuresTakePartInIt) {
 
 // Runtimes in a ring, each of which has begun to wait for the next before it can know of the
 // others: no dispatch carries the whole chain, and without passing them on all would hang.
-void WaitInARing(size_t size) {
+void WaitInARing(size_t size, absl::Status (Node::*echo)() = &Node::Echo) {
   absl::Barrier all_inside(static_cast<int>(size));
   std::vector<std::unique_ptr<Node>> nodes(size);
   std::vector<absl::Status> results(size);
@@ -100,7 +105,7 @@ void WaitInARing(size_t size) {
       if (leaving.fetch_add(1) >= static_cast<int>(size)) return absl::OkStatus();
       auto* const barrier = &all_inside;
       if (barrier->Block()) (void)0;
-      results[i] = nodes[(i + 1) % size]->Echo();
+      results[i] = (*nodes[(i + 1) % size].*echo)();
       return absl::OkStatus();
     });
   }
@@ -118,6 +123,8 @@ void WaitInARing(size_t size) {
 TEST(Deadlock, TwoThatBeganToWaitForEachOtherAreFound) { WaitInARing(2); }
 TEST(Deadlock, ThreeThatBeganToWaitInARingAreFound) { WaitInARing(3); }
 TEST(Deadlock, SevenThatBeganToWaitInARingAreFound) { WaitInARing(7); }
+TEST(Deadlock, TwoThatAwaitEachOtherAreFound) { WaitInARing(2, &Node::EchoAndAwait); }
+TEST(Deadlock, ThreeThatAwaitEachOtherInARingAreFound) { WaitInARing(3, &Node::EchoAndAwait); }
 
 TEST(Deadlock, ClosuresThatBeganToWaitForEachOtherAreFound) {
   auto a = *Runtime::Create({.thread = RuntimeThread::kSpawn});
