@@ -85,7 +85,8 @@ class RuntimeContext {
   // had, as far as is known, and runs on. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT:
   // Request is not its request type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped,
   // draining, not connected: nothing ran. UNKNOWN (SESSION_LOST): the connection broke after
-  // sending. INTERNAL: the handler threw. Others are the operation's own.
+  // sending. INTERNAL: the handler threw. Others are the operation's own. ReasonOf (error.h) gives
+  // a program the reason, such as EXPIRED.
   //
   // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
   // one runtime into another it blocks that first runtime thread; a cycle of such calls is
