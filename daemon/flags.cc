@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -121,9 +122,13 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
     flags.bounds = {.total = ParseBound("--total_bound", total),
                     .user = ParseBound("--user_bound", user),
                     .session = ParseBound("--session_bound", session)};
-    if (flags.max_message_bytes > flags.bounds.session.bytes) {
-      throw CLI::ValidationError("--session_bound",
-                                 "a message of --max_message_bytes would never fit into it");
+    for (const auto& [flag, bound] : {std::pair("--session_bound", flags.bounds.session),
+                                      std::pair("--user_bound", flags.bounds.user),
+                                      std::pair("--total_bound", flags.bounds.total)}) {
+      if (flags.max_message_bytes > bound.bytes) {
+        throw CLI::ValidationError(flag,
+                                   "a message of --max_message_bytes would never fit into it");
+      }
     }
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);

@@ -136,6 +136,15 @@ class SocketTest(harness.TestCase):
                 self.assertEqual(result.code, 2, result.stderr)
                 self.assert_one_line(result.stderr, '^runloopd: ', '--help')
 
+    def test_a_bound_that_the_largest_message_does_not_fit_into_is_a_usage_error(self):
+        for bound in ('session', 'user', 'total'):
+            with self.subTest(bound):
+                result = self.run_daemon('--max_message_bytes=2MiB', f'--{bound}_bound=10,1MiB')
+                self.assertEqual(result.code, 2, result.stderr)
+                self.assert_one_line(result.stderr, f'^runloopd: --{bound}_bound: .*--max_message_bytes', '--help')
+        self.start_daemon(args=['--max_message_bytes=1MiB'] + [
+            f'--{bound}_bound=10,1MiB' for bound in ('session', 'user', 'total')])
+
     def test_help_and_version_are_answers(self):
         for program, flag in ((harness.RUNLOOPD, '--help'), (harness.RUNLOOPD, '--version'),
                               (harness.RUNLOOPCTL, '--help'), (harness.RUNLOOPCTL, '--version')):
