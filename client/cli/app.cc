@@ -59,7 +59,8 @@ absl::Duration ParseTimeout(const std::string& text) {
   absl::Duration timeout;
   const bool bare = !text.empty() && absl::ascii_isdigit(static_cast<unsigned char>(text.back()));
   if (!absl::ParseDuration(bare ? text + "s" : text, &timeout) || timeout <= absl::ZeroDuration()) {
-    throw CLI::ValidationError("--timeout", "'" + text + "' is not a time such as 5s or 500ms");
+    throw CLI::ValidationError("--timeout",
+                               "'" + text + "' is not a time such as 5s, 500ms or inf");
   }
   return timeout;
 }
@@ -80,7 +81,7 @@ void AddGlobal(CLI::App& app, GlobalOptions& global) {
   app.add_flag("--json", global.json, "Print JSON");
   app.add_option_function<std::string>(
          "--timeout", [&global](const std::string& text) { global.timeout = ParseTimeout(text); },
-         "How long to wait for the daemon, such as 5s or 500ms. Default: 10s")
+         "How long to wait for the daemon, such as 5s or 500ms; inf: for ever. Default: 10s")
       ->type_name("TIME");
   app.set_version_flag("--version", "runloopctl " RUNLOOP_VERSION);
 }
@@ -112,7 +113,8 @@ CLI::App* AddDrain(CLI::App& app, DrainOptions& options) {
           "What has not run by then is abandoned, such as 10s or 2m; a day at most. Default: the "
           "daemon's own")
       ->type_name("TIME");
-  command->add_flag("!--no-wait", options.wait, "Do not wait for the daemon's end");
+  command->add_flag_callback(
+      "--no-wait", [&options] { options.wait = false; }, "Do not wait for the daemon's end");
   command->add_flag("--progress", options.progress,
                     "Say on stderr what is left, as on a terminal, whenever it changes");
   command->footer(kDrainExamples);
@@ -124,9 +126,9 @@ CLI::App* AddRun(CLI::App& app, RunOptions& options) {
       app.add_subcommand("run", "Run a worker in a sandbox in which it can reach the daemon");
   command->add_option("--role", options.role, "The role it is let in under. Default: worker")
       ->type_name("NAME");
-  CLI::Option* no_sandbox =
-      command->add_flag("!--no-sandbox", options.sandbox,
-                        "Run it without a sandbox, with a role socket all the same");
+  CLI::Option* no_sandbox = command->add_flag_callback(
+      "--no-sandbox", [&options] { options.sandbox = false; },
+      "Run it without a sandbox, with a role socket all the same");
   command
       ->add_option("--ro-bind", options.read_only_binds, "Show it a file or directory, read-only")
       ->type_name("PATH")

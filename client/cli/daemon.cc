@@ -1,11 +1,11 @@
 #include "runloop/client/cli/daemon.h"
 
-#include <chrono>
 #include <cstdio>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "google/protobuf/util/json_util.h"
 #include "runloop/client/cli/text.h"
 #include "runloop/client/daemon_channel.h"
@@ -36,7 +36,7 @@ Daemon::Daemon(Address address, std::shared_ptr<grpc::Channel> channel, absl::Du
     : address_(std::move(address)), channel_(std::move(channel)), timeout_(timeout) {}
 
 void Daemon::Prepare(grpc::ClientContext& context) const {
-  context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout_));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));  // `inf`: none
 }
 
 absl::Status Daemon::Check(const grpc::Status& status) const {

@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<RoleRegistration>> Register(const Address& daemon
                                                       " within ", absl::FormatDuration(timeout)));
     }
     pollfd fd = {(*registration)->fd(), POLLIN, 0};
-    poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(left) + 1));
+    poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(std::min(left, absl::Hours(1))) + 1));
     if (absl::Status status = (*registration)->OnReadable(); !status.ok()) return status;
   }
   return registration;

@@ -54,6 +54,20 @@ std::string TransportText(v1::Transport transport) {
   return absl::AsciiStrToLower(name.substr(name.find('_') + 1));
 }
 
+std::string NameOrDash(const std::string& name) { return name.empty() ? "-" : Printable(name); }
+
+std::string LimitsText(const v1::Limits& limits) {
+  std::string text =
+      absl::StrCat(HumanBytes(limits.max_message_bytes()),
+                   " a message; a session: ", limits.max_unfinished(), " unfinished invocations");
+  // 0: not stated.
+  if (limits.max_unfinished_bytes() != 0) {
+    absl::StrAppend(&text, " of ", HumanBytes(limits.max_unfinished_bytes()));
+  }
+  if (limits.max_handles() != 0) absl::StrAppend(&text, ", ", limits.max_handles(), " handles");
+  return text;
+}
+
 // How full what bounds unfinished work is: a line each.
 std::string BoundsText(const v1::GetStatusResponse& status) {
   std::string text;
@@ -110,19 +124,17 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                   " open files, ", status.connections(),
                   " connections; turned away: ", status.refused_peers(), " by identity, ",
                   status.rejected_connections(), " by protocol\n");
-  absl::StrAppend(&text, "limits   ", HumanBytes(status.limits().max_message_bytes()),
-                  " a message, ", status.limits().max_unfinished(),
-                  " unfinished invocations a session\n", BoundsText(status));
+  absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
   Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
                "BYTES", "HANDLES", "AGE"});
   for (const v1::SessionStatus& session : status.sessions()) {
-    table.Add({Printable(session.session_id()), Printable(session.client_name()),
+    table.Add({Printable(session.session_id()), NameOrDash(session.client_name()),
                absl::StrCat(session.peer_pid()), absl::StrCat(session.peer_uid()),
-               session.role().empty() ? "-" : Printable(session.role()),
-               TransportText(session.transport()), absl::StrCat(session.queued()),
-               absl::StrCat(session.running()), absl::StrCat(session.finished()),
-               HumanBytes(session.bytes()), absl::StrCat(session.handles()),
+               NameOrDash(session.role()), TransportText(session.transport()),
+               absl::StrCat(session.queued()), absl::StrCat(session.running()),
+               absl::StrCat(session.finished()), HumanBytes(session.bytes()),
+               absl::StrCat(session.handles()),
                absl::StrCat(Age(session.start_time(), now), session.closing() ? " closing" : "")});
   }
   return absl::StrCat(text, "\n", table.ToString());

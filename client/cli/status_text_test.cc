@@ -26,6 +26,7 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   status.mutable_ledger()->set_succeeded(8);
   status.mutable_ledger()->set_running(2);
   status.mutable_limits()->set_max_message_bytes(64 << 20);
+  status.mutable_limits()->set_max_unfinished(100'000);
   v1::SessionStatus& session = *status.add_sessions();
   session.set_session_id("s1");
   session.set_client_name("evil\x1B[2J");
@@ -41,7 +42,8 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   EXPECT_THAT(text, HasSubstr("NOTICE   stuck for 5 s\n"));
   EXPECT_THAT(text, HasSubstr("thread   stalled: a.B/C of session s1, for 5s (loop: glib)\n"));
   EXPECT_THAT(text, HasSubstr("ledger   10 admitted = 8 succeeded + 2 running; 0 refused\n"));
-  EXPECT_THAT(text, HasSubstr("64 MiB a message"));
+  EXPECT_THAT(text, HasSubstr("limits   64 MiB a message; a session: 100000 unfinished "
+                              "invocations\n"));
   EXPECT_THAT(text, HasSubstr("s1       evil?[2J   77  1000  recorder  stream       3"));
   EXPECT_THAT(text, HasSubstr("2m12s\n"));
   EXPECT_THAT(text, Not(HasSubstr("bounds")));
@@ -91,6 +93,9 @@ TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
   all.set_bytes(1536);
   all.set_max_bytes(256 << 20);
   status.add_bounds()->set_holder("role evil\x1B[2J");
+  status.mutable_limits()->set_max_unfinished(7);
+  status.mutable_limits()->set_max_unfinished_bytes(128 << 20);
+  status.mutable_limits()->set_max_handles(1000);
   v1::SessionStatus& session = *status.add_sessions();
   session.set_session_id("s1");
   session.set_bytes(2048);
@@ -101,7 +106,9 @@ TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
   EXPECT_THAT(text, HasSubstr("0 refused, 4 told that it still runs\n"));
   EXPECT_THAT(text, HasSubstr("bounds   runtime: 12 of 1000 unfinished, 1.5 KiB of 256 MiB\n"
                               "         role evil?[2J: 0 of 0 unfinished, 0 bytes of 0 bytes\n"));
+  EXPECT_THAT(text, HasSubstr("a session: 7 unfinished invocations of 128 MiB, 1000 handles\n"));
   EXPECT_THAT(text, HasSubstr("2 KiB        3  5s closing\n"));
+  EXPECT_THAT(text, HasSubstr("s1       -         0    0  -     -"));  // no name, no role
 }
 
 TEST(StatusTextTest, JsonHasEveryFieldEvenThoseThatAreZero) {

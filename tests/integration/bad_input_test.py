@@ -57,6 +57,25 @@ class NoDaemonTest(harness.TestCase):
         self.assert_one_line(result.stderr, '^runloopctl: ', self.socket)
 
 
+    def test_a_timeout_that_is_none_is_a_usage_error(self):
+        for timeout in ('', 'soon', '0', '-1s', '-inf'):
+            with self.subTest(timeout):
+                result = self.ctl(f'--timeout={timeout}', 'status')
+                self.assertEqual(result.code, 2, result.stderr)
+                self.assert_one_line(result.stderr, '^runloopctl: .*--timeout')
+
+
+class TimeoutTest(harness.TestCase):
+
+    def test_a_timeout_may_be_endless(self):
+        self.start_daemon()
+        for timeout in ('inf', '10000000h'):
+            for arguments in (['status'], ['call', harness.ECHO, '{}'], ['run', '--', '/bin/true']):
+                with self.subTest(timeout=timeout, arguments=arguments):
+                    result = self.ctl(f'--timeout={timeout}', *arguments)
+                    self.assertEqual(result.code, 0, result.stderr)
+
+
 class SocketTest(harness.TestCase):
 
     def run_daemon(self, *arguments, socket_path=None):
@@ -152,6 +171,13 @@ class SocketTest(harness.TestCase):
             self.assertEqual(result.code, 0)
             self.assertTrue(result.stdout)
             self.assertEqual(result.stderr, '')
+
+    def test_the_help_of_a_command_shows_its_flags_as_they_are_written(self):
+        for command, flag in (('drain', '--no-wait'), ('run', '--no-sandbox')):
+            result = harness.run([harness.RUNLOOPCTL, command, '--help'])
+            self.assertEqual(result.code, 0)
+            self.assertRegex(result.stdout, rf'{flag}\s')
+            self.assertNotIn('{', result.stdout)
 
 
 class PluginTest(harness.TestCase):
