@@ -8,8 +8,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -174,7 +176,13 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
                          .shares_terminal = started->sandboxed == nullptr},
                         *std::move(registration));
   supervisor.Run(started->child, signals);
-  return started->child.Wait();
+  const int code = started->child.Wait();
+  if (options.sandbox && code == kNoCommand) {
+    std::error_code error;
+    const std::string own = std::filesystem::read_symlink("/proc/self/exe", error).string();
+    Fail(NothingFound(*program, own, options));
+  }
+  return code;
 }
 
 }  // namespace runloop::cli

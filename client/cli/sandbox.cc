@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -151,6 +152,29 @@ absl::StatusOr<SandboxPlan> PlanSandbox(const std::string& bwrap, const std::str
   Append(argv, {"--chdir", "/", "--", kEnv, kDefaultSignals, program});
   argv.insert(argv.end(), options.command.begin() + 1, options.command.end());
   return plan;
+}
+
+absl::Status NothingFound(const std::string& program, const std::string& own,
+                          const RunOptions& options) {
+  std::error_code error;
+  std::vector<std::string> shown = {"/usr", "/lib"};
+  for (const std::vector<std::string>* paths : {&options.read_only_binds, &options.binds}) {
+    for (const std::string& path : *paths) shown.push_back(fs::canonical(path, error).string());
+  }
+  std::string binds;
+  for (const std::string& beside : {program, own}) {
+    const fs::path path = fs::canonical(fs::path(beside).parent_path() / "../lib", error);
+    const bool has = std::any_of(shown.begin(), shown.end(), [&](const std::string& directory) {
+      return IsWithin(path.string(), directory);
+    });
+    if (error || has) continue;
+    absl::StrAppend(&binds, " --ro-bind ", path.string());
+    shown.push_back(path.string());
+  }
+  return absl::NotFoundError(absl::StrCat(
+      "the command ended with 127, as where it, its interpreter or a library is not in the sandbox "
+      "(--verbose says what is): show it the directory of what is missing, such as with",
+      binds.empty() ? " --ro-bind DIRECTORY" : binds));
 }
 
 }  // namespace runloop::cli

@@ -39,6 +39,11 @@ absl::StatusOr<SandboxPlan> PlanSandbox(const std::string& bwrap, const std::str
                                         const RunOptions& options, const std::string& home,
                                         const Address& daemon, int info_fd);
 
+// What to do where `program` ended with kNoCommand in its sandbox: NOT_FOUND. `own` is the path of
+// runloopctl itself, beside which are libraries that a worker is likely to use.
+absl::Status NothingFound(const std::string& program, const std::string& own,
+                          const RunOptions& options);
+
 }  // namespace runloop::cli
 
 #endif  // RUNLOOP_CLIENT_CLI_SANDBOX_H_

@@ -112,5 +112,22 @@ TEST_F(SandboxTest, WhatIsNotThereCannotBeBound) {
       Plan({.binds = {directory_ + "/none"}, .command = {"program"}}).status()));
 }
 
+TEST_F(SandboxTest, WhereSomethingIsNotFoundItSaysWhatToBind) {
+  const auto hint = [this](const RunOptions& options) {
+    return std::string(
+        NothingFound(directory_ + "/bin/program", directory_ + "/own/bin/runloopctl", options)
+            .message());
+  };
+  const std::string lib = directory_ + "/lib", own_lib = directory_ + "/own/lib";
+  std::filesystem::create_directories(directory_ + "/bin");
+  std::filesystem::create_directories(directory_ + "/own/bin");
+  EXPECT_TRUE(hint({}).ends_with("with --ro-bind DIRECTORY")) << hint({});
+  std::filesystem::create_directories(lib);
+  std::filesystem::create_directories(own_lib);
+  EXPECT_TRUE(hint({}).ends_with("with --ro-bind " + lib + " --ro-bind " + own_lib)) << hint({});
+  EXPECT_TRUE(hint({.read_only_binds = {lib}}).ends_with("with --ro-bind " + own_lib));
+  EXPECT_TRUE(hint({.binds = {directory_}}).ends_with("with --ro-bind DIRECTORY"));
+}
+
 }  // namespace
 }  // namespace runloop::cli

@@ -215,6 +215,17 @@ print(identities)
         self.assertEqual(result.code, 126, result.stderr)
         self.assert_one_line(result.stderr, f'^runloopctl: .*{plain}')
 
+    def test_a_command_whose_libraries_the_sandbox_lacks_is_told_what_to_bind(self):
+        libraries = os.path.join(harness.BUILD, 'lib')
+        process = self.start_run('--', harness.program('runloop_test_producer'), '3', '1')
+        self.assertEqual(process.wait(), 127, process.stderr)
+        self.assert_one_line(process.stderr.splitlines()[-1], '^runloopctl: .*sandbox', f'--ro-bind {libraries} ')
+        for arguments in (['--', PYTHON, '-c', 'raise SystemExit(126)'],
+                          ['--no-sandbox', '--', PYTHON, '-c', 'raise SystemExit(127)']):
+            process = self.start_run(*arguments)
+            process.wait()
+            self.assertEqual(process.stderr, '')
+
     def test_without_a_daemon_it_ends_with_69_and_says_what_to_do(self):
         result = self.ctl('run', '--', '/bin/true', address=f'unix:{self.directory}/nobody')
         self.assertEqual(result.code, 69, result.stderr)
