@@ -33,7 +33,9 @@ constexpr char kOperationsExamples[] = R"(examples:
 constexpr char kCallExamples[] = R"(examples:
   runloopctl call acme.v1.Clock/Now
   runloopctl call acme.v1.Clock.Now '{"zone": "UTC"}'
-  jq -n '{zone: "UTC"}' | runloopctl call acme.v1.Clock/Now - --timeout 5s)";
+  jq -n '{zone: "UTC"}' | runloopctl call acme.v1.Clock/Now - --timeout 5s
+
+Each call is a session of its own: what it opens is closed at its end, and a handle is good for no other call.)";
 
 constexpr char kDrainExamples[] = R"(examples:
   runloopctl drain
