@@ -17,6 +17,7 @@ constexpr size_t kBatchCancels = 1024;
 constexpr size_t kCancelBytes = 16;
 // With more messages unsent, nothing is added that is not needed.
 constexpr size_t kMostBatches = 4;
+constexpr size_t kMostHeldBack = 1024;
 
 // What an outcome says; OK with a status in it is not one.
 absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
@@ -50,8 +51,18 @@ bool OpenSession::HasRoom(size_t bytes) const {
            unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - bytes));
 }
 
+absl::Status OpenSession::CheckFits(size_t bytes) const {
+  const uint64_t limit = limits_.max_unfinished_bytes();
+  if (limit == 0 || bytes <= limit) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                   absl::StrCat("a request of ", bytes, " bytes; the daemon allows ", limit,
+                                " bytes of them unfinished in one session"),
+                   {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
+}
+
 absl::Status OpenSession::CheckRoom(size_t bytes) const {
   if (HasRoom(bytes)) return absl::OkStatus();
+  if (absl::Status fits = CheckFits(bytes); !fits.ok()) return fits;
   if (limits_.max_unfinished() != 0 && unfinished_.size() >= limits_.max_unfinished()) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
@@ -60,12 +71,6 @@ absl::Status OpenSession::CheckRoom(size_t bytes) const {
         {{"bound", "session"}, {"limit", absl::StrCat(limits_.max_unfinished())}});
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
-  if (bytes > limit) {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                     absl::StrCat("a request of ", bytes, " bytes; the daemon allows ", limit,
-                                  " bytes of them unfinished in one session"),
-                     {{"limit", absl::StrCat(limit)}});
-  }
   return MakeError(
       absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
       absl::StrCat("this session has ", unfinished_.request_bytes(),
@@ -100,17 +105,30 @@ bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
 }
 
 void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& chain) {
-  // Dropped where nothing gets through: the call has a deadline.
-  if (half_closed_ || batches_.size() > kMostBatches || !unfinished_.Contains(invocation.id))
-    return;
+  if (half_closed_ || !unfinished_.Contains(invocation.id)) return;
   v1::Waiting waiting;
   waiting.set_invocation_id(invocation.id);
   WriteChain(chain, *waiting.mutable_chain());
-  BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
+  if (limits_.max_message_bytes() != 0 &&
+      waiting.ByteSizeLong() > limits_.max_message_bytes() / 2) {
+    waiting.clear_chain();
+    WriteChain({chain.back()}, *waiting.mutable_chain());
+  }
+  if (batches_.size() <= kMostBatches) {
+    BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
+  } else if (held_back_.size() < kMostHeldBack) {
+    held_back_.push_back(std::move(waiting));  // a peer that does not read costs no more than that
+  }
 }
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   if (writing_ || write_failed_) return std::nullopt;
+  for (; !held_back_.empty() && !half_closed_ && batches_.size() <= kMostBatches;
+       held_back_.pop_front()) {
+    const v1::Waiting& waiting = held_back_.front();
+    if (!unfinished_.Contains(waiting.invocation_id())) continue;
+    BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
+  }
   Outgoing outgoing;
   if (!batches_.empty()) {
     RequestBatch batch = std::move(batches_.front());
@@ -181,7 +199,7 @@ absl::Status OpenSession::CheckMessageBytes(size_t size) const {
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
                    absl::StrCat("a message of ", size, " bytes; the daemon takes at most ",
                                 limits_.max_message_bytes()),
-                   {{"limit", absl::StrCat(limits_.max_message_bytes())}});
+                   {{"bound", "message"}, {"limit", absl::StrCat(limits_.max_message_bytes())}});
 }
 
 RequestBatch& OpenSession::BatchFor(size_t bytes) {

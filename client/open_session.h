@@ -41,8 +41,10 @@ class OpenSession {
 
   // True if the daemon lets one more request of `bytes` be unfinished.
   bool HasRoom(size_t bytes) const;
-  // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any.
+  // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any, which is
+  // all that CheckFits looks at.
   absl::Status CheckRoom(size_t bytes) const;
+  absl::Status CheckFits(size_t bytes) const;
   absl::Status CheckSize(RequestBatch::Dispatch& dispatch) const;
 
   // Takes a dispatch into the next message, or says which of the daemon's limits forbids it. The
@@ -52,7 +54,8 @@ class OpenSession {
   // False: it has its outcome. Nothing is sent if the same was asked before, or no more may be
   // sent.
   bool AddCancel(RemoteInvocation& invocation, bool give_up);
-  // Tells who else waits for it by now; nothing if it has its outcome, or no more may be sent.
+  // Tells who else waits for it by now, at once or when less is unsent; nothing if it has its
+  // outcome, or no more may be sent. `chain` is not empty.
   void AddWaiting(const RemoteInvocation& invocation, const Chain& chain);
   // There will be no more dispatches.
   void Close() { closing_ = true; }
@@ -98,6 +101,7 @@ class OpenSession {
   // In the order of ids: sent, then batches_.
   Unfinished unfinished_;
   std::deque<RequestBatch> batches_;
+  std::deque<v1::Waiting> held_back_;  // while much is unsent
   uint64_t last_sent_id_ = 0;
 };
 

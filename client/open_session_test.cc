@@ -42,6 +42,29 @@ class OpenSessionTest : public testing::Test {
   std::shared_ptr<RemoteInvocation> last_;
 };
 
+TEST_F(OpenSessionTest, WhoElseWaitsIsToldOnceLessIsUnsent) {
+  OpenSession session(welcome_);
+  EXPECT_TRUE(Add(session).ok());
+  const std::shared_ptr<RemoteInvocation> first = last_;
+  for (int i = 0; i < 8; ++i) EXPECT_TRUE(Add(session, size_t{1} << 20).ok());
+  session.AddWaiting(*first, {{.runtime_id = "r", .operation = "a.B/C"}});
+  int told = 0;
+  for (int messages = 0; messages < 10; ++messages) {
+    told += Sent(session).waiting_size();
+    session.Written();
+  }
+  EXPECT_EQ(told, 1);
+}
+
+TEST_F(OpenSessionTest, WhatNeverFitsIsTooLargeThoughThereIsNoRoomEither) {
+  welcome_.mutable_limits()->set_max_unfinished(1);
+  welcome_.mutable_limits()->set_max_unfinished_bytes(100);
+  OpenSession session(welcome_);
+  EXPECT_TRUE(Add(session).ok());
+  EXPECT_EQ(ReasonOf(Add(session)), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(ReasonOf(Add(session, 101)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+}
+
 TEST_F(OpenSessionTest, AtTheEndWhatWasSentIsToldFromWhatWasNot) {
   OpenSession session(welcome_);
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(Add(session).ok());

@@ -16,6 +16,7 @@
 #include "runloop/client/connect_fixture.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/ipc/unix_socket.h"
+#include "runloop/runtime/runtime.h"
 
 namespace runloop::internal {
 namespace {
@@ -117,6 +118,36 @@ TEST_F(ReconnectTest, WhatIsDispatchedMeanwhileIsSentInItsOrder) {
   for (int i = 0; i < 99; ++i) EXPECT_EQ(got[i], std::to_string(i < 50 ? i : i + 1));
   daemon_.Send(Succeeded(last_id));
   EXPECT_TRUE(invocations.back().Await().ok());
+  EndSession();
+}
+
+TEST_F(ReconnectTest, ARuntimeThatWaitsForWhatIsUnsentIsTold) {
+  const RuntimeContext context = Context(Noting());
+  daemon_.Stop();
+  losses_.Next();
+  EXPECT_EQ(daemon_.Next(), std::nullopt);
+  auto runtime = *Runtime::Create({.thread = RuntimeThread::kSpawn});
+  absl::Status status;
+  ASSERT_TRUE(runtime->context()
+                  .RunOnRuntimeThreadAsync([&] {
+                    const Invocation invocation = context.DispatchAsync("a.B/C", Text(""));
+                    status = invocation.Await(absl::Minutes(1));
+                  })
+                  .ok());
+  while (runtime->GetSnapshot().waits_for.empty()) std::this_thread::yield();
+  daemon_.Start();
+  std::vector<v1::Waiting> waiting;
+  while (waiting.empty()) {
+    const std::optional<v1::SessionRequest> request = daemon_.Next();
+    ASSERT_TRUE(request.has_value());
+    waiting.assign(request->waiting().begin(), request->waiting().end());
+  }
+  ASSERT_EQ(waiting[0].chain_size(), 1);
+  EXPECT_EQ(waiting[0].chain(0).runtime_id(), runtime->id());
+  EXPECT_EQ(waiting[0].chain(0).wait(), 1u);
+  daemon_.Send(Succeeded(waiting[0].invocation_id()));
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_TRUE(status.ok()) << status;
   EndSession();
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "runloop/runtime/invocation.h"
 
@@ -38,6 +39,7 @@ class RemoteInvocation final : public InvocationState {
   std::string operation;  // once a session has taken it
   bool cancel_sent = false;
   bool given_up = false;
+  std::vector<Chain> waiting;  // who waits for it, until a session has taken it
 
  private:
   const std::weak_ptr<SessionClient> client_;

@@ -20,6 +20,8 @@ namespace {
 constexpr uint32_t kVersion = 1;
 // How often a wait for a daemon that does not answer looks at what has become due.
 constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
+// Chains that are kept for an invocation that has not been sent.
+constexpr size_t kMaxWaiting = 4;
 
 thread_local const SessionClient* current_client = nullptr;
 
@@ -182,7 +184,10 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
     return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
                      absl::StrCat("a request of ", request_bytes, " bytes; the client's bound is ",
                                   options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
-                     {{"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+                     {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+  }
+  if (session_ != nullptr) {
+    if (absl::Status fits = session_->CheckFits(request_bytes); !fits.ok()) return fits;
   }
   if (unfinished_bytes() + charge > options_.max_unfinished_bytes) {
     return MakeError(
@@ -236,11 +241,15 @@ bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
   return in_time;
 }
 
-void SessionClient::AlsoWaits(const RemoteInvocation& invocation, const Chain& chain) {
+void SessionClient::AlsoWaits(RemoteInvocation& invocation, const Chain& chain) {
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
-    if (session_ == nullptr) return;
+    if (session_ == nullptr) {
+      // More of them add nothing: it is known to be waited for.
+      if (invocation.waiting.size() < kMaxWaiting) invocation.waiting.push_back(chain);
+      return;
+    }
     session_->AddWaiting(invocation, chain);
     outgoing = NextOutgoing();
   }
@@ -414,6 +423,9 @@ void SessionClient::BeginSession() {
       absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
                                 ? Expired()
                                 : session_->Add(entry.invocation, entry.dispatch);
+      for (const Chain& chain : std::exchange(entry.invocation->waiting, {})) {
+        session_->AddWaiting(*entry.invocation, chain);
+      }
       if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
     }
     if (closing_) session_->Close();

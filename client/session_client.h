@@ -69,7 +69,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // and nothing is said to the daemon.
   bool GiveUp(RemoteInvocation& invocation);
   // `chain` waits for it by now, through this process.
-  void AlsoWaits(const RemoteInvocation& invocation, const Chain& chain);
+  void AlsoWaits(RemoteInvocation& invocation, const Chain& chain);
 
   // Sends what is unsent, says that it was all, and waits until the daemon has run it; breaks the
   // session if that takes more than `timeout`. On the client's own thread it only begins this, and

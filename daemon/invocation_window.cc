@@ -31,7 +31,7 @@ std::optional<InvocationWindow::Found> InvocationWindow::Find(uint64_t id) const
       std::lower_bound(entries_.begin(), entries_.end(), id,
                        [](const Entry& entry, uint64_t wanted) { return entry.id < wanted; });
   if (found == entries_.end() || found->id != id || found->settled) return std::nullopt;
-  return Found{.number = found->number, .task = found->task};
+  return Found{.number = found->number, .task = found->task, .given_up = found->given_up};
 }
 
 void InvocationWindow::GiveUp(uint64_t number) {

@@ -30,6 +30,7 @@ class InvocationWindow {
   struct Found {
     uint64_t number = 0;
     std::shared_ptr<internal::OperationTask> task;
+    bool given_up = false;
   };
   // By its id; nothing if it is settled or unknown.
   std::optional<Found> Find(uint64_t id) const;

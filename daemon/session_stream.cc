@@ -358,6 +358,7 @@ void SessionStream::Refuse(uint64_t number, absl::Status why) {
 void SessionStream::Cancel(const v1::Cancel& cancel) {
   const uint64_t id = cancel.invocation_id();
   const auto invocation = window_.Find(id);
+  if (invocation.has_value() && invocation->given_up) return;  // once is enough
   const bool open = invocation.has_value() && invocation->task != nullptr;
   if (!cancel.give_up()) {
     if (open) server_.core().Cancel(*invocation->task);

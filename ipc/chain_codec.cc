@@ -9,8 +9,6 @@ namespace runloop {
 namespace {
 
 constexpr size_t kLongestId = 64;
-constexpr size_t kLongestOperation = 512;
-constexpr size_t kLongestChain = 8192;
 
 }  // namespace
 
@@ -20,6 +18,7 @@ void WriteChain(const internal::Chain& chain,
     v1::ChainLink& added = *links.Add();
     added.set_runtime_id(link.runtime_id);
     added.set_operation(link.operation);
+    added.set_wait(link.wait);
   }
 }
 
@@ -37,12 +36,15 @@ absl::StatusOr<internal::Chain> ReadChain(
   internal::Chain chain;
   for (const v1::ChainLink& link : links) {
     if (link.runtime_id().empty() || link.runtime_id().size() > kLongestId ||
-        link.operation().size() > kLongestOperation) {
+        link.operation().size() > internal::kMaxLinkOperation) {
       return bad("has a link whose runtime_id or operation is too long or missing");
     }
     bytes += link.runtime_id().size() + link.operation().size();
-    if (bytes > kLongestChain) return bad(absl::StrCat("has more than ", kLongestChain, " bytes"));
-    chain.push_back({.runtime_id = link.runtime_id(), .operation = link.operation()});
+    if (bytes > internal::kMaxChainBytes) {
+      return bad(absl::StrCat("has more than ", internal::kMaxChainBytes, " bytes"));
+    }
+    chain.push_back(
+        {.runtime_id = link.runtime_id(), .operation = link.operation(), .wait = link.wait()});
   }
   return chain;
 }

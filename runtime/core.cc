@@ -133,7 +133,7 @@ absl::Status RuntimeCore::Post(Task* task) {
   Chain chain;
   if (task->chains != nullptr) {
     chain = task->chains->front();
-    if (Contains(chain, id_)) {
+    if (ClosesCycle(chain)) {
       lifecycle_.Refuse();
       return DeadlockError(chain, id_, "(closure)");
     }
@@ -166,13 +166,19 @@ void RuntimeCore::WakeLoop() {
 
 void RuntimeCore::PassOn(const Chain& chain) {
   const std::shared_ptr<Waits::Forward> forward = waits_.forward();
-  if (forward == nullptr || chain.size() >= kMaxChainLinks) return;
-  Chain longer = chain;
+  if (forward == nullptr) return;
+  std::string operation;
   {
     absl::MutexLock lock(&current_mutex_);
-    longer.push_back({.runtime_id = id_, .operation = std::string(current_.name())});
+    operation = std::string(current_.name());
   }
-  (*forward)(std::move(longer));
+  (*forward)(Longer(chain, {.runtime_id = id_, .operation = operation, .wait = waits_.number()}));
+}
+
+bool RuntimeCore::ClosesCycle(const Chain& chain) const {
+  return std::any_of(chain.begin(), chain.end(), [this](const ChainLink& link) {
+    return link.runtime_id == id_ && waits_.MayBeIn(link.wait);
+  });
 }
 
 absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view name) const {
@@ -192,7 +198,7 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
                         "the runtime is draining and takes no new work; reconnect later");
   } else if (call.session->ended()) {
     refusal = SessionEndedError(*call.session);
-  } else if (Contains(call.chain, id_)) {
+  } else if (ClosesCycle(call.chain)) {
     refusal = DeadlockError(call.chain, id_, call.operation->name());
   }
   if (!refusal.ok()) {
@@ -244,12 +250,12 @@ bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task
   return queued;
 }
 
-absl::Status RuntimeCore::DispatchInPlace(Call call) {
+absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::DispatchInPlace(Call call) {
   const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
   if (absl::Status entered = EnterInPlace(*task); !entered.ok()) return entered;
   task->Run();
   AfterInPlace();
-  return absl::OkStatus();
+  return task;
 }
 
 absl::Status RuntimeCore::EnterInPlace(Task& task) {
@@ -270,8 +276,9 @@ void RuntimeCore::LeaveInPlace(Task& task, bool succeeded) {
 
 void RuntimeCore::AfterInPlace() {
   if (--depth_ > 0) return;
-  // A loop that ran inside it was told that there is nothing to do.
-  if (!queue_.empty()) loop_->Wake();
+  // A loop that ran inside it was told that there is nothing to do; whoever posted meanwhile relies
+  // on its wake, even if what it posted has left the queue again.
+  if (!asleep_.load() || !queue_.empty()) loop_->Wake();
   QuitIfDrained();
 }
 
@@ -302,7 +309,7 @@ void RuntimeCore::GiveUpEnded(Session& session, uint64_t number) {
 }
 
 void RuntimeCore::AlsoWaits(OperationTask& task, Chain chain) {
-  if (Contains(chain, id_)) {
+  if (ClosesCycle(chain)) {
     if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) {
       AfterEndUnstarted(task, DeadlockError(chain, id_, task.operation->name()));
     }
@@ -313,7 +320,7 @@ void RuntimeCore::AlsoWaits(OperationTask& task, Chain chain) {
 }
 
 void RuntimeCore::AlsoWaitsForClosure(Task& task, Chain chain) {
-  if (Contains(chain, id_)) {
+  if (ClosesCycle(chain)) {
     if (!lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) return;
     lifecycle_.CountStale(1);
     task.Skip(DeadlockError(chain, id_, "(closure)"));
@@ -414,11 +421,11 @@ Chain RuntimeCore::WaitingChain() const {
   std::vector<Chain> chains;
   if (running_ != nullptr) waits_.Collect(*running_, chains);
   // The others are passed on by BeginWait.
-  Chain chain = chains.empty() ? Chain() : std::move(chains.front());
+  const Chain chain = chains.empty() ? Chain() : std::move(chains.front());
   const bool named = running_ != nullptr && running_->operation != nullptr;
-  chain.push_back({.runtime_id = id_,
-                   .operation = named ? running_->operation->name() : std::string("(closure)")});
-  return chain;
+  return Longer(chain, {.runtime_id = id_,
+                        .operation = named ? running_->operation->name() : std::string("(closure)"),
+                        .wait = waits_.number()});
 }
 
 bool RuntimeCore::BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward) {

@@ -43,8 +43,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
   // Runs it in place, on the runtime thread, which the caller has checked; also while draining,
-  // since what drains may need it. UNAVAILABLE (RUNTIME_STOPPED).
-  absl::Status DispatchInPlace(Call call);
+  // since what drains may need it. The task may be deferred then. UNAVAILABLE (RUNTIME_STOPPED).
+  absl::StatusOr<std::shared_ptr<OperationTask>> DispatchInPlace(Call call);
   // True if the task had not started: it never will, and its outcome (CANCELLED, or that of
   // `kind`) was given on this thread.
   bool Cancel(OperationTask& task, OutcomeKind kind = OutcomeKind::kCancelled);
@@ -165,6 +165,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void WakeLoop();
   // After a dispatch that others wait for.
   void PassOn(const Chain& chain);
+  // True if a wait of this runtime that is in the chain has not ended.
+  bool ClosesCycle(const Chain& chain) const;
   // Of the sessions that are charged to an account, or of all; as `asks` may know it.
   std::string LargestHolder(const Account* among, const Session* asks) const;
 

@@ -47,8 +47,11 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
   return status_;
 }
 
-std::unique_ptr<WaitScope> DeclareWait(InvocationState& state) {
-  if (!OnARuntimeThread() || state.done() || state.WaitWouldDeadlock()) return nullptr;
+std::unique_ptr<WaitScope> DeclareWait(InvocationState& state, absl::Duration timeout) {
+  if (timeout <= absl::ZeroDuration() || !OnARuntimeThread() || state.done() ||
+      state.WaitWouldDeadlock()) {
+    return nullptr;
+  }
   auto declared =
       std::make_unique<WaitScope>("an invocation", [weak = state.weak_from_this()](Chain chain) {
         if (const auto waited_for = weak.lock()) waited_for->AlsoWaits(std::move(chain));

@@ -58,8 +58,8 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
 };
 
 // To be kept while this thread waits for `state`: if it is a runtime's, the runtime is known to
-// wait, and so a cycle of waits is found.
-std::unique_ptr<WaitScope> DeclareWait(InvocationState& state);
+// wait, and so a cycle of waits is found. Null where there is nothing to declare.
+std::unique_ptr<WaitScope> DeclareWait(InvocationState& state, absl::Duration timeout);
 
 // `reply` as a Message of type Reply. INTERNAL if it is of another type or does not parse.
 template <typename ReplyType>
@@ -96,7 +96,7 @@ class Invocation {
   // runtime thread that would have to run it; as its outcome (DEADLOCK), if that thread waits for
   // the calling one in turn.
   absl::Status Await(absl::Duration timeout = absl::InfiniteDuration()) const {
-    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_);
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_, timeout);
     return state_->Await(timeout);
   }
 
@@ -104,7 +104,7 @@ class Invocation {
   // (DispatchAsync<Reply>).
   template <typename Reply>
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout = absl::InfiniteDuration()) const {
-    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_);
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_, timeout);
     absl::StatusOr<internal::Reply> reply = state_->AwaitReply(timeout);
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));

@@ -25,6 +25,15 @@ Lifecycle::Lifecycle(const WorkBounds& bounds,
       total_("runtime", bounds.total) {}
 
 absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
+  // What can never fit is told so, whatever else is in the way just now.
+  const auto fits = [&](const Account* account) {
+    return account == nullptr || static_cast<int64_t>(task.bytes) <= account->bound().bytes;
+  };
+  if (!fits(&total_)) return TooLarge(total_, task);
+  if (task.session != nullptr) {
+    if (!fits(task.session->user_.get())) return TooLarge(*task.session->user_, task);
+    if (!fits(task.session->account_.get())) return TooLarge(*task.session->account_, task);
+  }
   const int64_t items = instead_of != nullptr ? 0 : 1;
   const int64_t bytes =
       static_cast<int64_t>(task.bytes) -
@@ -44,25 +53,33 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
   return absl::OkStatus();
 }
 
+Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Task& task) {
+  if (task.session != nullptr && &account == task.session->account_.get()) {
+    return {.bound = "session", .in_words = "the session"};
+  }
+  const bool all = account.holder() == "runtime";
+  return {.bound = account.holder(), .in_words = all ? "the runtime" : account.holder()};
+}
+
+absl::Status Lifecycle::TooLarge(const Account& account, const Task& task) {
+  ledger_.Refuse();
+  const Names names = NamesOf(account, task);
+  const std::string limit = absl::StrCat(account.bound().bytes, " bytes");
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+      absl::StrCat("this request has ", task.bytes, " bytes, and ", names.in_words, " may have ",
+                   limit, " unfinished: it can never fit; raise the bound, or send less"),
+      {{"bound", names.bound}, {"limit", limit}});
+}
+
 absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t bytes,
                              const Task& task) {
   ledger_.Refuse();
   const Bound& bound = account.bound();
   const bool by_bytes = bytes > 0 && account.held().bytes + bytes > bound.bytes;
-  const bool session = task.session != nullptr && &account == task.session->account_.get();
-  const std::string who = session                         ? "the session"
-                          : account.holder() == "runtime" ? "the runtime"
-                                                          : account.holder();
+  const Names names = NamesOf(account, task);
   const std::string limit =
       absl::StrCat(by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations");
-  const std::string name = session ? "session" : account.holder();
-  if (by_bytes && static_cast<int64_t>(task.bytes) > bound.bytes) {
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-        absl::StrCat("this request has ", task.bytes, " bytes, and ", who, " may have ", limit,
-                     " unfinished: it can never fit; raise the bound, or send less"),
-        {{"bound", name}, {"limit", limit}});
-  }
   const std::string held = by_bytes
                                ? absl::StrCat(account.held().bytes, " of ", bound.bytes, " bytes")
                                : absl::StrCat(items, " of ", bound.items, " invocations");
@@ -70,11 +87,11 @@ absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t byte
       largest_holder_(&account == &total_ ? nullptr : &account, task.session.get());
   absl::Status status =
       MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-                absl::StrCat("the queue is full: ", who, " has ", held, " unfinished",
+                absl::StrCat("the queue is full: ", names.in_words, " has ", held, " unfinished",
                              by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "",
                              holder.empty() ? "" : absl::StrCat("; most are of ", holder),
                              "; try again when some have ended"),
-                {{"bound", name}, {"limit", limit}, {"holder", holder}});
+                {{"bound", names.bound}, {"limit", limit}, {"holder", holder}});
   // By then an eighth of what is unfinished should have run.
   const absl::Duration hint =
       absl::Nanoseconds(mean_run_nanos_.load()) * std::max<int64_t>(1, items / 8);

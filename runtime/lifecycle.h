@@ -39,7 +39,8 @@ class Lifecycle {
             std::function<std::string(const Account*, const Session*)> largest_holder);
 
   // Takes it in, unless a bound stands in the way: RESOURCE_EXHAUSTED (QUEUE_FULL) says which, who
-  // holds most of the room, and when to try again. With `instead_of`, a task that it takes the
+  // holds most of the room, and when to try again; RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE): it can
+  // never fit into one. With `instead_of`, a task that it takes the
   // place of counts as gone.
   absl::Status Admit(Task& task, const Task* instead_of = nullptr);
   // The same without looking at bounds.
@@ -75,6 +76,13 @@ class Lifecycle {
   void NoteRunTime(absl::Duration time);
 
  private:
+  // How refusals name a bound: to programs, and to people.
+  struct Names {
+    std::string bound;
+    std::string in_words;
+  };
+  static Names NamesOf(const Account& account, const Task& task);
+  absl::Status TooLarge(const Account& account, const Task& task);
   absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
   void Hold(Task& task);
   void LetGo(Task& task);

@@ -1,5 +1,6 @@
 #include "runloop/runtime/local_context.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -219,13 +220,18 @@ class LocalTarget final : public DispatchTarget {
     auto invocation = std::make_shared<LocalInvocation>(core_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) return prepared.status();
-    if (absl::Status ran = core_->DispatchInPlace(*std::move(prepared)); !ran.ok()) return ran;
-    if (!invocation->done()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(call.operation,
-                       " finishes later, and the runtime thread cannot wait for "
-                       "it; use DispatchAsync and Watch"));
+    absl::StatusOr<std::shared_ptr<OperationTask>> ran =
+        core_->DispatchInPlace(*std::move(prepared));
+    if (!ran.ok()) return ran.status();
+    // What it makes from now on nobody would hear of.
+    if (!invocation->done() &&
+        core_->GiveUp(**ran, OutcomeKind::kCancelled) == RuntimeCore::GivenUp::kStillRunning) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                       absl::StrCat((*ran)->operation->name(),
+                                    " has run and finishes later, and the runtime thread cannot "
+                                    "wait for it; use DispatchAsync and Watch"));
     }
+    while (!invocation->done()) std::this_thread::yield();  // another thread is giving it just now
     return invocation->AwaitReply(absl::ZeroDuration());
   }
 

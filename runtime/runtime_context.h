@@ -88,10 +88,11 @@ class RuntimeContext {
   // sending. INTERNAL: the handler threw. Others are the operation's own. ReasonOf (error.h) gives
   // a program the reason, such as EXPIRED.
   //
-  // Deadlock: from the runtime thread of the same process it runs in place. Out of an operation of
-  // one runtime into another it blocks that first runtime thread; a cycle of such calls is
-  // FAILED_PRECONDITION (DEADLOCK), as it is of waits by Invocation::Await. Waiting in an operation
-  // in another way is not known to the runtime, and no cycle through it is found.
+  // Deadlock: from the runtime thread of the same process it runs in place; if the operation defers
+  // its completion there, it goes on and the answer is DEADLINE_EXCEEDED (STILL_RUNNING) at once.
+  // Out of an operation of one runtime into another it blocks that first runtime thread; a cycle of
+  // such calls is FAILED_PRECONDITION (DEADLOCK), as it is of waits by Invocation::Await. Waiting
+  // in an operation in another way is not known to the runtime, and no cycle through it is found.
   template <typename Reply, typename Request>
   absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
                                          const DispatchOptions& options = {}) const {

@@ -171,6 +171,19 @@ TEST_F(SessionTest, WhatItIsGivenUpByItsCallerReleasesWhatItMakes) {
   EXPECT_THAT(operations_->destroyed(), ElementsAre("made"));
 }
 
+TEST_F(SessionTest, WhatIsDeferredInPlaceRunsOnAndIsGivenUp) {
+  Start();
+  const RuntimeContext context = runtime_->context().AsRuntimeContext();
+  const absl::Status status = runtime_->context().RunOnRuntimeThreadBlocking([&] {
+    return context.DispatchBlocking<test::v1::DeferReply>(kDefer, test::v1::DeferRequest())
+        .status();
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_STILL_RUNNING);
+  operations_->TakeDeferred().Finish(test::v1::DeferReply());
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
+}
+
 TEST_F(SessionTest, AResultThatComesAfterItsCallerGaveUpReleasesWhatWasMade) {
   Start();
   RemoteSession session(*runtime_);
@@ -343,7 +356,8 @@ TEST_F(SessionTest, ADispatchThatSupersedesFitsIntoAFullQueue) {
   EXPECT_EQ(ReasonOf(too_large->Await()), v1::ERROR_REASON_QUEUE_FULL);
   EXPECT_FALSE(keyed->done()) << "a refused dispatch supersedes nothing";
   const auto never_fits = session.Dispatch(kEcho, Payload(3'500));
-  EXPECT_EQ(ReasonOf(never_fits->Await()), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_EQ(ReasonOf(never_fits->Await()), v1::ERROR_REASON_MESSAGE_TOO_LARGE)
+      << "though there is no room for any";
   const auto fits = session.Dispatch(kEcho, Payload(1'500), {.coalesce_key = "k"});
   EXPECT_EQ(ReasonOf(keyed->Await()), v1::ERROR_REASON_SUPERSEDED);
   operations_->LetGo();

@@ -17,9 +17,14 @@ std::string InWords(const ChainLink& link) {
 
 }  // namespace
 
-bool Contains(const Chain& chain, std::string_view runtime_id) {
-  return std::any_of(chain.begin(), chain.end(),
-                     [&](const ChainLink& link) { return link.runtime_id == runtime_id; });
+Chain Longer(const Chain& chain, ChainLink last) {
+  if (last.operation.size() > kMaxLinkOperation) last.operation.resize(kMaxLinkOperation);
+  size_t bytes = last.runtime_id.size() + last.operation.size();
+  for (const ChainLink& link : chain) bytes += link.runtime_id.size() + link.operation.size();
+  if (chain.size() >= kMaxChainLinks || bytes > kMaxChainBytes) return {std::move(last)};
+  Chain longer = chain;
+  longer.push_back(std::move(last));
+  return longer;
 }
 
 absl::Status DeadlockError(const Chain& chain, std::string_view runtime_id,
@@ -43,6 +48,7 @@ void Waits::Begin(std::string for_what, std::shared_ptr<Forward> forward) {
   absl::MutexLock lock(&mutex_);
   for_what_ = std::move(for_what);
   forward_ = std::move(forward);
+  ++begun_;
 }
 
 void Waits::End() {
@@ -55,6 +61,17 @@ void Waits::End() {
 std::string Waits::for_what() const {
   absl::MutexLock lock(&mutex_);
   return for_what_;
+}
+
+uint64_t Waits::number() const {
+  absl::MutexLock lock(&mutex_);
+  return forward_ != nullptr ? begun_ : begun_ + 1;
+}
+
+bool Waits::MayBeIn(uint64_t number) const {
+  absl::MutexLock lock(&mutex_);
+  // Of a wait that has yet to begin the dispatch may be under way.
+  return number == 0 || number > begun_ || (number == begun_ && forward_ != nullptr);
 }
 
 void Waits::Add(Task& task, Chain chain) {

@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_RUNTIME_WAIT_CHAIN_H_
 #define RUNLOOP_RUNTIME_WAIT_CHAIN_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +20,8 @@ class Task;
 struct ChainLink {
   std::string runtime_id;
   std::string operation;
+  // Which of the runtime's waits, counted from 1; 0 if that is not known.
+  uint64_t wait = 0;
 
   bool operator==(const ChainLink&) const = default;
 };
@@ -28,10 +31,14 @@ struct ChainLink {
 // refuse that worker's own dispatch; those of others, who have this process's uid, are passed on.
 using Chain = std::vector<ChainLink>;
 
-// Longer chains are not followed.
+// No peer takes longer chains, nor longer names of operations.
 inline constexpr size_t kMaxChainLinks = 64;
+inline constexpr size_t kMaxChainBytes = 8192;
+inline constexpr size_t kMaxLinkOperation = 512;
 
-bool Contains(const Chain& chain, std::string_view runtime_id);
+// `chain` and `last` behind it; `last` alone where both are too long, so that those that wait
+// directly are known at least.
+Chain Longer(const Chain& chain, ChainLink last);
 
 // FAILED_PRECONDITION (DEADLOCK): `operation` of `runtime_id`, which is in `chain`, would wait for
 // itself.
@@ -55,6 +62,11 @@ class Waits {
   // What the thread waits for; empty if it does not.
   std::string for_what() const;
 
+  // The number of the wait that goes on, or of the next. The runtime thread.
+  uint64_t number() const;
+  // True if the wait with this number has not ended.
+  bool MayBeIn(uint64_t number) const;
+
   // `chain` waits for `task`; to be called before the task is posted or while it is known to live.
   void Add(Task& task, Chain chain);
   // Appends those that wait for `task` to `chains`.
@@ -70,6 +82,7 @@ class Waits {
   mutable absl::Mutex mutex_;  // guards Task::chains too
   std::string for_what_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Forward> forward_ ABSL_GUARDED_BY(mutex_);
+  uint64_t begun_ ABSL_GUARDED_BY(mutex_) = 0;  // waits so far
 };
 
 // True on the runtime thread of any runtime.

@@ -5,11 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <thread>
 
 #include "absl/synchronization/barrier.h"
+#include "absl/synchronization/notification.h"
 #include "runloop/runtime/error.h"
 #include "runloop/tests/testing/remote_session.h"
+#include "runloop/v1/handles.pb.h"
 
 namespace runloop {
 namespace {
@@ -143,6 +146,75 @@ TEST(Deadlock, ClosuresThatBeganToWaitForEachOtherAreFound) {
   EXPECT_TRUE(ReasonOf(results[0]) == v1::ERROR_REASON_DEADLOCK ||
               ReasonOf(results[1]) == v1::ERROR_REASON_DEADLOCK)
       << results[0] << results[1];
+}
+
+TEST(Deadlock, AWaitThatIsOverIsInNoCycle) {
+  absl::Notification over;
+  absl::Status back;
+  Node* first = nullptr;
+  Node b([&] {
+    over.WaitForNotification();
+    back = first->Echo();
+    return absl::OkStatus();
+  });
+  std::optional<Invocation> given_up;
+  Node a([&] {
+    if (given_up.has_value()) return absl::OkStatus();
+    given_up = b.context->DispatchAsync(kEcho, EchoRequest());
+    EXPECT_EQ(ReasonOf(given_up->Await(absl::Milliseconds(1))), v1::ERROR_REASON_STILL_RUNNING);
+    return absl::OkStatus();
+  });
+  first = &a;
+  EXPECT_TRUE(a.Echo().ok());
+  over.Notify();
+  EXPECT_TRUE(given_up->Await().ok());
+  EXPECT_TRUE(back.ok()) << back;
+}
+
+TEST(Deadlock, ALookThatDoesNotWaitIsInNoCycle) {
+  absl::Barrier inside(2);
+  Node* other = nullptr;
+  Node b([&] {
+    (void)inside.Block();
+    // Blocks on the first one, which looks at what is queued here.
+    return other->runtime->context().RunOnRuntimeThreadBlocking([] {});
+  });
+  Invocation queued = b.context->DispatchAsync(kEcho, EchoRequest());
+  Node a([&] {
+    (void)inside.Block();
+    const Invocation behind =
+        b.context->DispatchAsync("runloop.v1.Handles/Release", v1::ReleaseRequest());
+    EXPECT_EQ(ReasonOf(behind.Await(absl::ZeroDuration())), v1::ERROR_REASON_STILL_RUNNING);
+    queued = behind;
+    return absl::OkStatus();
+  });
+  other = &a;
+  EXPECT_TRUE(a.Echo().ok());
+  EXPECT_EQ(ReasonOf(queued.Await()), v1::ERROR_REASON_UNKNOWN_HANDLE);
+}
+
+TEST(Deadlock, AChainThatWouldBeTooLongForAPeerIsCutToItsEnd) {
+  const internal::ChainLink last{.runtime_id = "r", .operation = std::string(1000, 'x'), .wait = 3};
+  Chain chain;
+  for (size_t i = 0; i < internal::kMaxChainLinks - 1; ++i) chain.push_back({.runtime_id = "a"});
+  EXPECT_EQ(internal::Longer(chain, last).size(), internal::kMaxChainLinks);
+  chain.push_back({.runtime_id = "a"});
+  const Chain cut = internal::Longer(chain, last);
+  ASSERT_EQ(cut.size(), 1u);
+  EXPECT_EQ(cut[0].operation.size(), internal::kMaxLinkOperation);
+  EXPECT_EQ(cut[0].wait, 3u);
+  EXPECT_EQ(internal::Longer({{.runtime_id = std::string(8000, 'y')}}, last).size(), 1u);
+}
+
+TEST(Deadlock, AClosureThatWasEndedAsItsCallersTimeWasUpIsNotSaidToRunOn) {
+  auto runtime = *Runtime::Create({});
+  internal::InPlaceTask task;
+  ASSERT_TRUE(runtime->core()->EnterInPlace(task).ok());
+  EXPECT_EQ(ReasonOf(internal::TimedOut(*runtime->core(), task, absl::Seconds(1))),
+            v1::ERROR_REASON_STILL_RUNNING);
+  runtime->core()->LeaveInPlace(task, true);
+  EXPECT_TRUE(internal::TimedOut(*runtime->core(), task, absl::Seconds(1)).ok())
+      << "the caller waits for the outcome, which is on its way";
 }
 
 TEST(Deadlock, AChainThatAPeerMadeUpRefusesOnlyItsOwnDispatch) {

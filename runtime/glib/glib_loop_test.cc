@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "runloop/runtime/runtime.h"
+#include "runloop/v1/handles.pb.h"
 
 namespace runloop {
 namespace {
@@ -161,6 +162,31 @@ TEST_F(GlibLoopTest, ANestedMainLoopInAClosureThatRunsInPlaceLosesNoWake) {
                   .ok());
   ASSERT_TRUE(runtime_->Run().ok());
   EXPECT_TRUE(ran);
+  g_main_loop_unref(nested);
+}
+
+TEST_F(GlibLoopTest, NorIfWhatItWasWokenForIsCancelledBeforeTheNestedLoopEnds) {
+  GMainLoop* const nested = g_main_loop_new(context_, FALSE);
+  const RuntimeContext operations = runtime_->context().AsRuntimeContext();
+  ASSERT_TRUE(runtime_->context()
+                  .RunOnRuntimeThreadBlocking([&] {
+                    const Invocation queued = operations.DispatchAsync("runloop.v1.Handles/Release",
+                                                                       v1::ReleaseRequest());
+                    CountedSource quit;
+                    quit.on_run = [&] {
+                      if (quit.runs < 20) return;
+                      queued.Cancel();
+                      g_main_loop_quit(nested);
+                    };
+                    GSource* const source =
+                        AddSource(g_idle_source_new(), G_PRIORITY_DEFAULT_IDLE, quit);
+                    g_main_loop_run(nested);
+                    Remove(source);
+                    EXPECT_TRUE(queued.done());
+                  })
+                  .ok());
+  ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadAsync([&] { runtime_->Stop(); }).ok());
+  ASSERT_TRUE(runtime_->Run().ok());
   g_main_loop_unref(nested);
 }
 

@@ -81,10 +81,13 @@ std::string Reference::Refusal(int session, const Step& step, const Invocation* 
   const auto full = [&](const char* who, const Bound& held, const Bound& bound) -> std::string {
     const bool by_bytes = bytes > 0 && held.bytes + bytes > bound.bytes;
     if (!by_bytes && held.items + items <= bound.items) return "";
-    if (by_bytes && step.bytes > bound.bytes) return "RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE";
     return absl::StrCat("RESOURCE_EXHAUSTED QUEUE_FULL: ", who, ", ",
                         by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations");
   };
+  if (counts_bytes && step.bytes > std::min({setup_.bounds.total.bytes, setup_.bounds.user.bytes,
+                                             setup_.bounds.session.bytes})) {
+    return "RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE";
+  }
   std::string why = full("runtime", held(kNone), setup_.bounds.total);
   if (!why.empty() || !counts_bytes) return why;
   const Session& of = sessions_[session];
