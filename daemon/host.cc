@@ -151,6 +151,7 @@ absl::Status Host::Impl::Start() {
   absl::StatusOr<std::unique_ptr<daemon::Listener>> listener = daemon::Listener::Create(
       {.sockets = *std::move(sockets),
        .serve = [server = server_.get()](int fd) { server->AddConnection(fd); },
+       .ended = [server = server_.get()] { server->ConnectionEnded(); },
        .connections = &connections_,
        .log = log_});
   if (!listener.ok()) return listener.status();

@@ -343,6 +343,20 @@ TEST_F(HostTest, WhatAPlainCallLeavesEndsWithItsConnection) {
   operations_->AwaitEndedSessions(1);
 }
 
+TEST_F(HostTest, IsIdleOnceTheConnectionOfPlainCallsHasEnded) {
+  absl::Notification idle;
+  Start({.on_idle = [&] {
+    if (!idle.HasBeenNotified()) idle.Notify();
+  }});
+  {
+    grpc::ClientContext context;
+    test::v1::EchoReply reply;
+    ASSERT_TRUE(test::v1::TestOperations::NewStub(Connect())->Echo(&context, {}, &reply).ok());
+  }
+  idle.WaitForNotification();
+  host_.reset();
+}
+
 TEST_F(HostTest, DiagnosticsAnswerWhileTheRuntimeThreadIsHeld) {
   Start();
   const auto channel = Connect();

@@ -50,6 +50,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(ListenerOptions optio
 
 Listener::Listener(ListenerOptions options)
     : serve_(std::move(options.serve)),
+      ended_(std::move(options.ended)),
       connections_(*options.connections),
       first_byte_timeout_(options.first_byte_timeout),
       max_pending_(options.max_pending),
@@ -298,6 +299,7 @@ void Listener::OnHangUp(int fd) {
   watched_.erase(found);
   (void)loop_.RemoveFd(fd);
   connections_.Remove(ended.grpc_fd, ended.connection);
+  if (ended_) ended_();
 }
 
 void Listener::OnProcessEnd(int fd, int32_t pid) {

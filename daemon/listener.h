@@ -29,6 +29,8 @@ struct ListenerOptions {
   // Gets each gRPC connection, in the table by then, and owns the descriptor from there on. Called
   // on the accept thread.
   std::function<void(int fd)> serve;
+  // Called on the accept thread after one of those has ended. May be null.
+  std::function<void()> ended;
   // Must outlive the listener.
   ConnectionTable* connections = nullptr;
   LogSink log;
@@ -123,6 +125,7 @@ class Listener {
 
   // Constant after construction.
   const std::function<void(int)> serve_;
+  const std::function<void()> ended_;
   ConnectionTable& connections_;
   const absl::Duration first_byte_timeout_;
   const size_t max_pending_;

@@ -87,6 +87,8 @@ Server::~Server() { Shutdown(absl::ZeroDuration()); }
 
 void Server::AddConnection(int fd) { grpc::AddInsecureChannelFromFd(server_.get(), fd); }
 
+void Server::ConnectionEnded() { sessions_.ConnectionEnded(); }
+
 void Server::BeginDrain(absl::Duration timeout) { sessions_.BeginDrain(timeout); }
 
 void Server::Shutdown(absl::Duration grace) {

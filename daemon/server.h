@@ -41,8 +41,8 @@ struct ServerOptions {
 // The gRPC server with all its services: the one place where they are put together. It listens
 // nowhere; connections are handed to it.
 //
-// Threads: Create, Shutdown and the destructor on the owner's; AddConnection on one other, which
-// has ended before Shutdown; BeginDrain from any.
+// Threads: Create, Shutdown and the destructor on the owner's; AddConnection and ConnectionEnded on
+// one other, which has ended before Shutdown; BeginDrain from any.
 class Server {
  public:
   static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options);
@@ -51,6 +51,8 @@ class Server {
   // Serves the connection that `fd`, non-blocking and in the connection table, belongs to. Takes
   // the descriptor.
   void AddConnection(int fd);
+  // One of those has ended.
+  void ConnectionEnded();
 
   // Ends the session streams whose work is done, and tells the others.
   void BeginDrain(absl::Duration timeout);

@@ -50,7 +50,17 @@ void SessionServer::Listen() {
 void SessionServer::Delete(SessionStream* stream) { streams_.erase(stream); }
 
 void SessionServer::SessionEnded() {
-  if (--open_sessions_ > 0 || !options_.on_idle) return;
+  --open_sessions_;
+  AwaitIdle();
+}
+
+void SessionServer::ConnectionEnded() {
+  if (!options_.on_idle || connection_ended_.exchange(true)) return;
+  waker_->Wake(nullptr);
+}
+
+void SessionServer::AwaitIdle() {
+  if (open_sessions_ > 0 || !options_.on_idle) return;
   // gRPC has not freed yet what the connection had. An alarm that is still set is cancelled.
   idle_alarm_ = std::make_unique<grpc::Alarm>();
   idle_alarm_->Set(absl::ToChronoTime(absl::Now() + kIdleDelay),
@@ -63,6 +73,8 @@ void SessionServer::OnWake() {
   for (const std::shared_ptr<SessionOutbox>& outbox : waker_->Take()) {
     if (outbox->stream() != nullptr) outbox->stream()->OnOutcomes();
   }
+  // After Take: what is set from then on wakes again.
+  if (connection_ended_.exchange(false)) AwaitIdle();
   if (!drain_seen_ && drain_left()) {
     drain_seen_ = true;
     for (const auto& [stream, owned] : streams_) stream->BeginDrain();

@@ -4,6 +4,7 @@
 #include <grpcpp/alarm.h>
 #include <grpcpp/completion_queue.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -48,8 +49,8 @@ struct SessionServerOptions {
 // That thread reads, checks and admits requests, and writes outcomes; the runtime thread only wakes
 // it.
 //
-// Threads: Start, Shutdown and the destructor on the owner's; BeginDrain from any. The streams live
-// on the completion-queue thread.
+// Threads: Start, Shutdown and the destructor on the owner's; BeginDrain and ConnectionEnded from
+// any. The streams live on the completion-queue thread.
 class SessionServer {
  public:
   explicit SessionServer(SessionServerOptions options);
@@ -62,6 +63,9 @@ class SessionServer {
 
   // Tells every worker, now and when it connects, and ends the streams whose work is done.
   void BeginDrain(absl::Duration timeout);
+
+  // A connection has ended, perhaps one that plain calls came by, which leave memory behind, too.
+  void ConnectionEnded();
 
   // Ends the thread. The gRPC server is shut down by then, so that every stream has been cancelled.
   // Idempotent.
@@ -100,6 +104,8 @@ class SessionServer {
 
   void Serve();
   void OnWake();
+  // Sets the alarm for on_idle if no session is open.
+  void AwaitIdle();
 
   // Constant after construction.
   const SessionServerOptions options_;
@@ -113,6 +119,7 @@ class SessionServer {
 
   LogLimiter log_;
   WakeTag wake_tag_{*this};
+  std::atomic<bool> connection_ended_{false};
 
   // The completion-queue thread.
   absl::flat_hash_map<SessionStream*, std::unique_ptr<SessionStream>> streams_;
