@@ -38,8 +38,9 @@ void RaiseFileLimit() {
 
 int RunDaemon(const Flags& flags) {
   // Floods leave memory behind in as many arenas as there were threads, and the C library gives
-  // none of it back by itself.
-  mallopt(M_ARENA_MAX, 2);
+  // none of it back by itself. malloc_trim gives back the free end of the first arena only: of
+  // another, as much stays as twice the largest message.
+  mallopt(M_ARENA_MAX, 1);
   RaiseFileLimit();
   absl::StatusOr<std::vector<int>> inherited = TakeInheritedSockets();
   if (!inherited.ok()) return Fail(kExitUsage, inherited.status());
