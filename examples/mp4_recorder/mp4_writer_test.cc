@@ -16,26 +16,36 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace runloop::examples {
 
-// Lets nothing through to the video's encoder while it lives, so that what is appended waits.
+// Lets no frame through to the video's encoder while it lives, so that what is appended waits.
 class Mp4WriterTestPeer {
  public:
   explicit Mp4WriterTestPeer(Mp4Writer& writer)
       : pad_(gst_element_get_static_pad(GST_ELEMENT(writer.video_.source), "src")),
         probe_(gst_pad_add_probe(
-            pad_, GST_PAD_PROBE_TYPE_BLOCK_DOWNSTREAM,
-            [](GstPad*, GstPadProbeInfo*, gpointer) { return GST_PAD_PROBE_OK; }, nullptr,
-            nullptr)) {}
+            pad_,
+            static_cast<GstPadProbeType>(GST_PAD_PROBE_TYPE_BLOCK | GST_PAD_PROBE_TYPE_BUFFER),
+            [](GstPad*, GstPadProbeInfo*, gpointer self) {
+              absl::Notification& holds = static_cast<Mp4WriterTestPeer*>(self)->holds_;
+              if (!holds.HasBeenNotified()) holds.Notify();
+              return GST_PAD_PROBE_OK;
+            },
+            this, nullptr)) {}
   ~Mp4WriterTestPeer() {
     gst_pad_remove_probe(pad_, probe_);
     gst_object_unref(pad_);
   }
 
+  // Blocks until it holds the first frame, which is out of the queue then; no other leaves it.
+  void AwaitFrame() const { holds_.WaitForNotification(); }
+
  private:
+  absl::Notification holds_;
   GstPad* const pad_;
   const gulong probe_;
 };
@@ -164,10 +174,15 @@ class Mp4WriterTest : public testing::Test {
     return Wait(StartFinish(writer, timeout));
   }
 
-  // Appends frames until one is refused; returns those before it. The encoder takes none meanwhile.
+  // Appends frames until one is refused; returns those before it. The first has left the queue of
+  // the encoder by then, and no other.
   std::vector<Appended> Fill(Mp4Writer& writer, int width, int height, absl::Status& refused) {
-    constexpr int kMost = 1000;
     const Mp4WriterTestPeer held(writer);
+    return Fill(writer, held, width, height, refused);
+  }
+  std::vector<Appended> Fill(Mp4Writer& writer, const Mp4WriterTestPeer& held, int width,
+                             int height, absl::Status& refused) {
+    constexpr int kMost = 1000;
     const AppendRequest frame = Frame(width, height, 0);
     std::vector<Appended> appends;
     for (int i = 0; i < kMost; ++i) {
@@ -179,6 +194,7 @@ class Mp4WriterTest : public testing::Test {
         break;
       }
       appends.push_back(append);
+      if (i == 0) held.AwaitFrame();
     }
     return appends;
   }
@@ -287,7 +303,8 @@ TEST_F(Mp4WriterTest, FinishTellsEachCallerTheSameOutcome) {
 TEST_F(Mp4WriterTest, FinishGivesUpAtItsTimeout) {
   auto writer = Create(Format(640, 480, true));
   absl::Status refused;
-  const std::vector<Appended> appends = Fill(*writer, 640, 480, refused);
+  const Mp4WriterTestPeer held(*writer);  // however fast the encoder is
+  const std::vector<Appended> appends = Fill(*writer, held, 640, 480, refused);
   const absl::Status status = Finish(*writer, absl::ZeroDuration()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
   EXPECT_THAT(status.message(), HasSubstr("incomplete"));
