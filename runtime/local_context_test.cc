@@ -242,14 +242,14 @@ TEST(RunOnRuntimeThreadBlocking, StartedAtItsDeadlineRunsOnAndItsResultDiesOnThe
     }
     std::promise<std::thread::id>* died_on;
   };
-  auto runtime = Spawn();
+  FakeClock clock;
+  auto runtime = Spawn({.clock = &clock});
   const LocalRuntimeContext context = runtime->context();
   const std::thread::id runtime_thread =
       *context.RunOnRuntimeThreadBlocking([] { return std::this_thread::get_id(); });
   std::promise<std::thread::id> died_on;
-  absl::Notification started, go;
+  absl::Notification started, go, returned;
   std::thread caller([&] {
-    // The deadline is long enough to be started in, and is over when `go` comes.
     absl::StatusOr<Result> result = context.RunOnRuntimeThreadBlocking(
         [&] {
           started.Notify();
@@ -259,8 +259,14 @@ TEST(RunOnRuntimeThreadBlocking, StartedAtItsDeadlineRunsOnAndItsResultDiesOnThe
         absl::Milliseconds(200));
     EXPECT_EQ(result.status().code(), absl::StatusCode::kDeadlineExceeded);
     EXPECT_EQ(ReasonOf(result.status()), v1::ERROR_REASON_STILL_RUNNING);
+    returned.Notify();
   });
   started.WaitForNotification();
+  // Again and again: the caller may be on its way to its wait.
+  while (!returned.HasBeenNotified()) {
+    clock.Advance(absl::Milliseconds(200));
+    std::this_thread::yield();
+  }
   caller.join();
   go.Notify();
   EXPECT_EQ(died_on.get_future().get(), runtime_thread);
