@@ -449,6 +449,30 @@ TEST_F(SessionStreamTest, PlainCallsJoinASessionOfTheSameProcessOnly) {
   joins.AddMetadata("runloop-session", id);
   EXPECT_TRUE(stub->Record(&joins, {}, &reply).ok());
   EXPECT_EQ(runtime_->GetSnapshot().sessions.size(), 1u);  // no implicit one
+TEST_F(SessionStreamTest, OutcomesThatGatherWhileOneIsWrittenGoInOneMessage) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  // Larger than what the connection takes before it is read: its message is being written until
+  // then.
+  test::v1::DeferReply large;
+  large.set_text(std::string(8 << 20, 'x'));
+  v1::SessionRequest request;
+  worker.Add(request, kDefer).set_reply_wanted(true);
+  worker.Send(request);
+  operations_->TakeDeferred().Finish(std::move(large));
+  constexpr int kCount = 1000;
+  request.Clear();
+  for (int i = 0; i < kCount; ++i) worker.Add(request, kRecord);
+  worker.Send(request);
+  // An outcome is told before it is counted.
+  Await([](const auto& snapshot) { return snapshot.ledger.succeeded == kCount + 1; });
+  worker.AwaitEnded(kCount + 1);
+  EXPECT_LE(worker.messages_, 2);
+  worker.HalfClose();
+  EXPECT_TRUE(worker.Finish().ok());
+}
+
   grpc::ClientContext unknown;
   unknown.AddMetadata("runloop-session", "s999");
   const grpc::Status refused = stub->Record(&unknown, {}, &reply);

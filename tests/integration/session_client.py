@@ -111,8 +111,8 @@ class Session:
         self._waiting = collections.deque()  # (message size, Dispatch or Cancel), to be written
         self._last, self._ended, self._half_closed = 0, None, False
         self.draining = False
-        # For tests: messages written and read; invocations settled by `succeeded`; outcomes of what was not unfinished.
-        self.requests = self.responses = self.acknowledged = self.settled_twice = 0
+        # For tests: messages written; invocations settled by `succeeded`; outcomes of what was not unfinished.
+        self.requests = self.acknowledged = self.settled_twice = 0
         self._channel = grpc.insecure_channel(address, options=[
             ('grpc.max_receive_message_length', -1), ('grpc.use_local_subchannel_pool', 1)])
         hello = session_pb2.Hello(versions=session_pb2.VersionRange(min=versions[0], max=versions[1]),
@@ -249,7 +249,6 @@ class Session:
     def _take(self, message):
         settled = []
         with self._lock:
-            self.responses += 1
             for outcome in message.outcomes:
                 settled.append((self._pop(outcome.invocation_id), outcome))
             if message.HasField('succeeded'):
