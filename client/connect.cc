@@ -29,8 +29,6 @@ using internal::WaitScope;
 
 // How long the last context waits for the daemon to run what was dispatched.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
-// How long a caller that gave its operation up waits for the daemon's word on it.
-constexpr absl::Duration kGiveUpGrace = absl::Milliseconds(500);
 // When a dispatch that may wait for room is tried again: by default, and at least and at most.
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(10);
 constexpr absl::Duration kShortestRetryDelay = absl::Milliseconds(1);
@@ -40,7 +38,8 @@ constexpr size_t kLongestClientName = 128;
 // What the contexts of one Connect share.
 class RemoteTarget final : public DispatchTarget {
  public:
-  explicit RemoteTarget(std::shared_ptr<SessionClient> client) : client_(std::move(client)) {}
+  RemoteTarget(std::shared_ptr<SessionClient> client, absl::Duration give_up_grace)
+      : client_(std::move(client)), give_up_grace_(give_up_grace) {}
   ~RemoteTarget() override { client_->Close(kCloseTimeout); }
 
   absl::Status WaitUntilConnected() { return client_->WaitUntilConnected(); }
@@ -86,7 +85,7 @@ class RemoteTarget final : public DispatchTarget {
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
     const bool given_up = client_->GiveUp(*invocation);
-    invocation->Await(kGiveUpGrace).IgnoreError();
+    invocation->Await(give_up_grace_).IgnoreError();
     if (invocation->done() && !given_up) return invocation->AwaitReply(absl::ZeroDuration());
     if (!invocation->done()) {
       return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
@@ -111,6 +110,7 @@ class RemoteTarget final : public DispatchTarget {
   }
 
   const std::shared_ptr<SessionClient> client_;
+  const absl::Duration give_up_grace_;
 };
 
 // What fits the field of the protocol: short, and UTF-8.
@@ -140,7 +140,7 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
                             .max_unfinished_bytes = options.max_unfinished_bytes,
                             .on_session_lost = options.on_session_lost});
   if (!client.ok()) return client.status();
-  auto target = std::make_shared<RemoteTarget>(*std::move(client));
+  auto target = std::make_shared<RemoteTarget>(*std::move(client), options.internal.give_up_grace);
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;
   return RuntimeContext(std::move(target));
 }

@@ -28,6 +28,13 @@ struct ConnectOptions {
   // session. Not called in the in-process path, nor once the last context is destroyed; not for a
   // session that the last context ended, unless something was lost with it.
   std::function<void(const SessionLost&)> on_session_lost;
+
+  // For runloop itself and its tests; not part of the interface.
+  struct Internal {
+    // How long a DispatchBlocking whose timeout has passed waits for the daemon's word on it.
+    absl::Duration give_up_grace = absl::Milliseconds(500);
+  };
+  Internal internal;
 };
 
 // Opens a session with the daemon at an address and returns once it stands. In the process that

@@ -44,7 +44,12 @@ class ConnectTest : public testing::Test {
  protected:
   ConnectTest() { daemon_.Start(); }
 
-  ConnectOptions Options() const { return {.address = daemon_.address(), .client_name = "test"}; }
+  // The word of the daemon on what was given up is waited for, however long it takes.
+  ConnectOptions Options() const {
+    return {.address = daemon_.address(),
+            .client_name = "test",
+            .internal = {.give_up_grace = absl::InfiniteDuration()}};
+  }
   RuntimeContext Context() const { return Context(Options()); }
   static RuntimeContext Context(const ConnectOptions& options) {
     absl::StatusOr<RuntimeContext> context = Connect(options);

@@ -299,7 +299,9 @@ TEST_F(ConnectTest, ABlockingDispatchThatTheDaemonDidNotStartExpires) {
 }
 
 TEST_F(ConnectTest, ABlockingDispatchOfWhichTheDaemonSaysNothingIsLeftRunning) {
-  const RuntimeContext context = Context();
+  ConnectOptions options = Options();
+  options.internal.give_up_grace = absl::ZeroDuration();
+  const RuntimeContext context = Context(options);
   const absl::Status status =
       context.DispatchBlocking<StringValue>("a.B/C", Text(""), {.timeout = absl::Milliseconds(10)})
           .status();

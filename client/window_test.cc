@@ -114,7 +114,9 @@ TEST_F(WindowTest, AReplyThatCrossesTheGivingUpIsTooLateSinceWhatItMadeIsRelease
 
 TEST_F(WindowTest, AnAnswerThatComesLateSettlesWhatWasGivenUp) {
   daemon_.SetWelcome(Welcome(0, 1));
-  const RuntimeContext context = Context();
+  ConnectOptions options = Options();
+  options.internal.give_up_grace = absl::ZeroDuration();
+  const RuntimeContext context = Context(options);
   const absl::Status status =
       context.DispatchBlocking<StringValue>("a.B/C", Text(""), {.timeout = absl::Milliseconds(10)})
           .status();

@@ -94,7 +94,9 @@ class ContractTest : public testing::TestWithParam<Path> {
 
   absl::StatusOr<RuntimeContext> TryContext() {
     if (GetParam() == Path::kLocal) return runtime_->context().AsRuntimeContext("contract");
-    return Connect({.address = directory_ + "/other-name", .client_name = "contract"});
+    return Connect({.address = directory_ + "/other-name",
+                    .client_name = "contract",
+                    .internal = {.give_up_grace = absl::InfiniteDuration()}});
   }
 
   // Holds the runtime thread until LetGo.
@@ -104,8 +106,6 @@ class ContractTest : public testing::TestWithParam<Path> {
     return hold;
   }
 
-  std::shared_ptr<TestOperations> operations_;
-  std::unique_ptr<Runtime> runtime_;
   // The outcome of a call whose timeout passed while its operation held the runtime thread. How
   // long a timeout must be to be started in is the machine's to say: each call with a shorter one
   // never ran.
@@ -120,6 +120,8 @@ class ContractTest : public testing::TestWithParam<Path> {
     }
   }
 
+  std::shared_ptr<TestOperations> operations_;
+  std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Host> host_;
   std::string directory_;
 };
