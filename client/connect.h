@@ -33,6 +33,9 @@ struct ConnectOptions {
   struct Internal {
     // How long a DispatchBlocking whose timeout has passed waits for the daemon's word on it.
     absl::Duration give_up_grace = absl::Milliseconds(500);
+    // Announces a call of on_session_lost: called before the outcomes that come with the loss, on
+    // the same thread.
+    std::function<void()> before_session_lost;
   };
   Internal internal;
 };

@@ -24,8 +24,6 @@ namespace {
 constexpr char kSetupStep[] = "setup";
 constexpr char kProcessStep[] = "process";
 constexpr char kLossStep[] = "session lost";
-// How long a loss may come after the outcome that is part of it.
-constexpr absl::Duration kLossGrace = absl::Seconds(1);
 
 std::atomic<int> stop_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler sets it
@@ -61,23 +59,28 @@ class StopSignals {
 // The sessions that were lost and not yet told of. Thread-safe.
 class Losses {
  public:
+  // Before the outcomes that are part of a loss; Add follows them.
+  void Announce() {
+    absl::MutexLock lock(&mutex_);
+    announced_ = true;
+  }
   void Add(const SessionLost& lost) {
     absl::MutexLock lock(&mutex_);
+    announced_ = false;
     losses_.push_back(lost);
   }
+  // With those of which an outcome may be known already.
   std::vector<SessionLost> TakeAll() {
     absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &Losses::complete));
     return std::exchange(losses_, {});
-  }
-  void AwaitAny(absl::Duration timeout) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &Losses::any), timeout);
   }
 
  private:
-  bool any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !losses_.empty(); }
+  bool complete() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !announced_; }
 
   absl::Mutex mutex_;
+  bool announced_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<SessionLost> losses_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -147,7 +150,12 @@ int RunProcessor(Processor& processor, const ConnectOptions& options) {
     losses->Add(lost);
     if (also) also(lost);
   };
-  absl::StatusOr<RuntimeContext> context = Connect(with_losses);
+  with_losses.internal.before_session_lost = [losses, also = options.internal.before_session_lost] {
+    losses->Announce();
+    if (also) also();
+  };
+  // Kept until the end: what is announced is told for as long as there is a context.
+  const absl::StatusOr<RuntimeContext> context = Connect(with_losses);
   if (!context.ok()) {
     Report("connect", context.status());
     return kProcessorNotConnected;
@@ -160,10 +168,7 @@ int RunProcessor(Processor& processor, const ConnectOptions& options) {
     status = Try([&] { return ProcessUntilDone(processor, signals, *losses, step); });
   }
   if (!status.ok()) Report(step, status);
-  // The outcome that ended Process comes just before the loss that it is part of.
-  if (step != kLossStep && ReasonOf(status) == v1::ERROR_REASON_SESSION_LOST) {
-    losses->AwaitAny(kLossGrace);
-  }
+  // Also of the loss that the outcome which ended Process is part of.
   const absl::Status told = Try([&] { return TellOf(losses->TakeAll(), processor); });
   if (status.ok() && !told.ok()) {
     Report(kLossStep, told);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -10,6 +11,7 @@
 #include "google/protobuf/wrappers.pb.h"
 #include "gtest/gtest.h"
 #include "runloop/client/scripted_daemon.h"
+#include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop {
@@ -61,6 +63,10 @@ class ProcessorTest : public testing::Test {
     EXPECT_EQ(ReasonOf(invocation.Await()), v1::ERROR_REASON_SESSION_LOST);
     lost_.WaitForNotification();
   }
+  static grpc::Status Draining() {
+    return ToGrpcStatus(
+        MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING, "draining"));
+  }
   int Run() {
     return RunProcessor(
         processor_, {.address = daemon_.address(), .on_session_lost = [this](const SessionLost&) {
@@ -108,6 +114,62 @@ TEST_F(ProcessorTest, TheErrorOfProcessThatALostSessionBroughtComesWithTheList) 
   };
   EXPECT_EQ(Run(), kProcessorNotConnected);
   EXPECT_THAT(processor_.steps, ElementsAre("process", "lost", "a.B/C", "teardown"));
+}
+
+// The client's thread is between the outcomes of a loss and its report for as long as Process takes
+// to return.
+TEST_F(ProcessorTest, TheErrorOfProcessThatADrainBroughtComesWithTheLoss) {
+  absl::Notification returns;
+  processor_.process = [&](const RuntimeContext& context) -> absl::StatusOr<Processor::Next> {
+    const Invocation invocation = context.DispatchAsync("a.B/C", StringValue());
+    daemon_.Next();
+    invocation.Watch([&returns](const absl::Status&) { returns.WaitForNotification(); });
+    daemon_.End(Draining());
+    const absl::Status status = invocation.Await();
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_DRAINING) << status;
+    returns.Notify();
+    return status;
+  };
+  EXPECT_EQ(Run(), kProcessorNotConnected);
+  EXPECT_THAT(processor_.steps, ElementsAre("process", "lost", "teardown"));
+}
+
+TEST_F(ProcessorTest, SoItDoesIfProcessMadeAnErrorOfItsOwnOfIt) {
+  absl::Notification returns;
+  processor_.process = [&](const RuntimeContext& context) -> absl::StatusOr<Processor::Next> {
+    const Invocation invocation = context.DispatchAsync("a.B/C", StringValue());
+    daemon_.Next();
+    invocation.Watch([&returns](const absl::Status&) { returns.WaitForNotification(); });
+    daemon_.Stop();
+    EXPECT_FALSE(invocation.Await().ok());
+    returns.Notify();
+    return absl::InternalError("the frame was not written");
+  };
+  EXPECT_EQ(Run(), kProcessorFailed);
+  EXPECT_THAT(processor_.steps, ElementsAre("process", "lost", "a.B/C", "teardown"));
+}
+
+TEST_F(ProcessorTest, ADispatchThatADrainRefusesIsNoLossAndNothingWaitsForOne) {
+  std::thread daemon;
+  processor_.process = [&](const RuntimeContext& context) -> absl::StatusOr<Processor::Next> {
+    const Invocation taken = context.DispatchAsync("a.B/C", StringValue());
+    daemon_.Next();
+    v1::SessionResponse draining;
+    draining.mutable_draining();
+    draining.mutable_succeeded()->set_watermark(1);
+    daemon_.Send(draining);
+    EXPECT_TRUE(taken.Await().ok());
+    // The stream ends only once its client has said that it has no more.
+    daemon = std::thread([this] {
+      EXPECT_EQ(daemon_.Next(), std::nullopt);
+      daemon_.End(grpc::Status::OK);
+    });
+    return context.DispatchAsync("a.B/C", StringValue()).Await();
+  };
+  EXPECT_EQ(Run(), kProcessorNotConnected);
+  daemon.join();
+  EXPECT_THAT(processor_.steps, ElementsAre("process", "teardown"));
+  EXPECT_FALSE(lost_.HasBeenNotified());
 }
 
 }  // namespace

@@ -553,6 +553,7 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
                           absl::StrCat(what, ": the operation may or may not have run"));
   const absl::Status unsent =
       NotConnected(absl::StrCat(what, " before the operation was sent: try again"));
+  if (to_report && options_.before_session_lost) options_.before_session_lost();
   for (const auto& invocation : rest.sent) invocation->Finish(sent);
   for (const auto& invocation : rest.unsent) invocation->Finish(unsent);
   if (!to_report) return std::nullopt;

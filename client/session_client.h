@@ -52,6 +52,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     absl::Duration connect_timeout;
     int64_t max_unfinished_bytes;
     std::function<void(const SessionLost&)> on_session_lost;  // may be empty
+    // Called before the outcomes that a loss brings, if on_session_lost is to follow; may be empty.
+    std::function<void()> before_session_lost;
   };
 
   // Begins to connect.
