@@ -410,7 +410,9 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
         absl::StrCat("the session has ", max_unfinished,
                      " unfinished invocations, as many as it may; wait for some to finish"),
-        {{"limit", absl::StrCat(max_unfinished)}, {"session", session_->info().id}});
+        {{"bound", "session"},
+         {"limit", absl::StrCat(max_unfinished)},
+         {"session", session_->info().id}});
   }
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();

@@ -83,6 +83,14 @@ class Worker {
     return runloop::ReasonOf(FromProto(outcomes_[id].status()));
   }
 
+  std::map<std::string, std::string> MetadataOf(uint64_t id) {
+    const v1::Status& status = outcomes_[id].status();
+    v1::ErrorInfo info;
+    EXPECT_EQ(status.details_size(), 1);
+    EXPECT_TRUE(info.ParseFromString(status.details(0).value()));
+    return {info.metadata().begin(), info.metadata().end()};
+  }
+
   void HalfClose() { stream_->WritesDone(); }
   void Break() { context_.TryCancel(); }
   grpc::Status Finish() {
@@ -278,7 +286,7 @@ TEST_F(SessionStreamTest, AMessageThatWouldBeFarLargerInMemoryEndsTheStreamUnpar
 TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
   Start({.max_unfinished = 3});
   Worker worker(Connect());
-  worker.Open();
+  const std::string session = worker.Open().session_id();
   v1::SessionRequest request;
   worker.Add(request, kHold);
   for (int i = 0; i < 4; ++i) worker.Add(request, kEcho);
@@ -286,6 +294,8 @@ TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
   worker.AwaitEnded(2);
   EXPECT_EQ(worker.ReasonOf(4), v1::ERROR_REASON_QUEUE_FULL);
   EXPECT_EQ(worker.ReasonOf(5), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(worker.MetadataOf(4), (std::map<std::string, std::string>{
+                                      {"bound", "session"}, {"limit", "3"}, {"session", session}}));
   operations_->LetGo();
   worker.AwaitEnded(5);
   EXPECT_EQ(worker.succeeded_, (std::set<uint64_t>{1, 2, 3}));
@@ -439,16 +449,6 @@ TEST_F(SessionStreamTest, AWorkerThatReadsLateGetsEverything) {
   EXPECT_TRUE(worker.Finish().ok());
 }
 
-TEST_F(SessionStreamTest, PlainCallsJoinASessionOfTheSameProcessOnly) {
-  Start();
-  Worker worker(Connect());
-  const std::string id = worker.Open().session_id();
-  const auto stub = test::v1::TestOperations::NewStub(Connect());
-  test::v1::RecordReply reply;
-  grpc::ClientContext joins;
-  joins.AddMetadata("runloop-session", id);
-  EXPECT_TRUE(stub->Record(&joins, {}, &reply).ok());
-  EXPECT_EQ(runtime_->GetSnapshot().sessions.size(), 1u);  // no implicit one
 TEST_F(SessionStreamTest, OutcomesThatGatherWhileOneIsWrittenGoInOneMessage) {
   Start();
   Worker worker(Connect());
@@ -473,6 +473,16 @@ TEST_F(SessionStreamTest, OutcomesThatGatherWhileOneIsWrittenGoInOneMessage) {
   EXPECT_TRUE(worker.Finish().ok());
 }
 
+TEST_F(SessionStreamTest, PlainCallsJoinASessionOfTheSameProcessOnly) {
+  Start();
+  Worker worker(Connect());
+  const std::string id = worker.Open().session_id();
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  test::v1::RecordReply reply;
+  grpc::ClientContext joins;
+  joins.AddMetadata("runloop-session", id);
+  EXPECT_TRUE(stub->Record(&joins, {}, &reply).ok());
+  EXPECT_EQ(runtime_->GetSnapshot().sessions.size(), 1u);  // no implicit one
   grpc::ClientContext unknown;
   unknown.AddMetadata("runloop-session", "s999");
   const grpc::Status refused = stub->Record(&unknown, {}, &reply);
