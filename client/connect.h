@@ -43,10 +43,11 @@ struct ConnectOptions {
 // Opens a session with the daemon at an address and returns once it stands. In the process that
 // hosts the runtime of that address this is the in-process path: no socket, no serialization.
 //
-// If the connection breaks later, what was sent ends as UNKNOWN (SESSION_LOST), what was not as
-// UNAVAILABLE (NOT_CONNECTED), and `on_session_lost` is called. From then on, for as long as there
-// is a context, a new session is tried for: at once, when the socket comes back, and in between at
-// least every 5 s (every second where the socket's directory cannot be watched). What is dispatched
+// If the connection breaks later, what was sent ends as UNKNOWN (SESSION_LOST), or as UNAVAILABLE
+// (DRAINING) if the daemon drained and had not taken it, what was not sent as UNAVAILABLE
+// (NOT_CONNECTED), and `on_session_lost` is called. From then on, for as long as there is a
+// context, a new session is tried for: at once, when the socket comes back, and in between at least
+// every 5 s (every second where the socket's directory cannot be watched). What is dispatched
 // meanwhile is sent in its order when the session stands. What waits longer than `connect_timeout`
 // ends as UNAVAILABLE (NOT_CONNECTED), and when the daemon refuses the session for good, all that
 // waits ends with that refusal.

@@ -9,8 +9,9 @@
 namespace runloop {
 
 // How much unfinished work there may be: invocations that were admitted and have not ended. What
-// does not fit is refused at once with RESOURCE_EXHAUSTED (QUEUE_FULL); nothing waits. May be
-// passed by a few where several threads dispatch at the same moment.
+// does not fit is refused at once with RESOURCE_EXHAUSTED (QUEUE_FULL; MESSAGE_TOO_LARGE for a
+// request that can never fit); nothing waits. May be passed by a few where several threads dispatch
+// at the same moment.
 struct Bound {
   int64_t items = 0;
   int64_t bytes = 0;  // of serialized requests; closures count as items alone

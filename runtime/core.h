@@ -39,8 +39,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   using Call = OperationCall;
   // Queues one invocation; never waits. An error means that it was refused: `done` is destroyed
   // uncalled. Else `done` gets exactly one outcome, and the task may be given to Cancel and GiveUp.
-  // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL), ABORTED
-  // (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
+  // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL; MESSAGE_TOO_LARGE if
+  // it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
   // Runs it in place, on the runtime thread, which the caller has checked; also while draining,
   // since what drains may need it. The task may be deferred then. UNAVAILABLE (RUNTIME_STOPPED).

@@ -39,9 +39,9 @@ class Lifecycle {
             std::function<std::string(const Account*, const Session*)> largest_holder);
 
   // Takes it in, unless a bound stands in the way: RESOURCE_EXHAUSTED (QUEUE_FULL) says which, who
-  // holds most of the room, and when to try again; RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE): it can
-  // never fit into one. With `instead_of`, a task that it takes the
-  // place of counts as gone.
+  // holds most of the room, and when to try again; RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) says
+  // which it alone is larger than, so that it can never fit. With `instead_of`, a task that it
+  // takes the place of counts as gone.
   absl::Status Admit(Task& task, const Task* instead_of = nullptr);
   // The same without looking at bounds.
   void AdmitUnbounded(Task& task);
