@@ -6,17 +6,13 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/wire_format_lite.h"
+#include "runloop/daemon/message_items.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
 namespace {
 
-using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedInputStream;
 
 constexpr int64_t kMinItems = 1024;
 constexpr int64_t kMessagesPerItem = 4;
@@ -29,44 +25,9 @@ int64_t MaxItems(int64_t max_unfinished) {
   return std::max(2 * max_unfinished, kMinItems);
 }
 
-// Takes from `left` one for each message inside, at any depth, and for each unknown field: what
-// takes memory of its own. False: there are more, or it is malformed.
-bool CountMessages(CodedInputStream& in, const Descriptor& type, int64_t& left) {
-  while (const uint32_t tag = in.ReadTag()) {
-    const FieldDescriptor* const field =
-        type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
-    const bool is_message = field != nullptr && field->type() == FieldDescriptor::TYPE_MESSAGE;
-    if ((field == nullptr || is_message) && --left < 0) return false;
-    uint64_t ignored;
-    switch (WireFormatLite::GetTagWireType(tag)) {
-      case WireFormatLite::WIRETYPE_VARINT:
-        if (!in.ReadVarint64(&ignored)) return false;
-        break;
-      case WireFormatLite::WIRETYPE_FIXED64:
-        if (!in.Skip(8)) return false;
-        break;
-      case WireFormatLite::WIRETYPE_FIXED32:
-        if (!in.Skip(4)) return false;
-        break;
-      case WireFormatLite::WIRETYPE_LENGTH_DELIMITED: {
-        int size;
-        if (!in.ReadVarintSizeAsInt(&size)) return false;
-        if (!is_message) {
-          if (!in.Skip(size)) return false;
-          break;
-        }
-        const CodedInputStream::Limit limit = in.PushLimit(size);
-        if (!CountMessages(in, *field->message_type(), left) || in.BytesUntilLimit() != 0) {
-          return false;
-        }
-        in.PopLimit(limit);
-        break;
-      }
-      default:
-        return false;  // a group: the protocol has none
-    }
-  }
-  return in.ConsumedEntireMessage();
+// Every item counts one, but strings, of which an item has few.
+int64_t PriceOf(const FieldDescriptor* field) {
+  return field != nullptr && field->cpp_type() == FieldDescriptor::CPPTYPE_STRING ? 0 : 1;
 }
 
 }  // namespace
@@ -82,12 +43,12 @@ absl::Status ParseSessionRequest(grpc::ByteBuffer& bytes, int64_t max_unfinished
   if (bytes.Length() > kUncounted) {
     grpc::ByteBuffer copy(bytes);  // of the reference: reading uses it up
     grpc::ProtoBufferReader reader(&copy);
-    CodedInputStream in(&reader);
     int64_t left = kMessagesPerItem * most;
-    if (!reader.status().ok() || !CountMessages(in, *v1::SessionRequest::descriptor(), left)) {
+    if (!reader.status().ok() ||
+        !PriceItems(reader, *v1::SessionRequest::descriptor(), PriceOf, left)) {
       return Violation(left < 0
                            ? absl::StrCat("one message held more than ", kMessagesPerItem * most,
-                                          " messages or unknown fields: send several")
+                                          " messages and unknown fields: send several")
                            : "a message is no valid SessionRequest");
     }
   }

@@ -17,8 +17,8 @@ absl::Status Violation(absl::string_view what);
 // parser sees it, since a few bytes may stand for an item that takes a hundred in memory.
 //
 // Of each kind of item it may hold twice `max_unfinished`, and 1024 in any case; of messages inside
-// it and of unknown fields, four times as many. An error is a violation, and `request` is of no use
-// then.
+// it, unknown fields and offered transports (message_items.h), four times as many. An error is a
+// violation, and `request` is of no use then.
 absl::Status ParseSessionRequest(grpc::ByteBuffer& bytes, int64_t max_unfinished,
                                  v1::SessionRequest& request);
 

@@ -269,15 +269,26 @@ TEST_F(SessionStreamTest, AMessageWithFarMoreThanMayBeUnfinishedEndsTheStream) {
 
 TEST_F(SessionStreamTest, AMessageThatWouldBeFarLargerInMemoryEndsTheStreamUnparsed) {
   Start({.max_unfinished = 600});
-  v1::SessionRequest empty, links, unknown;
+  v1::SessionRequest empty, links, unknown, other_type, transports;
   for (int i = 0; i < 50'000; ++i) empty.add_dispatches();
   links.add_waiting()->set_invocation_id(1);
   for (int i = 0; i < 50'000; ++i) links.mutable_waiting(0)->add_chain();
   for (int i = 0; i < 50'000; ++i) {
     unknown.GetReflection()->MutableUnknownFields(&unknown)->AddVarint(1000, 1);
   }
-  for (const v1::SessionRequest* request : {&empty, &links, &unknown}) {
-    const absl::Status status = EndAfter(*request);
+  // A known field, but for its wire type.
+  v1::Dispatch& dispatch = *other_type.add_dispatches();
+  dispatch.set_invocation_id(1);
+  for (int i = 0; i < 50'000; ++i) {
+    dispatch.GetReflection()->MutableUnknownFields(&dispatch)->AddVarint(
+        v1::Dispatch::kCoalesceKeyFieldNumber, 1);
+  }
+  // Packed, a byte each.
+  for (int i = 0; i < 100'000; ++i) {
+    transports.mutable_hello()->add_transports(v1::TRANSPORT_STREAM);
+  }
+  for (const v1::SessionRequest* request : {&empty, &links, &unknown, &other_type, &transports}) {
+    const absl::Status status = EndAfter(*request, request != &transports);
     EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("more than 4800 messages"));
   }
