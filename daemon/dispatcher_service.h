@@ -11,12 +11,13 @@
 
 namespace runloop::daemon {
 
-// runloop.v1.Dispatcher: Dispatch is served here, by gRPC's threads and the reply thread; Session
-// by SessionServer's completion-queue thread, as bytes, so that a message that does not parse is
-// told from the end of the stream. Must outlive the server that it is registered with.
+// runloop.v1.Dispatcher: Dispatch is served here, by gRPC's threads and the reply thread, as bytes,
+// which are counted before they are parsed; Session by SessionServer's completion-queue thread, as
+// bytes, too, so that a message that does not parse is told from the end of the stream. Must
+// outlive the server that it is registered with.
 class DispatcherService final
     : public v1::Dispatcher::WithRawMethod_Session<
-          v1::Dispatcher::WithCallbackMethod_Dispatch<v1::Dispatcher::Service>> {
+          v1::Dispatcher::WithRawCallbackMethod_Dispatch<v1::Dispatcher::Service>> {
  public:
   DispatcherService(std::shared_ptr<internal::RuntimeCore> core, const Callers& callers,
                     std::shared_ptr<ReplyThread> replies, int64_t max_message_bytes)
@@ -27,8 +28,8 @@ class DispatcherService final
 
   using Service::Dispatch;
   grpc::ServerUnaryReactor* Dispatch(grpc::CallbackServerContext* context,
-                                     const v1::DispatchRequest* request,
-                                     v1::DispatchResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
 
  private:
   class Call;

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runloop/daemon/request_charge.h"
 #include "runloop/daemon/unary_call.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
@@ -20,7 +21,7 @@ namespace {
 
 using google::protobuf::Message;
 
-// `bytes` come from a peer: nothing but the parser reads them.
+// `bytes` come from a peer: nothing but the parser reads them, and ChargeOf before it.
 absl::StatusOr<std::unique_ptr<Message>> Parse(const Operation& operation,
                                                grpc::ByteBuffer& bytes) {
   std::unique_ptr<Message> request = operation.NewRequest();
@@ -81,6 +82,7 @@ class OperationService::Call final : public grpc::ServerGenericBidiReactor {
         session_(std::move(session)),
         deadline_(deadline),
         max_message_bytes_(service.max_message_bytes_),
+        bounds_(service.core_->bounds()),
         call_(std::make_shared<UnaryCall>(
             service.core_, service.replies_,
             [this](UnaryCall::Outcome outcome, bool) { Answer(std::move(outcome)); })) {
@@ -94,13 +96,21 @@ class OperationService::Call final : public grpc::ServerGenericBidiReactor {
                     absl::StrCat("the call of ", operation_->name(), " ended without a request")));
       return;
     }
+    const absl::StatusOr<size_t> charge =
+        ChargeOf(bytes_, *operation_->method().input_type(), bounds_);
+    if (!charge.ok()) {
+      call_->Refuse(charge.status());
+      return;
+    }
     absl::StatusOr<std::unique_ptr<Message>> request = Parse(*operation_, bytes_);
+    bytes_.Clear();
     if (!request.ok()) {
       call_->Refuse(request.status());
       return;
     }
     call_->Start({.operation = operation_,
                   .request = *std::move(request),
+                  .request_bytes = *charge,
                   .session = std::move(session_),
                   .deadline = deadline_.start_by},
                  deadline_.ends_before_rpc);
@@ -139,6 +149,7 @@ class OperationService::Call final : public grpc::ServerGenericBidiReactor {
   std::shared_ptr<Session> session_;
   const CallDeadline deadline_;
   const int64_t max_message_bytes_ = 0;
+  const WorkBounds bounds_;
   grpc::ByteBuffer bytes_;
   grpc::ByteBuffer reply_;
   const std::shared_ptr<UnaryCall> call_;

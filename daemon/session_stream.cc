@@ -13,6 +13,7 @@
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
+#include "runloop/daemon/request_charge.h"
 #include "runloop/daemon/session_request_parser.h"
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
@@ -422,6 +423,9 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
     if (!timeout.ok()) return timeout.status();
     if (*timeout > absl::ZeroDuration()) deadline = server_.core().clock().Now() + *timeout;
   }
+  const absl::StatusOr<size_t> charge =
+      ChargeOf(dispatch.request(), *(*operation)->method().input_type(), server_.core().bounds());
+  if (!charge.ok()) return charge.status();
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> request =
       (*operation)->ParseRequest(dispatch.request());
   if (!request.ok()) return request.status();
@@ -447,7 +451,7 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
       server_.core().Dispatch({.operation = *operation,
                                .request = *std::move(request),
-                               .request_bytes = dispatch.request().size(),
+                               .request_bytes = *charge,
                                .session = session_,
                                .deadline = deadline,
                                .coalesce_key = dispatch.coalesce_key(),

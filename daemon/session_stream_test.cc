@@ -294,6 +294,49 @@ TEST_F(SessionStreamTest, AMessageThatWouldBeFarLargerInMemoryEndsTheStreamUnpar
   }
 }
 
+TEST_F(SessionStreamTest, ARequestThatIsFarLargerInMemoryCountsAsThat) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest hold;
+  worker.Add(hold, kHold);
+  worker.Send(hold);
+  operations_->AwaitHeld();
+  test::v1::EchoRequest echo;
+  constexpr int kFields = 1'000'000;  // 2 bytes each, 16 and more in memory
+  for (int i = 0; i < kFields; ++i) {
+    echo.GetReflection()->MutableUnknownFields(&echo)->AddVarint(15, 1);
+  }
+  const auto held = [](const Runtime::Snapshot& snapshot) { return snapshot.bounds[0].held; };
+  v1::SessionRequest request;
+  worker.Add(request, kEcho, &echo);
+  worker.Send(request);
+  std::thread plain([&] {
+    grpc::ClientContext context;
+    test::v1::EchoReply reply;
+    EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Echo(&context, echo, &reply).ok());
+  });
+  std::thread by_name([&] {
+    grpc::ClientContext context;
+    v1::DispatchRequest dispatch;
+    dispatch.set_operation(kEcho);
+    dispatch.set_request(echo.SerializeAsString());
+    v1::DispatchResponse response;
+    EXPECT_TRUE(v1::Dispatcher::NewStub(Connect())->Dispatch(&context, dispatch, &response).ok());
+    EXPECT_TRUE(response.has_reply());
+  });
+  const auto snapshot = Await([&](const auto& now) { return held(now).items == 4; });
+  EXPECT_GE(held(snapshot).bytes, 3 * 4 * kFields);
+  v1::SessionRequest more;
+  worker.Add(more, kEcho).set_request(std::string(30'000'000, '\x78'));  // x: field 15, 120
+  worker.Send(more);
+  worker.AwaitEnded(1);
+  EXPECT_EQ(worker.ReasonOf(3), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  operations_->LetGo();
+  plain.join();
+  by_name.join();
+}
+
 TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
   Start({.max_unfinished = 3});
   Worker worker(Connect());

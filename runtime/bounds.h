@@ -14,7 +14,9 @@ namespace runloop {
 // at the same moment.
 struct Bound {
   int64_t items = 0;
-  int64_t bytes = 0;  // of serialized requests; closures count as items alone
+  // Of serialized requests; one from another process that would take more than four times as much
+  // in memory counts with a quarter of that. Closures count as items alone.
+  int64_t bytes = 0;
 };
 
 // Nobody alone can take all the room: a user's share is half of it, a session's less.

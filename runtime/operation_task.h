@@ -28,7 +28,7 @@ using OutcomeCallback =
 struct OperationCall {
   const Operation* operation = nullptr;                // of the runtime's
   std::unique_ptr<google::protobuf::Message> request;  // of its generated request type
-  // Of the serialized request, if it is known; else it is measured.
+  // What the request counts for against the bounds, if it is known; else its size, serialized.
   size_t request_bytes = 0;
   std::shared_ptr<Session> session;
   // By the runtime's clock. Not started by then, it never runs; deferred then, it fails.
