@@ -25,12 +25,23 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 constexpr int kLowestNumber = 64;
 constexpr int kHighestNumber = 65'536;
 
+// Descriptors that workers with a role leave to the main sockets, unless there are very few.
+constexpr int kReserved = 64;
+
 int HighestNumber() {
   rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > kHighestNumber) {
     return kHighestNumber;
   }
   return static_cast<int>(limit.rlim_cur);
+}
+
+// True if all numbers but the last are taken: the kernel gives the lowest.
+bool IsReserved(int fd) {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return false;
+  const rlim_t reserved = std::min<rlim_t>(kReserved, limit.rlim_cur / 4);
+  return static_cast<rlim_t>(fd) >= limit.rlim_cur - reserved;
 }
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
@@ -169,15 +180,18 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
     return;
   }
   peer->role = role;
-  ConnectionSlot slot = TakeSlot(*peer);
+  const int fd = socket.get();
+  const bool reserved = !role.empty() && IsReserved(fd);
+  ConnectionSlot slot = reserved ? nullptr : TakeSlot(*peer);
   if (slot == nullptr) {
     connections_.refused_peers.fetch_add(1, std::memory_order_relaxed);
     log_.Warn(absl::StrCat("refused a connection of process ", peer->pid,
                            role.empty() ? "" : absl::StrCat(" with the role '", role, "'"),
-                           ": it has as many as it may"));
+                           reserved       ? ": few descriptors are left"
+                           : role.empty() ? ": it has as many as it may"
+                                          : ": the role has as many as it may"));
     return;
   }
-  const int fd = socket.get();
   absl::StatusOr<std::unique_ptr<PeerProcess>> process = PeerProcess::Watch(
       loop_, fd, peer->pid, [this, fd, pid = peer->pid] { OnProcessEnd(fd, pid); });
   if (!process.ok()) {
@@ -189,9 +203,6 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
     log_.Warn(absl::StrCat("closed a connection: ", added.message()));
     return;
   }
-  if (pending_.size() >= max_pending_) {
-    Reject(pending_.begin(), "too many others have sent nothing yet");
-  }
   pending_.push_back({.accepted = {.socket = std::move(socket),
                                    .peer = *std::move(peer),
                                    .slot = std::move(slot),
@@ -200,6 +211,13 @@ void Listener::Admit(UniqueFd socket, const std::string& role) {
   pending_by_fd_[fd] = std::prev(pending_.end());
   if (pending_.size() == 1) SetTimer();
   Look(fd);  // often the first byte is there already
+  if (pending_.size() > max_pending_) {
+    const auto by_role = std::find_if(pending_.begin(), pending_.end(), [](const Pending& pending) {
+      return !pending.accepted.peer.role.empty();
+    });
+    Reject(by_role != pending_.end() ? by_role : pending_.begin(),
+           "too many others have sent nothing yet");
+  }
 }
 
 void Listener::Look(int fd) {
@@ -227,7 +245,7 @@ void Listener::Look(int fd) {
 }
 
 ConnectionSlot Listener::TakeSlot(const PeerIdentity& peer) {
-  const Holder holder(peer.pid, peer.role);
+  const Holder holder(peer.role.empty() ? peer.pid : 0, peer.role);
   const size_t most = peer.role.empty() ? max_connections_ : max_role_connections_;
   const auto found = slots_.find(holder);
   if (found == slots_.end()) {

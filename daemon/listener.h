@@ -39,9 +39,10 @@ struct ListenerOptions {
   absl::Duration first_byte_timeout = absl::Seconds(10);
   // Connections that may have said nothing yet; above that the oldest is closed.
   size_t max_pending = 256;
-  // Connections of one process by the main sockets, and by the sockets of one role.
+  // Connections of one process by the main sockets; and those of one role, by whatever processes,
+  // since a worker in a sandbox may fork.
   size_t max_connections = 512;
-  size_t max_role_connections = 64;
+  size_t max_role_connections = 256;
 };
 
 // Accepts connections, learns from the kernel who they are, and tells gRPC from the side channel by
@@ -61,8 +62,10 @@ struct ListenerOptions {
 // What is distrusted: everything about a peer but its SO_PEERCRED and the socket it came in by.
 // Another uid than the process's own is turned away at once. A peer that sends nothing or neither
 // protocol costs one descriptor for a bounded time; one that speaks either has a bounded number of
-// connections. A role socket's description is shared with the
-// peer that added it, so its flags are set again before each accept.
+// connections. Workers with a role take no room from the main sockets: of too many connections that
+// have said nothing theirs are closed first, and the last descriptors are not for them. A role
+// socket's description is shared with the peer that added it, so its flags are set again before
+// each accept.
 //
 // Where the process has no descriptor left, connections wait in the kernel's backlog and accepting
 // is tried again after 100 ms.
@@ -85,7 +88,7 @@ class Listener {
     std::string role;  // empty: a main socket
     bool broken = false;
   };
-  // Who is counted together: a process under one role.
+  // Who is counted together: a process, by the main sockets, or all of a role.
   using Holder = std::pair<int32_t, std::string>;
 
   // Accepted, and has sent nothing yet.
@@ -114,7 +117,7 @@ class Listener {
   void Look(int fd);
   void Reject(PendingList::iterator pending, absl::string_view why);
   AcceptedSocket TakePending(PendingList::iterator pending);
-  // Null if the process has as many connections as it may.
+  // Null if the process, or the role, has as many connections as it may.
   ConnectionSlot TakeSlot(const PeerIdentity& peer);
   void HandToGrpc(AcceptedSocket accepted);
   absl::StatusOr<int> DuplicateHigh(int fd);

@@ -17,7 +17,8 @@ namespace {
 
 constexpr size_t kLengthBytes = 4;
 constexpr size_t kMaxChannels = 1024;
-constexpr size_t kMaxRoleSockets = 64;  // of one channel
+constexpr size_t kMaxRoleChannels = 64;  // of all roles, beside those
+constexpr size_t kMaxRoleSockets = 64;   // of one channel
 constexpr size_t kMaxRole = 64;
 
 size_t DecodeLength(std::string_view bytes) {
@@ -51,9 +52,11 @@ SideChannelServer::~SideChannelServer() {
 
 void SideChannelServer::Add(AcceptedSocket accepted) {
   const int fd = accepted.socket.get();
-  if (channels_.size() >= kMaxChannels) {
-    log_.Warn(absl::StrCat("refused a side channel of process ", accepted.peer.pid, ": ",
-                           kMaxChannels, " are open"));
+  const bool by_role = !accepted.peer.role.empty();
+  const size_t open = by_role ? role_channels_ : channels_.size() - role_channels_;
+  if (open >= (by_role ? kMaxRoleChannels : kMaxChannels)) {
+    log_.Warn(absl::StrCat("refused a side channel of process ", accepted.peer.pid, ": ", open,
+                           by_role ? " of workers with a role" : "", " are open"));
     return;
   }
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { OnReadable(fd); });
@@ -65,6 +68,7 @@ void SideChannelServer::Add(AcceptedSocket accepted) {
   channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
   next_deadline_ = std::min(next_deadline_, channel->deadline);
   channels_[fd] = std::move(channel);
+  if (by_role) ++role_channels_;
 }
 
 void SideChannelServer::CloseLate(absl::Time now) {
@@ -212,6 +216,7 @@ void SideChannelServer::Close(int fd) {
   const auto found = channels_.find(fd);
   const std::unique_ptr<Channel> channel = std::move(found->second);
   channels_.erase(found);
+  if (!channel->peer.role.empty()) --role_channels_;
   for (const int role_socket : channel->role_sockets) role_sockets_.remove(role_socket);
   (void)loop_.RemoveFd(fd);
 }

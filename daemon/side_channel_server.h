@@ -37,7 +37,7 @@ struct AcceptedSocket {
 // is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
 // it is. Descriptors that were not expected are closed. A peer that breaks the framing, does not
 // read its responses or does not greet in time loses the channel. A worker with a role gets one
-// refusal and loses it too.
+// refusal and loses it too; those of roles take no room from the others.
 class SideChannelServer {
  public:
   // What the channels act on. Called on the loop's thread.
@@ -90,6 +90,7 @@ class SideChannelServer {
   const absl::Duration greeting_timeout_;
   LogLimiter log_;
   absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
+  size_t role_channels_ = 0;  // those of workers with a role
   absl::Time next_deadline_ = absl::InfiniteFuture();
 };
 

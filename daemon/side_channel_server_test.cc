@@ -2,9 +2,14 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "runloop/daemon/process_info.h"
@@ -47,6 +52,15 @@ class SideChannelTest : public ListenerFixture {
     UniqueFd socket = Connect();
     Send(socket, kSideChannelMagic);
     return socket;
+  }
+
+  // Adds the role socket; it lasts as long as what is returned.
+  UniqueFd OpenRole() {
+    UniqueFd channel = Open();
+    const UniqueFd listening = *ListenUnix(role_address_);
+    Send(channel, Frame("camera"), {listening.get()});
+    EXPECT_EQ(Response(channel), absl::OkStatus());
+    return channel;
   }
 
   Address role_address_;
@@ -109,6 +123,71 @@ TEST_F(SideChannelTest, AWorkerWithARoleHasFewConnections) {
   const UniqueFd main = Connect();
   Send(main, "P");
   AwaitServed(1);
+}
+
+TEST_F(SideChannelTest, ARoleHasNoMoreConnectionsForHavingMoreProcesses) {
+  Start();
+  const UniqueFd channel = OpenRole();
+  const UniqueFd first = *ConnectUnix(role_address_), second = *ConnectUnix(role_address_);
+  sockaddr_un to{.sun_family = AF_UNIX};
+  role_address_.path.copy(to.sun_path, sizeof(to.sun_path) - 1);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(10);
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) _exit(1);
+    char byte;
+    _exit(read(fd, &byte, 1) <= 0 ? 0 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(connections_.refused_peers, 1u);
+}
+
+TEST_F(SideChannelTest, OfTooManyThatSayNothingThoseOfARoleGoFirst) {
+  Start(absl::Seconds(600), 2);
+  const UniqueFd channel = OpenRole();
+  const UniqueFd first = Connect();
+  const UniqueFd worker = *ConnectUnix(role_address_);
+  const UniqueFd last = Connect();
+  AwaitEnd(worker);
+  Send(first, "P");
+  Send(last, "P");
+  AwaitServed(2);
+}
+
+TEST_F(SideChannelTest, SideChannelsOfRolesLeaveRoomForOthers) {
+  max_role_connections_ = 100;
+  Start();
+  const UniqueFd channel = OpenRole();
+  std::vector<UniqueFd> channels;
+  for (int i = 0; i < 65; ++i) {
+    channels.push_back(*ConnectUnix(role_address_));
+    Send(channels.back(), kSideChannelMagic);
+  }
+  AwaitEnd(channels.back());
+  role_address_.path += "2";
+  OpenRole();
+}
+
+TEST_F(SideChannelTest, TheLastDescriptorsAreNotForRoles) {
+  Start();
+  const UniqueFd channel = OpenRole();
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low = {.rlim_cur = 256, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<UniqueFd> taken;
+  do {
+    taken.emplace_back(dup(channel.get()));
+  } while (taken.back().get() < 256 - 64);
+  const UniqueFd worker = *ConnectUnix(role_address_);
+  AwaitEnd(worker);
+  const UniqueFd main = Connect();
+  Send(main, "P");
+  AwaitServed(1);
+  setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {

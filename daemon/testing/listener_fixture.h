@@ -54,7 +54,7 @@ class ListenerFixture : public ::testing::Test {
     options.first_byte_timeout = first_byte_timeout;
     options.max_pending = max_pending;
     options.max_connections = max_connections_;
-    options.max_role_connections = 2;
+    options.max_role_connections = max_role_connections_;
     listener_ = *Listener::Create(std::move(options));
   }
 
@@ -88,6 +88,7 @@ class ListenerFixture : public ::testing::Test {
   std::string directory_;
   Address address_;
   size_t max_connections_ = 512;
+  size_t max_role_connections_ = 2;
   ConnectionTable connections_;
   absl::Mutex mutex_;
   std::vector<int> served_ ABSL_GUARDED_BY(mutex_);
