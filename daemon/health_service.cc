@@ -15,6 +15,12 @@ using grpc::health::v1::HealthCheckResponse;
 
 constexpr std::string_view kRuntimeThread = "runloop.RuntimeThread";
 constexpr absl::Duration kPeriod = absl::Milliseconds(200);
+constexpr size_t kMaxRequestBytes = 1024;
+
+grpc::Status CheckSize(const HealthCheckRequest& request) {
+  if (request.ByteSizeLong() <= kMaxRequestBytes) return grpc::Status::OK;
+  return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no service has so long a name");
+}
 
 }  // namespace
 
@@ -74,16 +80,16 @@ HealthService::HealthService(std::shared_ptr<internal::RuntimeCore> core)
 
 HealthService::~HealthService() { Stop(); }
 
-HealthService::Serving HealthService::StatusOf(std::string_view service) const {
+HealthService::Serving HealthService::StatusOf(std::string_view service,
+                                               const Runtime::Snapshot& thread) const {
   const bool of_daemon = service.empty() || service == kDispatcherService;
   if (!of_daemon && service != kRuntimeThread && !operation_services_.contains(service)) {
     return HealthCheckResponse::SERVICE_UNKNOWN;
   }
-  const Runtime::Snapshot snapshot = core_->GetSnapshot();
-  if (snapshot.draining) return HealthCheckResponse::NOT_SERVING;
+  if (thread.draining) return HealthCheckResponse::NOT_SERVING;
   if (of_daemon) return HealthCheckResponse::SERVING;
   using State = Runtime::Snapshot::State;
-  return snapshot.state == State::kIdle || snapshot.state == State::kRunning
+  return thread.state == State::kIdle || thread.state == State::kRunning
              ? HealthCheckResponse::SERVING
              : HealthCheckResponse::NOT_SERVING;
 }
@@ -92,8 +98,10 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
                                                const HealthCheckRequest* request,
                                                HealthCheckResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const Serving status = StatusOf(request->service());
-  if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
+  const Serving status = StatusOf(request->service(), core_->GetThreadSnapshot());
+  if (grpc::Status small = CheckSize(*request); !small.ok()) {
+    reactor->Finish(small);
+  } else if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
     reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name"));
   } else {
     response->set_status(status);
@@ -104,9 +112,14 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
     grpc::CallbackServerContext*, const HealthCheckRequest* request) {
-  auto* const watcher = new Watcher(*this, request->service());
-  const Serving status = StatusOf(request->service());
+  const grpc::Status small = CheckSize(*request);
+  auto* const watcher = new Watcher(*this, small.ok() ? request->service() : "");
+  const Serving status = StatusOf(watcher->name(), core_->GetThreadSnapshot());
   absl::MutexLock lock(&mutex_);
+  if (!small.ok()) {
+    watcher->End(small);
+    return watcher;
+  }
   if (stopped_) {
     watcher->End(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the daemon is stopping"));
     return watcher;
@@ -125,7 +138,8 @@ void HealthService::Serve() {
       continue;
     }
     changed_.WaitWithTimeout(&mutex_, kPeriod);
-    for (Watcher* watcher : watchers_) watcher->Update(StatusOf(watcher->name()));
+    const Runtime::Snapshot thread = core_->GetThreadSnapshot();
+    for (Watcher* watcher : watchers_) watcher->Update(StatusOf(watcher->name(), thread));
   }
   while (!watchers_.empty()) {
     Watcher* const watcher = *watchers_.begin();

@@ -23,7 +23,10 @@ namespace runloop::daemon {
 //
 // Another name is NOT_FOUND, or for Watch SERVICE_UNKNOWN. Anyone who got in may ask.
 //
-// Threads: gRPC's; and one of its own that, while somebody watches, looks every 200 ms for changes.
+// A request of more than 1 KiB is INVALID_ARGUMENT: gRPC keeps that of a watch while it lasts.
+//
+// Threads: gRPC's; and one of its own that, while somebody watches, looks every 200 ms for changes,
+// once for all.
 // It must outlive the server that it is registered with, and Stop must come before that one's
 // shutdown.
 class HealthService final : public grpc::health::v1::Health::CallbackService {
@@ -45,8 +48,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   class Watcher;
   using Serving = grpc::health::v1::HealthCheckResponse::ServingStatus;
 
-  // SERVICE_UNKNOWN for a name that there is not.
-  Serving StatusOf(std::string_view service) const;
+  // By a look at the runtime. SERVICE_UNKNOWN for a name that there is not.
+  Serving StatusOf(std::string_view service, const Runtime::Snapshot& thread) const;
   void Serve();
 
   // Constant after construction.

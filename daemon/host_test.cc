@@ -503,6 +503,61 @@ TEST_F(HostTest, TheThreadIsHealthyOnceItsLoopHasRunAndNotBefore) {
   watcher.join();
 }
 
+// Counts how often it is looked at.
+class CountingClock final : public Clock {
+ public:
+  absl::Time Now() const override {
+    looks_.fetch_add(1);
+    return Clock::Monotonic()->Now();
+  }
+  void WaitUntil(absl::Mutex* mutex, absl::CondVar* changed, absl::Time deadline) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    Clock::Monotonic()->WaitUntil(mutex, changed, deadline);
+  }
+  int looks() const { return looks_.load(); }
+
+ private:
+  mutable std::atomic<int> looks_{0};
+};
+
+TEST_F(HostTest, ManyHealthWatchesTakeOneLook) {
+  static CountingClock clock;  // outlives the runtime
+  const LogSink quiet = [](LogSeverity, std::string_view) {};
+  runtime_ = *Runtime::Create({.thread = RuntimeThread::kSpawn, .clock = &clock, .log = quiet});
+  host_ = *Host::Start(*runtime_, {.listen = directory_ + "/s", .log = quiet});
+  const auto stub = grpc::health::v1::Health::NewStub(Connect());
+  constexpr int kWatches = 100;
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<HealthCheckResponse>>> streams;
+  HealthCheckResponse response;
+  for (int i = 0; i < kWatches; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    streams.push_back(stub->Watch(contexts.back().get(), {}));
+    ASSERT_TRUE(streams.back()->Read(&response));
+  }
+  const int before = clock.looks();
+  runtime_->BeginDrain();
+  for (const auto& stream : streams) ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_LT(clock.looks() - before, kWatches / 2);
+  host_.reset();
+  runtime_.reset();
+}
+
+TEST_F(HostTest, AHealthRequestThatIsLongForANameIsRefused) {
+  Start();
+  const auto stub = grpc::health::v1::Health::NewStub(Connect());
+  HealthCheckRequest request;
+  request.set_service(std::string(2000, 'x'));
+  grpc::ClientContext check, watch;
+  HealthCheckResponse response;
+  EXPECT_EQ(stub->Check(&check, request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  const auto stream = stub->Watch(&watch, request);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(HostTest, AHealthWatchSeesTheDrainAndEnds) {
   Start();
   const auto stub = grpc::health::v1::Health::NewStub(Connect());

@@ -16,6 +16,9 @@
 namespace runloop::daemon {
 namespace {
 
+// Names are short, and a stream keeps what was asked last.
+constexpr size_t kMaxRequestBytes = 4096;
+
 using google::protobuf::Descriptor;
 using google::protobuf::DescriptorPool;
 using google::protobuf::FieldDescriptor;
@@ -150,6 +153,11 @@ class Reflection final : public Version::Rpc::CallbackService {
     void OnReadDone(bool ok) override {
       if (!ok) {
         this->Finish(grpc::Status::OK);  // half-closed, or cancelled
+        return;
+      }
+      if (request_.ByteSizeLong() > kMaxRequestBytes) {
+        this->Finish(
+            grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "nothing has so long a name"));
         return;
       }
       answerer_.Answer(request_, response_);

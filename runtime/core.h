@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -73,6 +74,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Time start_time() const { return start_time_; }
   void Log(LogSeverity severity, std::string_view line) const { log_(severity, line); }
   Runtime::Snapshot GetSnapshot() const;
+  // Only what the runtime thread does and whether it drains: waits neither for the queue nor for
+  // the sessions.
+  Runtime::Snapshot GetThreadSnapshot() const;
   bool OnRuntimeThread() const;
   LocalRuntimeContext context() { return LocalRuntimeContext(shared_from_this()); }
 
@@ -146,6 +150,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
       return operation ? std::string_view(operation->name()) : "(closure)";
     }
   };
+  // Who was found to have most unfinished work.
+  struct Largest {
+    absl::Time looked = absl::InfinitePast();
+    std::weak_ptr<Session> session;
+  };
   // What a drain waits for.
   enum class DrainPhase { kNone, kWork, kSessions };
 
@@ -167,7 +176,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void PassOn(const Chain& chain);
   // True if a wait of this runtime that is in the chain has not ended.
   bool ClosesCycle(const Chain& chain) const;
-  // Of the sessions that are charged to an account, or of all; as `asks` may know it.
+  // Of the sessions that are charged to an account, or of all; as `asks` may know it. Looked up at
+  // most once in some milliseconds, since a flood of refusals asks for it.
   std::string LargestHolder(const Account* among, const Session* asks) const;
 
   // Closes what an ended session holds. The runtime thread.
@@ -242,6 +252,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   mutable absl::Mutex sessions_mutex_;
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(sessions_mutex_);
   uint64_t next_session_ ABSL_GUARDED_BY(sessions_mutex_) = 1;
+  // By the account's holder; empty: of all.
+  mutable absl::flat_hash_map<std::string, Largest> largest_ ABSL_GUARDED_BY(sessions_mutex_);
 
   absl::Mutex service_mutex_;
   absl::CondVar service_changed_;

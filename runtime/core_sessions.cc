@@ -10,6 +10,8 @@
 namespace runloop::internal {
 namespace {
 
+// How long it is not looked again who holds most.
+constexpr absl::Duration kLargestAge = absl::Milliseconds(10);
 std::string InWords(const Session& session) {
   const Session::Info& info = session.info();
   return absl::StrCat("session ", info.id, " of '", info.client_name, "'",
@@ -115,36 +117,45 @@ void RuntimeCore::DestroyOverdue() {
 }
 
 std::string RuntimeCore::LargestHolder(const Account* among, const Session* asks) const {
-  std::shared_ptr<Session> largest;
-  int64_t most = 0;
-  absl::MutexLock lock(&sessions_mutex_);
-  for (const std::shared_ptr<Session>& session : sessions_) {
-    if (session->account_ == nullptr) continue;
-    if (among != nullptr && session->user_.get() != among && session->account_.get() != among) {
-      continue;
-    }
-    const int64_t items = session->account_->held().items;
-    if (items > most) {
-      most = items;
-      largest = session;
-    }
+  if (among != nullptr && asks != nullptr && asks->account_.get() == among) {
+    return absl::StrCat(InWords(*asks), ": ", among->held().items);
   }
-  if (largest == nullptr) return "";
+  const absl::Time now = clock_->Now();
+  std::shared_ptr<Session> largest;  // released outside the lock
+  absl::MutexLock lock(&sessions_mutex_);
+  const auto is_old = [&](const auto& known) { return now - known.second.looked >= kLargestAge; };
+  absl::erase_if(largest_, is_old);
+  const auto [known, unknown] = largest_.try_emplace(among == nullptr ? "" : among->holder());
+  if (unknown) {
+    int64_t most = 0;
+    for (const std::shared_ptr<Session>& session : sessions_) {
+      if (session->account_ == nullptr) continue;
+      if (among != nullptr && session->user_.get() != among) continue;
+      const int64_t items = session->account_->held().items;
+      if (items > most) {
+        most = items;
+        largest = session;
+      }
+    }
+    known->second = {.looked = now, .session = largest};
+  } else {
+    largest = known->second.session.lock();
+  }
+  const int64_t items = largest == nullptr ? 0 : largest->account_->held().items;
+  if (items == 0) return "";
   // Who came in by a role is told nothing of others.
   const bool hide = asks != nullptr && asks != largest.get() && !asks->info().peer.role.empty();
-  return absl::StrCat(hide ? "another session" : InWords(*largest), ": ", most);
+  return absl::StrCat(hide ? "another session" : InWords(*largest), ": ", items);
 }
 
 // ---- looking ----
 
-Runtime::Snapshot RuntimeCore::GetSnapshot() const {
+Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   using State = Runtime::Snapshot::State;
   const absl::Time now = clock_->Now();
   Runtime::Snapshot snapshot;
   snapshot.loop = std::string(loop_->kind());
   snapshot.draining = draining_.load(std::memory_order_acquire);
-  const absl::Time oldest = queue_.OldestIntake(now);
-  if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
   {
     absl::MutexLock lock(&current_mutex_);
     if (stopped()) {
@@ -168,6 +179,14 @@ Runtime::Snapshot RuntimeCore::GetSnapshot() const {
       }
     }
   }
+  return snapshot;
+}
+
+Runtime::Snapshot RuntimeCore::GetSnapshot() const {
+  Runtime::Snapshot snapshot = GetThreadSnapshot();
+  const absl::Time now = clock_->Now();
+  const absl::Time oldest = queue_.OldestIntake(now);
+  if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
   snapshot.waits_for = waits_.for_what();
   snapshot.ledger = lifecycle_.ledger().counts();
   snapshot.bounds = lifecycle_.GetBounds();

@@ -294,6 +294,26 @@ TEST_F(SessionTest, ARefusalNamesTheBoundWhoHoldsTheRoomAndWhenToTryAgain) {
   ASSERT_TRUE(hold->Await().ok());
 }
 
+TEST_F(SessionTest, WhoHoldsMostIsLookedUpOnceInAWhile) {
+  Start({.bounds = {.user = {.items = 4, .bytes = 5'000}}, .clock = &clock_});
+  RemoteSession host(*runtime_, {.pid = 1, .uid = 1});
+  const auto hold = Hold(host);
+  RemoteSession a(*runtime_, {.pid = 11, .uid = 1000}), b(*runtime_, {.pid = 12, .uid = 1000});
+  const auto first = a.Dispatch(kEcho, Payload(10)), second = a.Dispatch(kEcho, Payload(10));
+  const auto third = a.Dispatch(kEcho, Payload(10)), fourth = b.Dispatch(kEcho, Payload(10));
+  const auto refusal = [&] {
+    return std::string(b.Dispatch(kEcho, Payload(10))->Await().message());
+  };
+  EXPECT_THAT(refusal(), HasSubstr(absl::StrCat(a->info().id, " of 'test' (process 11): 3")));
+  ASSERT_TRUE(a.core().Cancel(*first->task()));
+  ASSERT_TRUE(a.core().Cancel(*second->task()));
+  const auto fifth = b.Dispatch(kEcho, Payload(10)), sixth = b.Dispatch(kEcho, Payload(10));
+  EXPECT_THAT(refusal(), HasSubstr("(process 11): 1"));
+  clock_.Advance(absl::Milliseconds(10));
+  EXPECT_THAT(refusal(), HasSubstr("(process 12): 3"));
+  operations_->LetGo();
+}
+
 TEST_F(SessionTest, BytesAreBoundedAndARequestThatNeverFitsSaysSo) {
   Start({.bounds = {.session = {.items = 100, .bytes = 3'000}}});
   RemoteSession host(*runtime_), session(*runtime_);
