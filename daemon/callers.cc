@@ -42,8 +42,8 @@ absl::StatusOr<std::shared_ptr<Session>> Callers::SessionOf(
   if (!connection.ok()) return connection.status();
   const auto named = context.client_metadata().find(kSessionKey);
   if (named == context.client_metadata().end()) {
-    std::shared_ptr<Session> session = (*connection)->ImplicitSession(*core_);
-    if (session == nullptr) return ConnectionGone();
+    absl::StatusOr<std::shared_ptr<Session>> session = (*connection)->ImplicitSession(*core_);
+    if (session.ok() && *session == nullptr) return ConnectionGone();
     return session;
   }
   {

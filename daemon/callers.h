@@ -35,7 +35,8 @@ class Callers {
   absl::Status CheckMainSocket(const grpc::ServerContextBase& context) const;
 
   // The session of a plain call. INVALID_ARGUMENT (UNKNOWN_SESSION): the one that it names does not
-  // exist or belongs to somebody else, which the caller cannot tell apart.
+  // exist or belongs to somebody else, which the caller cannot tell apart. RESOURCE_EXHAUSTED
+  // (QUEUE_FULL): the peer has as many sessions as it may.
   absl::StatusOr<std::shared_ptr<Session>> SessionOf(const grpc::ServerContextBase& context) const;
 
   // The sessions that calls may join.

@@ -7,12 +7,14 @@
 
 namespace runloop::daemon {
 
-std::shared_ptr<Session> Connection::ImplicitSession(internal::RuntimeCore& core) {
+absl::StatusOr<std::shared_ptr<Session>> Connection::ImplicitSession(internal::RuntimeCore& core) {
   absl::MutexLock lock(&mutex_);
   if (ended_) return nullptr;
   if (session_ == nullptr) {
-    session_ = core.OpenSession(
+    absl::StatusOr<std::shared_ptr<Session>> opened = core.OpenPeerSession(
         {.id = absl::StrCat("connection-", id_), .peer = peer_, .transport = "call"});
+    if (!opened.ok()) return opened;
+    session_ = *std::move(opened);
   }
   return session_;
 }

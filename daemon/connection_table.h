@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/session.h"
@@ -31,8 +32,8 @@ class Connection {
   const PeerIdentity& peer() const { return peer_; }
 
   // The session of the calls that name none, opened by the first of them; null once the
-  // connection has ended.
-  std::shared_ptr<Session> ImplicitSession(internal::RuntimeCore& core);
+  // connection has ended. RESOURCE_EXHAUSTED (QUEUE_FULL): the peer has as many sessions as it may.
+  absl::StatusOr<std::shared_ptr<Session>> ImplicitSession(internal::RuntimeCore& core);
 
   // Ends the implicit session; none is opened any more. Idempotent.
   void End();

@@ -29,21 +29,21 @@ TEST(ConnectionTableTest, AConnectionThatIsRemovedEndsItsSession) {
   const auto runtime = NewRuntime();
   ConnectionTable table;
   const auto connection = table.Add(71, {.pid = 5});
-  const auto session = connection->ImplicitSession(*runtime->core());
-  EXPECT_EQ(connection->ImplicitSession(*runtime->core()), session);
+  const auto session = *connection->ImplicitSession(*runtime->core());
+  EXPECT_EQ(*connection->ImplicitSession(*runtime->core()), session);
   EXPECT_EQ(session->info().peer.pid, 5);
   EXPECT_FALSE(session->ended());
   table.Remove(71, connection);
   EXPECT_TRUE(session->ended());
   EXPECT_EQ(table.Find("fd:71"), nullptr);
-  EXPECT_EQ(connection->ImplicitSession(*runtime->core()), nullptr);
+  EXPECT_EQ(*connection->ImplicitSession(*runtime->core()), nullptr);
 }
 
 TEST(ConnectionTableTest, ANumberThatIsGivenAgainEndsTheConnectionThatHadIt) {
   const auto runtime = NewRuntime();
   ConnectionTable table;
   const auto old = table.Add(71, {});
-  const auto session = old->ImplicitSession(*runtime->core());
+  const auto session = *old->ImplicitSession(*runtime->core());
   const auto next = table.Add(71, {});
   EXPECT_TRUE(session->ended());
   EXPECT_NE(next->id(), old->id());
@@ -56,7 +56,7 @@ TEST(ConnectionTableTest, ATableThatGoesEndsWhatIsLeft) {
   std::shared_ptr<Session> session;
   {
     ConnectionTable table;
-    session = table.Add(71, {})->ImplicitSession(*runtime->core());
+    session = *table.Add(71, {})->ImplicitSession(*runtime->core());
   }
   EXPECT_TRUE(session->ended());
 }

@@ -300,10 +300,13 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
       server_.options().callers->ConnectionOf(context_);
   if (!connection.ok()) return connection.status();
 
-  session_ = server_.core().OpenSession({.id = NewSessionId(),
-                                         .client_name = CleanName(hello.client_name()),
-                                         .peer = (*connection)->peer(),
-                                         .transport = "stream"});
+  absl::StatusOr<std::shared_ptr<Session>> session =
+      server_.core().OpenPeerSession({.id = NewSessionId(),
+                                      .client_name = CleanName(hello.client_name()),
+                                      .peer = (*connection)->peer(),
+                                      .transport = "stream"});
+  if (!session.ok()) return session.status();
+  session_ = *std::move(session);
   server_.options().callers->AddSession(session_);
   outbox_ = std::make_shared<SessionOutbox>(server_.waker(), this);
   stage_ = Stage::kOpen;

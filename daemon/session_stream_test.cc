@@ -5,6 +5,7 @@
 #include <set>
 
 #include "runloop/daemon/testing/host_fixture.h"
+#include "runloop/runtime/core.h"
 
 namespace runloop::daemon {
 namespace {
@@ -172,6 +173,29 @@ TEST_F(SessionStreamTest, EndsAStreamThatBreaksTheRules) {
     EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
   }
   Await([](const auto& snapshot) { return snapshot.sessions.empty(); });
+}
+
+TEST_F(SessionStreamTest, AUserMayHaveSoManySessions) {
+  Start();
+  std::vector<std::shared_ptr<Session>> sessions;
+  for (int64_t i = 0; i < kMaxUserSessions; ++i) {
+    sessions.push_back(*runtime_->core()->OpenPeerSession({.peer = {.pid = 1, .uid = geteuid()}}));
+  }
+  const auto stub = test::v1::TestOperations::NewStub(Connect());
+  const auto call = [&] {
+    grpc::ClientContext context;
+    test::v1::EchoReply reply;
+    return stub->Echo(&context, {}, &reply);
+  };
+  Worker refused(Connect());
+  refused.SendHello();
+  for (const grpc::Status& status : {refused.Finish(), call()}) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_QUEUE_FULL);
+  }
+  sessions.back()->End();
+  Await([](const auto& snapshot) { return snapshot.sessions.size() < kMaxUserSessions; });
+  EXPECT_TRUE(call().ok());
 }
 
 TEST_F(SessionStreamTest, AcknowledgesSuccessesAndSendsRepliesThatWereAskedFor) {

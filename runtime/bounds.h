@@ -19,6 +19,11 @@ struct Bound {
   int64_t bytes = 0;
 };
 
+// Sessions of one role, or of one uid, that are open or whose objects are still to be closed. One
+// more is refused with RESOURCE_EXHAUSTED (QUEUE_FULL).
+inline constexpr int64_t kMaxRoleSessions = 1024;
+inline constexpr int64_t kMaxUserSessions = 10'000;
+
 // Nobody alone can take all the room: a user's share is half of it, a session's less.
 struct WorkBounds {
   // All together.
@@ -55,10 +60,14 @@ class Account {
     bytes_.fetch_add(bytes);
   }
 
+  // Sessions that the runtime keeps.
+  int64_t sessions() const { return sessions_.load(); }
+  void AddSession(int64_t change) { sessions_.fetch_add(change); }
+
  private:
   const std::string holder_;
   const Bound bound_;
-  std::atomic<int64_t> items_{0}, bytes_{0};
+  std::atomic<int64_t> items_{0}, bytes_{0}, sessions_{0};
 };
 
 }  // namespace internal

@@ -36,6 +36,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Opens a session, which counts as open until it has ended and its objects are closed. `info.id`
   // and `info.start_time` may be empty.
   std::shared_ptr<Session> OpenSession(Session::Info info);
+  // The same for a peer. RESOURCE_EXHAUSTED (QUEUE_FULL): its uid or role has as many as it may.
+  absl::StatusOr<std::shared_ptr<Session>> OpenPeerSession(Session::Info info);
 
   using Call = OperationCall;
   // Queues one invocation; never waits. An error means that it was refused: `done` is destroyed
@@ -179,6 +181,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Of the sessions that are charged to an account, or of all; as `asks` may know it. Looked up at
   // most once in some milliseconds, since a flood of refusals asks for it.
   std::string LargestHolder(const Account* among, const Session* asks) const;
+
+  // Null in process.
+  std::shared_ptr<Account> UserOf(const Session::Info& info);
+  std::shared_ptr<Session> AddSession(Session::Info info, std::shared_ptr<Account> user)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(sessions_mutex_);
 
   // Closes what an ended session holds. The runtime thread.
   void CloseSession(const std::shared_ptr<Session>& session);

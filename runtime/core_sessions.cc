@@ -12,6 +12,9 @@ namespace {
 
 // How long it is not looked again who holds most.
 constexpr absl::Duration kLargestAge = absl::Milliseconds(10);
+// When to try again to open a session.
+constexpr absl::Duration kSessionRetry = absl::Seconds(1);
+
 std::string InWords(const Session& session) {
   const Session::Info& info = session.info();
   return absl::StrCat("session ", info.id, " of '", info.client_name, "'",
@@ -20,23 +23,46 @@ std::string InWords(const Session& session) {
 
 }  // namespace
 
+std::shared_ptr<Account> RuntimeCore::UserOf(const Session::Info& info) {
+  if (info.in_process) return nullptr;
+  return lifecycle_.AccountOf(info.peer.role.empty() ? absl::StrCat("uid ", info.peer.uid)
+                                                     : absl::StrCat("role ", info.peer.role));
+}
+
 std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
-  std::shared_ptr<Account> user;
-  if (!info.in_process) {
-    user = lifecycle_.AccountOf(info.peer.role.empty() ? absl::StrCat("uid ", info.peer.uid)
-                                                       : absl::StrCat("role ", info.peer.role));
-  }
+  std::shared_ptr<Account> user = UserOf(info);
   absl::MutexLock lock(&sessions_mutex_);
+  return AddSession(std::move(info), std::move(user));
+}
+
+absl::StatusOr<std::shared_ptr<Session>> RuntimeCore::OpenPeerSession(Session::Info info) {
+  std::shared_ptr<Account> user = UserOf(info);
+  const int64_t most = info.peer.role.empty() ? kMaxUserSessions : kMaxRoleSessions;
+  absl::MutexLock lock(&sessions_mutex_);
+  if (user->sessions() < most) return AddSession(std::move(info), std::move(user));
+  absl::Status full = MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+      absl::StrCat(user->holder(), " has ", most,
+                   " sessions that are open or being closed, as many as it may; try again when "
+                   "some have ended"),
+      {{"bound", user->holder()}, {"limit", absl::StrCat(most, " sessions")}});
+  SetRetryDelay(full, kSessionRetry);
+  return full;
+}
+
+std::shared_ptr<Session> RuntimeCore::AddSession(Session::Info info,
+                                                 std::shared_ptr<Account> user) {
   if (info.id.empty()) info.id = absl::StrCat("s", next_session_++);
   if (info.start_time == absl::UnixEpoch()) info.start_time = absl::Now();
   std::shared_ptr<Session> session(
-      new Session(weak_from_this(), std::move(info), std::move(user), bounds().session));
+      new Session(weak_from_this(), std::move(info), user, bounds().session));
   if (draining_.load() || stopped()) {
     // Too late for it to hold anything, or to be waited for.
     session->ended_.store(true, std::memory_order_release);
     session->handles_.DestroyAll();
   } else {
     sessions_.push_back(session);
+    if (user != nullptr) user->AddSession(1);
   }
   return session;
 }
@@ -61,7 +87,9 @@ void RuntimeCore::CloseSession(const std::shared_ptr<Session>& session) {
     const std::shared_ptr<Session> closed = weak.lock();
     {
       absl::MutexLock lock(&sessions_mutex_);
-      std::erase(sessions_, closed);
+      if (std::erase(sessions_, closed) > 0 && closed->user_ != nullptr) {
+        closed->user_->AddSession(-1);
+      }
     }
     QuitIfDrained();
   });

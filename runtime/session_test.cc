@@ -314,6 +314,29 @@ TEST_F(SessionTest, WhoHoldsMostIsLookedUpOnceInAWhile) {
   operations_->LetGo();
 }
 
+TEST_F(SessionTest, ARoleMayHaveSoManySessionsThatAreOpenOrClosing) {
+  Start();
+  RemoteSession host(*runtime_);
+  const auto hold = Hold(host);
+  internal::RuntimeCore& core = host.core();
+  const Session::Info camera{.peer = {.pid = 1, .uid = 1000, .role = "camera"}};
+  for (int64_t i = 0; i < kMaxRoleSessions; ++i) {
+    const auto session = core.OpenPeerSession(camera);
+    ASSERT_TRUE(session.ok()) << i;
+    (*session)->End();  // closed only by the thread
+  }
+  const absl::Status full = core.OpenPeerSession(camera).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("role camera has 1024 sessions"));
+  EXPECT_TRUE(core.OpenPeerSession({.peer = {.pid = 1, .uid = 1000}}).ok());
+  EXPECT_TRUE(core.OpenPeerSession({.peer = {.pid = 1, .uid = 1000, .role = "other"}}).ok());
+  operations_->LetGo();
+  while (!core.OpenPeerSession(camera).ok()) {
+    ASSERT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  }
+}
+
 TEST_F(SessionTest, BytesAreBoundedAndARequestThatNeverFitsSaysSo) {
   Start({.bounds = {.session = {.items = 100, .bytes = 3'000}}});
   RemoteSession host(*runtime_), session(*runtime_);
