@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -30,6 +31,13 @@ using daemon::ListeningSocket;
 constexpr int kExitDrained = 0;
 constexpr int kExitFailed = 1;
 constexpr int kExitCutOff = 3;
+
+// Calls of one connection.
+constexpr int kMaxCalls = 1000, kMaxRoleCalls = 250;
+// What gRPC may hold of what arrives, beside as much as may be unfinished: connections and calls,
+// and some of the largest messages, which are always on their way.
+constexpr int64_t kArrivingBytes = int64_t{64} << 20;
+constexpr int64_t kArrivingMessages = 4;
 
 // How long outcomes may take to reach the workers after a drain.
 constexpr absl::Duration kFlushTime = absl::Seconds(1);
@@ -66,7 +74,7 @@ absl::StatusOr<std::vector<ListeningSocket>> OpenSockets(const HostOptions& opti
 
 }  // namespace
 
-// Members are in the order of their dependence: the listener, which uses the server, goes first;
+// Members are in the order of their dependence: the listener, which uses the servers, goes first;
 // the connections, which both use, last.
 class Host::Impl {
  public:
@@ -84,6 +92,8 @@ class Host::Impl {
   const std::vector<std::string>& addresses() const { return listener_addresses_; }
 
  private:
+  // For connections by the main sockets, or by roles' sockets.
+  absl::StatusOr<std::unique_ptr<daemon::Server>> NewServer(int max_calls, const Bound& unfinished);
   void BeginDrain(absl::Duration timeout);
   // Closes everything, and lets calls that are being answered end until `grace` has passed.
   void Close(absl::Duration grace);
@@ -113,7 +123,7 @@ class Host::Impl {
 
   daemon::ConnectionTable connections_;
   // Set by Start, and there until the end: a drain may be asked for while the owner closes it.
-  std::unique_ptr<daemon::Server> server_;
+  std::unique_ptr<daemon::Server> server_, role_server_;
   std::unique_ptr<daemon::Listener> listener_;
 
   bool closed_ = false;  // the owner's thread
@@ -136,24 +146,22 @@ absl::Status Host::Impl::Start() {
     listener_addresses_.push_back(socket.name());
     if (socket.address()) hosted_.push_back(socket.address()->ToString());
   }
-  absl::StatusOr<std::unique_ptr<daemon::Server>> server = daemon::Server::Create(
-      {.core = core_,
-       .connections = &connections_,
-       .addresses = listener_addresses_,
-       .max_message_bytes = options_.max_message_bytes,
-       .max_unfinished = options_.max_unfinished,
-       .on_idle = options_.on_idle,
-       .drain = [this](const PeerIdentity& peer,
-                       absl::Duration timeout) { return OnDrainCall(peer, timeout); },
-       .log = log_});
+  absl::StatusOr<std::unique_ptr<daemon::Server>> server =
+      NewServer(kMaxCalls, core_->bounds().total);
   if (!server.ok()) return server.status();
+  absl::StatusOr<std::unique_ptr<daemon::Server>> role_server =
+      NewServer(kMaxRoleCalls, core_->bounds().user);
+  if (!role_server.ok()) return role_server.status();
   server_ = *std::move(server);
-  absl::StatusOr<std::unique_ptr<daemon::Listener>> listener = daemon::Listener::Create(
-      {.sockets = *std::move(sockets),
-       .serve = [server = server_.get()](int fd) { server->AddConnection(fd); },
-       .ended = [server = server_.get()] { server->ConnectionEnded(); },
-       .connections = &connections_,
-       .log = log_});
+  role_server_ = *std::move(role_server);
+  absl::StatusOr<std::unique_ptr<daemon::Listener>> listener =
+      daemon::Listener::Create({.sockets = *std::move(sockets),
+                                .serve =
+                                    [this](int fd, const std::string& role) {
+                                      (role.empty() ? server_ : role_server_)->AddConnection(fd);
+                                    },
+                                .connections = &connections_,
+                                .log = log_});
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
   for (const std::string& address : hosted_) AddHostedAddress(address, runtime_.context());
@@ -162,17 +170,39 @@ absl::Status Host::Impl::Start() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_calls,
+                                                                      const Bound& unfinished) {
+  const int64_t beside = kArrivingBytes + kArrivingMessages * options_.max_message_bytes;
+  return daemon::Server::Create(
+      {.core = core_,
+       .connections = &connections_,
+       .addresses = listener_addresses_,
+       .max_message_bytes = options_.max_message_bytes,
+       .max_unfinished = options_.max_unfinished,
+       .max_calls = max_calls,
+       .max_arriving_bytes =
+           std::min(unfinished.bytes, std::numeric_limits<int64_t>::max() - beside) + beside,
+       .on_idle = options_.on_idle,
+       .drain = [this](const PeerIdentity& peer,
+                       absl::Duration timeout) { return OnDrainCall(peer, timeout); },
+       .log = log_});
+}
+
 void Host::Impl::Close(absl::Duration grace) {
   if (server_ == nullptr || closed_) return;
   closed_ = true;
   for (const std::string& address : hosted_) RemoveHostedAddress(address);
-  listener_.reset();  // the server gets no connection after this
-  server_->Shutdown(grace);
+  listener_.reset();  // the servers get no connection after this
+  const absl::Time end = Clock::Monotonic()->Now() + grace;
+  for (daemon::Server* server : {server_.get(), role_server_.get()}) {
+    server->Shutdown(std::max(end - Clock::Monotonic()->Now(), absl::ZeroDuration()));
+  }
 }
 
 void Host::Impl::BeginDrain(absl::Duration timeout) {
   core_->BeginDrain();
   server_->BeginDrain(timeout);
+  role_server_->BeginDrain(timeout);
 }
 
 Runtime::DrainResult Host::Impl::Drain(absl::Duration timeout) {

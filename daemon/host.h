@@ -29,9 +29,9 @@ struct HostOptions {
   int64_t max_unfinished = 100'000;
   // How long a drain may take.
   absl::Duration drain_timeout = absl::Seconds(10);
-  // Called about a second after a session or a connection has ended, if no session is open then, on
-  // a thread of gRPC's, where it may take some milliseconds: a place for a program to give memory
-  // back. May be null.
+  // Called about a second after a session or a connection has ended, if no worker by the main
+  // sockets has an open session then, or none with a role, on a thread of gRPC's, where it may take
+  // some milliseconds: a place for a program to give memory back. May be null.
   std::function<void()> on_idle;
   // Null: stderr.
   LogSink log;

@@ -289,7 +289,7 @@ void Listener::HandToGrpc(AcceptedSocket accepted) {
   }
   std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, accepted.peer);
   watched_[fd] = {.accepted = std::move(accepted), .grpc_fd = *grpc_fd, .connection = connection};
-  serve_(for_grpc.Release());
+  serve_(for_grpc.Release(), connection->peer().role);
 }
 
 // The numbers rise and wrap around, so that one comes back only after all others were used: gRPC

@@ -26,9 +26,9 @@ namespace runloop::daemon {
 
 struct ListenerOptions {
   std::vector<ListeningSocket> sockets;
-  // Gets each gRPC connection, in the table by then, and owns the descriptor from there on. Called
-  // on the accept thread.
-  std::function<void(int fd)> serve;
+  // Gets each gRPC connection, in the table by then, and owns the descriptor from there on; `role`
+  // is empty for one by a main socket. Called on the accept thread.
+  std::function<void(int fd, const std::string& role)> serve;
   // Called on the accept thread after one of those has ended. May be null.
   std::function<void()> ended;
   // Must outlive the listener.
@@ -127,7 +127,7 @@ class Listener {
   void SetTimer();
 
   // Constant after construction.
-  const std::function<void(int)> serve_;
+  const std::function<void(int, const std::string&)> serve_;
   const std::function<void()> ended_;
   ConnectionTable& connections_;
   const absl::Duration first_byte_timeout_;

@@ -1,6 +1,7 @@
 #include "runloop/daemon/server.h"
 
 #include <grpc/grpc.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
 
@@ -18,9 +19,6 @@ namespace {
 // ever. Its implicit session ends with it, so it is longer than any pause between plain calls.
 constexpr absl::Duration kMaxIdle = absl::Hours(2);
 
-// Calls of one connection at a time; its client holds further ones back.
-constexpr int kMaxStreams = 1000;
-
 int Clamp(int64_t bytes) {
   return static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
 }
@@ -29,8 +27,11 @@ int Clamp(int64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options) {
   const int64_t max_message_bytes = options.max_message_bytes;
+  const int64_t max_arriving_bytes = options.max_arriving_bytes;
+  const int max_calls = options.max_calls;
   std::unique_ptr<Server> server(new Server(std::move(options)));
-  if (absl::Status started = server->Start(max_message_bytes); !started.ok()) return started;
+  absl::Status started = server->Start(max_message_bytes, max_calls, max_arriving_bytes);
+  if (!started.ok()) return started;
   return server;
 }
 
@@ -56,7 +57,7 @@ Server::Server(ServerOptions options)
       reflection_v1_(NewReflectionV1(options.core, callers_)),
       reflection_v1alpha_(NewReflectionV1Alpha(options.core, callers_)) {}
 
-absl::Status Server::Start(int64_t max_message_bytes) {
+absl::Status Server::Start(int64_t max_message_bytes, int max_calls, int64_t max_arriving_bytes) {
   // One reference to the library is kept for the process: giving up the last one can wait up to ten
   // seconds, for a poller that a blocked write has left behind.
   [[maybe_unused]] static const bool kept = (grpc_init(), true);
@@ -65,7 +66,10 @@ absl::Status Server::Start(int64_t max_message_bytes) {
   builder.SetMaxSendMessageSize(Clamp(max_message_bytes));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
                              static_cast<int>(absl::ToInt64Milliseconds(kMaxIdle)));
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, max_calls);
+  grpc::ResourceQuota quota;
+  quota.Resize(static_cast<size_t>(max_arriving_bytes));
+  builder.SetResourceQuota(quota);
   // On a unix socket the kernel tells of a dead peer. The daemon sends no keepalive pings, and does
   // not mind a client that does.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);

@@ -31,6 +31,11 @@ struct ServerOptions {
   std::vector<std::string> addresses;
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
+  // Calls of one connection at a time; its client holds further ones back.
+  int max_calls = 0;
+  // What gRPC may hold for all connections together, mostly of messages that have not arrived in
+  // full. When it holds more it ends streams, whoever's they are.
+  int64_t max_arriving_bytes = 0;
   // HostOptions::on_idle.
   std::function<void()> on_idle;
   // What a worker does that asks for a drain.
@@ -39,7 +44,8 @@ struct ServerOptions {
 };
 
 // The gRPC server with all its services: the one place where they are put together. It listens
-// nowhere; connections are handed to it.
+// nowhere; connections are handed to it. A host has two, so that no worker with a role can use up
+// what gRPC may hold for the main sockets.
 //
 // Threads: Create, Shutdown and the destructor on the owner's; AddConnection and ConnectionEnded on
 // one other, which has ended before Shutdown; BeginDrain from any.
@@ -63,7 +69,7 @@ class Server {
 
  private:
   explicit Server(ServerOptions options);
-  absl::Status Start(int64_t max_message_bytes);
+  absl::Status Start(int64_t max_message_bytes, int max_calls, int64_t max_arriving_bytes);
 
   Callers callers_;
   const std::shared_ptr<ReplyThread> replies_;

@@ -41,7 +41,7 @@ class ListenerFixture : public ::testing::Test {
     sockets.push_back(*ListeningSocket::Listen(address_));
     ListenerOptions options{.sockets = std::move(sockets),
                             .serve =
-                                [this](int fd) {
+                                [this](int fd, const std::string&) {
                                   absl::MutexLock lock(&mutex_);
                                   served_.push_back(fd);
                                 },
