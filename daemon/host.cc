@@ -160,6 +160,10 @@ absl::Status Host::Impl::Start() {
                                     [this](int fd, const std::string& role) {
                                       (role.empty() ? server_ : role_server_)->AddConnection(fd);
                                     },
+                                .ended =
+                                    [this](const std::string& role) {
+                                      (role.empty() ? server_ : role_server_)->ConnectionEnded();
+                                    },
                                 .connections = &connections_,
                                 .log = log_});
   if (!listener.ok()) return listener.status();

@@ -317,7 +317,7 @@ void Listener::OnHangUp(int fd) {
   watched_.erase(found);
   (void)loop_.RemoveFd(fd);
   connections_.Remove(ended.grpc_fd, ended.connection);
-  if (ended_) ended_();
+  if (ended_) ended_(ended.connection->peer().role);
 }
 
 void Listener::OnProcessEnd(int fd, int32_t pid) {

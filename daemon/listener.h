@@ -30,7 +30,7 @@ struct ListenerOptions {
   // is empty for one by a main socket. Called on the accept thread.
   std::function<void(int fd, const std::string& role)> serve;
   // Called on the accept thread after one of those has ended. May be null.
-  std::function<void()> ended;
+  std::function<void(const std::string& role)> ended;
   // Must outlive the listener.
   ConnectionTable* connections = nullptr;
   LogSink log;
@@ -128,7 +128,7 @@ class Listener {
 
   // Constant after construction.
   const std::function<void(int, const std::string&)> serve_;
-  const std::function<void()> ended_;
+  const std::function<void(const std::string&)> ended_;
   ConnectionTable& connections_;
   const absl::Duration first_byte_timeout_;
   const size_t max_pending_;
