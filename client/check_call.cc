@@ -23,22 +23,22 @@ bool IsOperationName(const std::string& name) {
          });
 }
 
-// What the operation takes, if its generated code is linked in here too; else null, and the daemon
-// has to tell.
-const google::protobuf::Descriptor* RequestType(const std::string& operation) {
+// The operation, if its generated code is linked in here too; else null, and the daemon has to tell
+// what it takes.
+const google::protobuf::MethodDescriptor* MethodOf(const std::string& operation) {
   struct Known {
     std::string operation;
-    const google::protobuf::Descriptor* type = nullptr;
+    const google::protobuf::MethodDescriptor* method = nullptr;
   };
   thread_local Known last;  // a flood asks for the same one again and again
-  if (last.type != nullptr && last.operation == operation) return last.type;
+  if (last.method != nullptr && last.operation == operation) return last.method;
   std::string name = operation;
   std::replace(name.begin(), name.end(), '/', '.');
   const google::protobuf::MethodDescriptor* method =
       google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
   if (method == nullptr) return nullptr;
-  last = {operation, method->input_type()};
-  return last.type;
+  last = {operation, method};
+  return method;
 }
 
 absl::Status Invalid(const std::string& message) {
@@ -52,11 +52,18 @@ absl::Status CheckCall(const DispatchTarget::Call& call) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
                      "no operation can have this name; write package.Service/Method");
   }
-  const google::protobuf::Descriptor* type = RequestType(call.operation);
-  if (type != nullptr && type != call.request->GetDescriptor() &&
-      type->full_name() != call.request->GetTypeName()) {
-    return Invalid(absl::StrCat(call.operation, " takes a ", type->full_name(), ", not a ",
-                                call.request->GetTypeName()));
+  if (const google::protobuf::MethodDescriptor* const method = MethodOf(call.operation)) {
+    const google::protobuf::Descriptor* const takes = method->input_type();
+    if (takes != call.request->GetDescriptor() &&
+        takes->full_name() != call.request->GetTypeName()) {
+      return Invalid(absl::StrCat(call.operation, " takes a ", takes->full_name(), ", not a ",
+                                  call.request->GetTypeName()));
+    }
+    const google::protobuf::Descriptor* const replies = method->output_type();
+    if (call.reply_type != nullptr && call.reply_type->full_name() != replies->full_name()) {
+      return Invalid(absl::StrCat(call.operation, " replies with a ", replies->full_name(),
+                                  ", not a ", call.reply_type->full_name()));
+    }
   }
   if (!call.request->IsInitialized()) {
     return Invalid(absl::StrCat("required fields of the request are not set: ",

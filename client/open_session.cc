@@ -23,7 +23,7 @@ constexpr size_t kMostHeldBack = 1024;
 absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
   switch (outcome.result_case()) {
     case v1::Outcome::kReply:
-      return Reply{.bytes = std::move(*outcome.mutable_reply())};
+      return Reply{.bytes = std::move(*outcome.mutable_reply()), .has_bytes = true};
     case v1::Outcome::kStatus: {
       absl::Status status = FromProto(outcome.status());
       if (!status.ok()) return absl::StatusOr<Reply>(std::move(status));

@@ -86,9 +86,10 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   CLI::App app(kDescription, "runloopd");
   app.footer(kFooter);
   app.set_version_flag("--version", absl::StrCat("runloopd ", Version()));
-  app.add_option("--listen", flags.listen,
-                 "Where to listen: unix:/path or /path. Default: /run/runloop/runloopd.sock as "
-                 "root, $XDG_RUNTIME_DIR/runloop/runloopd.sock as another user");
+  app.add_option(
+      "--listen", flags.listen,
+      "Where to listen: unix:/path or /path. Default: RUNLOOP_ADDRESS, or "
+      "/run/runloop/runloopd.sock as root, $XDG_RUNTIME_DIR/runloop/runloopd.sock as another user");
   app.add_option("--plugin", flags.plugins, "A shared library with operations; may be repeated")
       ->allow_extra_args(false);
   app.add_option("--loop", loop, "The event loop under the runtime thread: epoll or glib")

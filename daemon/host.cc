@@ -212,6 +212,10 @@ void Host::Impl::BeginDrain(absl::Duration timeout) {
 Runtime::DrainResult Host::Impl::Drain(absl::Duration timeout) {
   BeginDrain(timeout);
   const Runtime::DrainResult result = runtime_.Drain(timeout);
+  v1::DrainResult told;
+  told.set_drained(result.drained);
+  told.set_not_closed(result.not_closed);
+  server_->TellDrained(told);
   Close(kFlushTime);
   return result;
 }

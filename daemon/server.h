@@ -63,6 +63,9 @@ class Server {
   // Ends the session streams whose work is done, and tells the others.
   void BeginDrain(absl::Duration timeout);
 
+  // How the drain has ended, for those that wait to hear it. Before Shutdown.
+  void TellDrained(const v1::DrainResult& result) { control_service_.Tell(result); }
+
   // Lets calls end until `grace` has passed, cancels the rest, and closes all connections.
   // Idempotent.
   void Shutdown(absl::Duration grace);

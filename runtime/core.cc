@@ -15,9 +15,19 @@
 namespace runloop::internal {
 namespace {
 
+// Of a name that a caller gave, in an error.
+constexpr size_t kLongestNameTold = 512;
+
 std::string RandomId() {
   std::random_device random;
   return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
+}
+
+// Where the handles of a runtime begin: elsewhere in each, so that one of a daemon that has gone is
+// unknown to the next. Exact as a number of JSON, with a million handles and more to come.
+Handle FirstHandle() {
+  std::random_device random;
+  return (Handle{random()} & 0x7fff'ffff) << 20;
 }
 
 // Not bounded, and runs even if the runtime stops first.
@@ -103,6 +113,7 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       lifecycle_(options.bounds, [this](const Account* among, const Session* asks) {
         return LargestHolder(among, asks);
       }) {
+  last_handle_ = FirstHandle();
   service_ = std::thread([this] { Serve(); });
 }
 
@@ -184,9 +195,9 @@ bool RuntimeCore::ClosesCycle(const Chain& chain) const {
 absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view name) const {
   if (const Operation* operation = operations_.Find(name)) return operation;
   return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
-                   absl::StrCat("no operation '", View(name),
+                   absl::StrCat("no operation '", View(name.substr(0, kLongestNameTold)),
                                 "' is registered; `runloopctl operations` lists those that are"),
-                   {{"operation", std::string(name)}});
+                   {{"operation", std::string(name.substr(0, kLongestNameTold))}});
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) {

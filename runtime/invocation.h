@@ -25,6 +25,7 @@ namespace internal {
 struct Reply {
   std::unique_ptr<google::protobuf::Message> message;
   std::string bytes;
+  bool has_bytes = false;
 };
 
 // What an Invocation and the transport that carries it share. Thread-safe. The transport derives
@@ -61,7 +62,8 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
 // wait, and so a cycle of waits is found. Null where there is nothing to declare.
 std::unique_ptr<WaitScope> DeclareWait(InvocationState& state, absl::Duration timeout);
 
-// `reply` as a Message of type Reply. INTERNAL if it is of another type or does not parse.
+// `reply` as a Message of type Reply. INVALID_ARGUMENT if it is of another type, INTERNAL if it
+// does not parse, FAILED_PRECONDITION if the dispatch did not ask for it.
 template <typename ReplyType>
 absl::StatusOr<ReplyType> TakeReply(Reply reply) {
   if (reply.message != nullptr) {
@@ -70,6 +72,10 @@ absl::StatusOr<ReplyType> TakeReply(Reply reply) {
                                         ", not a " + ReplyType::descriptor()->full_name());
     }
     return std::move(static_cast<ReplyType&>(*reply.message));
+  }
+  if (!reply.has_bytes) {
+    return absl::FailedPreconditionError(
+        "the dispatch did not ask for a reply: use DispatchAsync<Reply>");
   }
   ReplyType parsed;
   if (!parsed.ParseFromString(reply.bytes)) {

@@ -183,6 +183,7 @@ class LocalTarget final : public DispatchTarget {
       Call attempt{.operation = call.operation,
                    .request = std::unique_ptr<google::protobuf::Message>(call.request->New()),
                    .reply_wanted = call.reply_wanted,
+                   .reply_type = call.reply_type,
                    .timeout = deadline - Clock::Monotonic()->Now(),
                    .coalesce_key = call.coalesce_key,
                    .when_full = WhenFull::kFail,
@@ -245,6 +246,12 @@ class LocalTarget final : public DispatchTarget {
                                     (*operation)->method().input_type()->full_name(), ", not a ",
                                     call.request->GetTypeName()));
     }
+    if (call.reply_type != nullptr && call.reply_type != (*operation)->method().output_type()) {
+      return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                       absl::StrCat(call.operation, " replies with a ",
+                                    (*operation)->method().output_type()->full_name(), ", not a ",
+                                    call.reply_type->full_name()));
+    }
     return RuntimeCore::Call{
         .operation = *operation,
         .request = std::move(call.request),
@@ -253,10 +260,10 @@ class LocalTarget final : public DispatchTarget {
                                                              : core_->clock().Now() + call.timeout,
         .coalesce_key = std::move(call.coalesce_key),
         .chain = std::move(call.chain),
-        .done = [invocation,
-                 use = use_](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
+        .done = [invocation, use = use_, wanted = call.reply_wanted](
+                    absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
           if (reply.ok()) {
-            invocation->Finish(Reply{.message = *std::move(reply), .bytes = {}});
+            invocation->Finish(wanted ? Reply{.message = *std::move(reply)} : Reply());
           } else {
             invocation->Finish(reply.status());
           }

@@ -44,6 +44,16 @@ struct DispatchOptions {
 
 namespace internal {
 
+// Null for void.
+template <typename Reply>
+const google::protobuf::Descriptor* DescriptorOf() {
+  if constexpr (std::is_void_v<Reply>) {
+    return nullptr;
+  } else {
+    return Reply::descriptor();
+  }
+}
+
 // A way to a runtime: in process (local_target) or over a connection (client/).
 class DispatchTarget {
  public:
@@ -51,6 +61,7 @@ class DispatchTarget {
     std::string operation;
     std::unique_ptr<google::protobuf::Message> request;
     bool reply_wanted = false;
+    const google::protobuf::Descriptor* reply_type = nullptr;  // if a reply is wanted
     absl::Duration timeout = absl::InfiniteDuration();
     std::string coalesce_key;
     WhenFull when_full = WhenFull::kFail;
@@ -82,8 +93,9 @@ class RuntimeContext {
   // Runs the operation and waits for its reply.
   //
   // DEADLINE_EXCEEDED with EXPIRED: it had not started and never runs; with STILL_RUNNING: it
-  // had, as far as is known, and runs on. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT:
-  // Request is not its request type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped,
+  // had, as far as is known, and runs on. ABORTED (COMPLETION_DROPPED): the operation had deferred
+  // its completion and did not finish by then. UNIMPLEMENTED: no such operation. INVALID_ARGUMENT:
+  // Request or Reply is not its type. RESOURCE_EXHAUSTED: a queue is full. UNAVAILABLE: stopped,
   // draining, not connected: nothing ran. UNKNOWN (SESSION_LOST): the connection broke after
   // sending. INTERNAL: the handler threw. Others are the operation's own. ReasonOf (error.h) gives
   // a program the reason, such as EXPIRED.
@@ -100,6 +112,7 @@ class RuntimeContext {
         target_->DispatchBlocking({.operation = std::string(operation),
                                    .request = std::make_unique<Request>(std::move(request)),
                                    .reply_wanted = true,
+                                   .reply_type = Reply::descriptor(),
                                    .timeout = options.timeout.value_or(kDefaultTimeout),
                                    .coalesce_key = options.coalesce_key,
                                    .when_full = options.when_full});
@@ -117,6 +130,7 @@ class RuntimeContext {
         target_->Dispatch({.operation = std::string(operation),
                            .request = std::make_unique<Request>(std::move(request)),
                            .reply_wanted = !std::is_void_v<Reply>,
+                           .reply_type = internal::DescriptorOf<Reply>(),
                            .timeout = options.timeout.value_or(absl::InfiniteDuration()),
                            .coalesce_key = options.coalesce_key,
                            .when_full = options.when_full}));

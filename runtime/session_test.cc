@@ -203,6 +203,19 @@ TEST_F(SessionTest, AResultThatComesAfterItsCallerGaveUpReleasesWhatWasMade) {
   EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
 }
 
+TEST_F(SessionTest, AHandleFromAnotherRunOfTheHostIsUnknown) {
+  Start();
+  Handle before;
+  {
+    RemoteSession session(*runtime_);
+    before = MakeThing(session, "a");
+  }
+  Start();
+  RemoteSession session(*runtime_);
+  MakeThing(session, "b");
+  EXPECT_EQ(ReasonOf(Release(session, before)->Await()), v1::ERROR_REASON_UNKNOWN_HANDLE);
+}
+
 TEST_F(SessionTest, MayHoldOnlySoManyHandles) {
   Start({.max_handles = 2});
   RemoteSession session(*runtime_);

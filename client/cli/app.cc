@@ -1,9 +1,11 @@
 #include "runloop/client/cli/app.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <exception>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/time/time.h"
 #include "runloop/client/cli/commands.h"
@@ -45,7 +47,7 @@ constexpr char kDrainExamples[] = R"(examples:
 
 The daemon refuses new work, runs what it has admitted, closes and ends: as at SIGTERM. A drain that has begun goes on
 with its own deadline. A signal during a drain ends the daemon at once.
-exit codes: 0 it has ended, 1 it was cut off at the deadline with work left, or did not end, 2 usage, 69 no
+exit codes: 0 it has drained, 1 it was cut off, killed or crashed before, or did not end, 2 usage, 69 no
 daemon.)";
 
 constexpr char kRunExamples[] = R"(examples:
@@ -171,11 +173,21 @@ int Main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return Fail(UsageError(std::string(error.what()) + "; see `runloopctl --help`"));
   }
-  if (status->parsed()) return RunStatus(options.global);
-  if (operations->parsed()) return RunOperations(options.global, options.operations);
-  if (call->parsed()) return RunCall(options.global, options.call);
-  if (drain->parsed()) return RunDrain(options.global, options.drain);
-  return RunRun(options.global, options.run);
+  int code;
+  if (status->parsed()) {
+    code = RunStatus(options.global);
+  } else if (operations->parsed()) {
+    code = RunOperations(options.global, options.operations);
+  } else if (call->parsed()) {
+    code = RunCall(options.global, options.call);
+  } else if (drain->parsed()) {
+    code = RunDrain(options.global, options.drain);
+  } else {
+    return RunRun(options.global, options.run);
+  }
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const int failed = Fail(absl::DataLossError("cannot write what there is to print to stdout"));
+  return code == kOk ? failed : code;
 }
 
 }  // namespace runloop::cli

@@ -46,11 +46,13 @@ absl::Status Daemon::Check(const grpc::Status& status) const {
     case absl::StatusCode::kUnavailable:
       return internal::NotConnected(absl::StrCat(
           "the daemon at ", address_.ToString(),
-          " closed the connection: it is ending, or it serves only processes of its own user"));
+          " closed the connection: it is ending or died, serves only processes of its own user, or "
+          "has no room for one more; its log says which. What had reached it may have run"));
     case absl::StatusCode::kDeadlineExceeded:
       return absl::DeadlineExceededError(absl::StrCat("no answer from ", address_.ToString(),
                                                       " within ", absl::FormatDuration(timeout_),
-                                                      ": try again, or with a longer --timeout"));
+                                                      ": what was asked for may go on; give it a "
+                                                      "longer --timeout"));
     default:
       return result;
   }

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -26,8 +28,7 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 
 void Say(const std::string& line) { std::fputs(("runloopctl: " + line + "\n").c_str(), stderr); }
 
-absl::StatusOr<v1::DrainResponse> Ask(const Daemon& daemon,
-                                      const std::optional<absl::Duration>& timeout) {
+v1::DrainRequest Request(const std::optional<absl::Duration>& timeout) {
   v1::DrainRequest request;
   if (timeout) {
     // A day is what the daemon grants at most, and infinity has no place in the message.
@@ -35,6 +36,10 @@ absl::StatusOr<v1::DrainResponse> Ask(const Daemon& daemon,
     request.mutable_timeout()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
     request.mutable_timeout()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
   }
+  return request;
+}
+
+absl::StatusOr<v1::DrainResponse> Ask(const Daemon& daemon, const v1::DrainRequest& request) {
   grpc::ClientContext context;
   daemon.Prepare(context);
   v1::DrainResponse response;
@@ -43,6 +48,36 @@ absl::StatusOr<v1::DrainResponse> Ask(const Daemon& daemon,
   if (!status.ok()) return status;
   return response;
 }
+
+// Asks for the drain, and hears how it ended on a thread of its own: only the daemon knows.
+class DrainResult {
+ public:
+  DrainResult(const Daemon& daemon, v1::DrainRequest request) {
+    request.set_wait(true);
+    thread_ = std::thread([this, request, stub = v1::Control::NewStub(daemon.channel())] {
+      status_ = stub->Drain(&context_, request, &response_);
+    });
+  }
+  ~DrainResult() {
+    if (!thread_.joinable()) return;
+    context_.TryCancel();
+    thread_.join();
+  }
+
+  // Once the daemon has ended, or is known to have refused. Null: it ended without a word.
+  const v1::DrainResult* Get() {
+    if (thread_.joinable()) thread_.join();
+    return status_.ok() && response_.has_result() ? &response_.result() : nullptr;
+  }
+  // An older daemon, which answers at once. After Get.
+  bool unknown() const { return status_.ok() && !response_.has_result(); }
+
+ private:
+  grpc::ClientContext context_;
+  v1::DrainResponse response_;
+  grpc::Status status_;
+  std::thread thread_;
+};
 
 void SetBool(google::protobuf::Struct& object, const std::string& name, bool value) {
   (*object.mutable_fields())[name].set_bool_value(value);
@@ -91,18 +126,38 @@ class DrainWatch {
       }
       absl::SleepFor(kPollInterval);
     }
-    // Work may have ended after the last look; not where the deadline came first.
-    cut_off_ = Now() >= deadline_ &&
-               (HasWork(last_.ledger()) || last_.ledger().abandoned() > abandoned_before_);
     return absl::OkStatus();
   }
 
   // After AwaitEnd.
+  void SetResult(DrainResult& result) {
+    if (const v1::DrainResult* const told = result.Get()) {
+      cut_off_ = !told->drained();
+      why_ =
+          told->not_closed() == 0
+              ? "the daemon was cut off at the deadline of its drain"
+              : absl::StrCat("the daemon was cut off at the deadline of its drain, and destroyed ",
+                             told->not_closed(), " objects of sessions without having closed them");
+    } else if (result.unknown()) {
+      // Work may have ended after the last look; not where the deadline came first.
+      cut_off_ = Now() >= deadline_ &&
+                 (HasWork(last_.ledger()) || last_.ledger().abandoned() > abandoned_before_);
+      why_ = "the daemon ended at the deadline of its drain";
+    } else {
+      cut_off_ = true;
+      why_ =
+          Now() >= deadline_
+              ? "the daemon ended at the deadline of its drain"
+              : "the daemon ended in its drain without having drained: a signal cut it off, or it "
+                "was killed or crashed";
+    }
+  }
+
+  // After SetResult.
   bool cut_off() const { return cut_off_; }
 
   std::string CutOffText() const {
-    return absl::StrCat("the daemon ended at the deadline of its drain; when last seen, ",
-                        UnfinishedText(last_.ledger()), Held());
+    return absl::StrCat(why_, "; when last seen, ", UnfinishedText(last_.ledger()), Held());
   }
 
   google::protobuf::Struct ToJson() const {
@@ -167,6 +222,7 @@ class DrainWatch {
   std::string holder_;
   uint64_t abandoned_before_ = 0;
   bool cut_off_ = false;
+  std::string why_;
 };
 
 }  // namespace
@@ -179,7 +235,14 @@ int RunDrain(const GlobalOptions& global, const DrainOptions& options) {
     if (const absl::Status looked = watch.LookBefore(); !looked.ok()) return Fail(looked);
   }
   const absl::Time asked = Now();
-  const absl::StatusOr<v1::DrainResponse> response = Ask(*daemon, options.timeout);
+  const v1::DrainRequest request = Request(options.timeout);
+  std::optional<DrainResult> result;
+  if (options.wait) result.emplace(*daemon, request);
+  absl::StatusOr<v1::DrainResponse> response = Ask(*daemon, request);
+  // It may have ended by then, having heard what waits for the result.
+  if (!response.ok() && result && absl::IsUnavailable(response.status()) && result->Get()) {
+    response = v1::DrainResponse();
+  }
   if (!response.ok()) return Fail(response.status());
   const absl::Duration left =
       absl::Seconds(response->left().seconds()) + absl::Nanoseconds(response->left().nanos());
@@ -192,6 +255,7 @@ int RunDrain(const GlobalOptions& global, const DrainOptions& options) {
     return kOk;
   }
   if (const absl::Status ended = watch.AwaitEnd(asked + left); !ended.ok()) return Fail(ended);
+  watch.SetResult(*result);
   if (global.json) {
     if (const absl::Status printed = PrintJson(watch.ToJson()); !printed.ok()) return Fail(printed);
   }

@@ -131,6 +131,19 @@ INSTANTIATE_TEST_SUITE_P(, ContractTest, testing::Values(Path::kLocal, Path::kSt
                            return path.param == Path::kLocal ? "Local" : "Stream";
                          });
 
+TEST_P(ContractTest, AReplyOfAnotherTypeOrThatWasNotAskedForIsRefused) {
+  Start();
+  const RuntimeContext context = Context();
+  const absl::Status other =
+      context.DispatchBlocking<test::v1::MakeReply>(kEcho, Echo("hello")).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument) << other;
+  EXPECT_THAT(std::string(other.message()), testing::HasSubstr("replies with a"));
+  const Invocation quiet = context.DispatchAsync(kEcho, Echo("hello"));
+  EXPECT_TRUE(quiet.Await().ok());
+  const absl::Status unasked = quiet.AwaitReply<EchoReply>().status();
+  EXPECT_EQ(unasked.code(), absl::StatusCode::kFailedPrecondition) << unasked;
+}
+
 TEST_P(ContractTest, ABlockingDispatchGivesTheReply) {
   Start();
   const absl::StatusOr<EchoReply> reply =

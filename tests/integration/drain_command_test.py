@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import unittest
 
 import harness
@@ -99,6 +100,26 @@ class DrainCommandTest(harness.TestCase):
         daemon.signal(signal.SIGTERM)
         self.assertEqual(daemon.wait(), 3, daemon.stderr)
         self.assertIn('a signal during the drain', daemon.stderr)
+
+    def test_an_end_that_is_no_drain_is_told_as_such(self):
+        for how, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -signal.SIGKILL)):
+            with self.subTest(how.name):
+                daemon = self.start_daemon()
+                daemon.hold()
+                drain = self.start_drain('--json', '--timeout=1h')
+                daemon.await_status(lambda status: status.draining, 'the drain has begun')
+                daemon.signal(how)
+                self.assertEqual(daemon.wait(), code, daemon.stderr)
+                self.assertEqual(drain.wait(), 1, drain.stderr)
+                self.assertIn('without having drained', drain.stderr)
+
+    def test_what_cannot_be_printed_is_an_error(self):
+        self.start_daemon()
+        with open('/dev/full', 'w', encoding='utf-8') as full:
+            result = subprocess.run([harness.RUNLOOPCTL, f'--address=unix:{self.socket}', '--json', 'status'], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, timeout=harness.DEADLINE, check=False)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn('cannot write', result.stderr)
 
     def test_a_role_may_not(self):
         daemon = self.start_daemon()
