@@ -3,6 +3,7 @@
 
 // How closures become tasks: the templates behind LocalRuntimeContext. Not for use.
 
+#include <atomic>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/closure_node.h"
 #include "runloop/runtime/ledger.h"
 #include "runloop/runtime/task.h"
 #include "runloop/runtime/wait_chain.h"
@@ -26,41 +28,23 @@ class RuntimeCore;
 
 // What the templates need of the core, whose header they must not include.
 absl::Status PostTask(RuntimeCore& core, Task* task);
+// A node for a closure that nobody waits for; null if it is refused.
+ClosureNode* TakeClosureNode(RuntimeCore& core);
+absl::Status WhyClosureRefused(RuntimeCore& core);
+// Takes the node; an error means that it was refused, and the closure is destroyed.
+absl::Status PostClosureNode(RuntimeCore& core, ClosureNode* node);
 bool IsRuntimeThread(const RuntimeCore& core);
 absl::Status EnterInPlace(RuntimeCore& core, Task& task);
 void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded);
-// INTERNAL (HANDLER_THREW) with the text of the exception that is being handled; logged if `log`.
-absl::Status CurrentExceptionStatus(RuntimeCore* log);
-
-// A closure that nobody waits for. Owned by the queue.
-template <typename F>
-class ClosureTask final : public Task {
- public:
-  ClosureTask(RuntimeCore& core, F closure) : core_(core), closure_(std::move(closure)) {}
-
-  RunResult Run() override {
-    try {
-      std::invoke(std::move(closure_));
-      return RunResult::kSucceeded;
-    } catch (...) {
-      (void)CurrentExceptionStatus(&core_);
-      return RunResult::kFailed;
-    }
-  }
-  void Skip(const absl::Status&) override {}
-  void Release() override { delete this; }
-
- private:
-  RuntimeCore& core_;  // runs this, so it lives
-  F closure_;
-};
+// INTERNAL (HANDLER_THREW) with the text of the exception that is being handled.
+absl::Status CurrentExceptionStatus();
 
 template <typename F>
 absl::Status PostClosure(RuntimeCore& core, F closure) {
-  auto task = std::make_unique<ClosureTask<F>>(core, std::move(closure));
-  absl::Status posted = PostTask(core, task.get());
-  if (posted.ok()) (void)task.release();
-  return posted;
+  ClosureNode* const node = TakeClosureNode(core);
+  if (node == nullptr) return WhyClosureRefused(core);
+  node->Emplace(std::move(closure));
+  return PostClosureNode(core, node);
 }
 
 // The type of a blocking call's result: Status for void and Status, StatusOr<T> for StatusOr<T>,
@@ -90,9 +74,10 @@ class BlockingWait {
   bool Wait(RuntimeCore& core, absl::Duration timeout);
 
  private:
+  std::atomic<bool> done_{false};
+  std::atomic<bool> sleeps_{false};  // the caller does, or is about to
   absl::Mutex mutex_;
   absl::CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Tries to end a task whose caller has waited long enough; the status to give the caller. OK: it
@@ -141,7 +126,7 @@ class BlockingTask final : public Task {
         result_.emplace(std::invoke(std::move(*closure_)));
       }
     } catch (...) {
-      result_.emplace(CurrentExceptionStatus(nullptr));
+      result_.emplace(CurrentExceptionStatus());
     }
     closure_.reset();
     ran_ = true;
@@ -207,7 +192,7 @@ typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure
         result.emplace(std::invoke(std::move(closure)));
       }
     } catch (...) {
-      result.emplace(CurrentExceptionStatus(nullptr));
+      result.emplace(CurrentExceptionStatus());
     }
     LeaveInPlace(core, in_place, result->ok());
     return *std::move(result);

@@ -159,8 +159,26 @@ absl::Status RuntimeCore::Post(Task* task) {
   return StoppedError();
 }
 
-bool RuntimeCore::Enqueue(Task* task) {
-  if (!queue_.Push(task)) return false;
+ClosureNode* RuntimeCore::TakeClosureNode() {
+  return stopped() ? nullptr : lifecycle_.closures().Take();
+}
+
+absl::Status RuntimeCore::WhyClosureRefused() {
+  if (!stopped()) return lifecycle_.RefuseClosure();
+  lifecycle_.Refuse();
+  return StoppedError();
+}
+
+absl::Status RuntimeCore::PostClosure(ClosureNode* node) {
+  if (Enqueue(node)) return absl::OkStatus();
+  node->Drop();
+  lifecycle_.closures().GiveBack(node);
+  lifecycle_.Refuse();
+  return StoppedError();
+}
+
+bool RuntimeCore::Enqueue(QueueItem* item) {
+  if (!queue_.Push(item)) return false;
   WakeLoop();
   return true;
 }
@@ -365,17 +383,33 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
                            .tasks = std::min(asked.tasks, budget_.tasks)};
   asleep_.store(false, std::memory_order_relaxed);
-  if (!started_.exchange(true)) watched_.store(false);  // the service thread waits for another time
+  // The service thread waits for another time.
+  if (!started_.load(std::memory_order_relaxed) && !started_.exchange(true)) watched_.store(false);
   Watch();
   const absl::Time begin = clock_->Now();
   absl::Time now = begin;
-  for (int ran = 0;; ++ran) {
+  for (int ran = 0;;) {
     if (ran > 0 && (ran >= budget.tasks || now - begin >= budget.time)) return true;
-    if (Task* const task = queue_.Pop(now)) {
-      RunTask(*task, now);
+    TaskQueue::Next next;
+    if (closures_ == nullptr) {
+      next = queue_.Pop(now);
+      closures_ = next.closures;
+    }
+    if (closures_ != nullptr) {
+      ran += RunClosures(now, begin + budget.time);
+      if (stopped()) return false;
+      continue;
+    }
+    if (next.task != nullptr) {
+      RunTask(*next.task, now);
+      ++ran;
       if (stopped()) return false;
       const absl::Time before = std::exchange(now, clock_->Now());
       lifecycle_.NoteRunTime(now - before);
+      continue;
+    }
+    if (spin_.Until([this] { return queue_.has_posts(); })) {
+      now = clock_->Now();
       continue;
     }
     asleep_.store(true, std::memory_order_seq_cst);
@@ -384,6 +418,43 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       return false;
     }
     asleep_.store(false, std::memory_order_relaxed);
+  }
+}
+
+int RuntimeCore::RunClosures(absl::Time& now, absl::Time until) {
+  // The clock costs as much as a small closure: it is looked at after each, unless the last ones
+  // took next to no time.
+  constexpr int kMostUnlooked = 16;
+  constexpr absl::Duration kNextToNothing = absl::Microseconds(1);
+  ClosurePool& pool = lifecycle_.closures();
+  int ran = 0, unlooked = 0, look_after = 1;
+  ++depth_;
+  closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
+  while (closures_ != nullptr && now < until) {
+    ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
+    pool.Run(*closure, *this);
+    ++ran;
+    if (stopped()) break;
+    if (++unlooked < look_after && closures_ != nullptr) continue;
+    const absl::Time before = std::exchange(now, clock_->Now());
+    const absl::Duration each = (now - before) / unlooked;
+    lifecycle_.NoteRunTime(each);
+    look_after = each < kNextToNothing ? std::min(2 * look_after, kMostUnlooked) : 1;
+    unlooked = 0;
+    closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
+  }
+  closures_since_.store(kNone, std::memory_order_relaxed);
+  --depth_;
+  return ran;
+}
+
+void RuntimeCore::AbandonClosures() {
+  for (ClosureNode* closures :
+       {std::exchange(closures_, nullptr), queue_.TakeClosures(clock_->Now())}) {
+    while (closures != nullptr) {
+      ClosureNode* const closure = std::exchange(closures, TaskQueue::NextOf(*closures));
+      lifecycle_.closures().Abandon(*closure);
+    }
   }
 }
 
@@ -473,7 +544,7 @@ void RuntimeCore::BeginDrain() { draining_.store(true, std::memory_order_release
 
 bool RuntimeCore::Reached(DrainPhase phase) const {
   if (phase == DrainPhase::kWork) {
-    return lifecycle_.ledger().idle() && deferred_.empty() && queue_.empty();
+    return lifecycle_.idle() && deferred_.empty() && queue_.empty();
   }
   absl::MutexLock lock(&sessions_mutex_);
   return sessions_.empty();
@@ -506,6 +577,7 @@ Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
   const absl::Time deadline = clock_->Now() + timeout;
   Runtime::DrainResult result{.drained = RunUntil(DrainPhase::kWork, deadline)};
   if (!stopped()) {
+    AbandonClosures();
     EndQueued(OutcomeKind::kAbandoned, nullptr, [](Task& task) { return !task.is_cleanup; });
     std::vector<std::shared_ptr<Session>> sessions;
     {
@@ -518,7 +590,7 @@ Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
   }
   result.not_closed = Shutdown();
   result.drained = result.drained && result.not_closed == 0;
-  result.ledger = lifecycle_.ledger().counts();
+  result.ledger = lifecycle_.counts();
   return result;
 }
 
@@ -533,7 +605,8 @@ size_t RuntimeCore::Shutdown() {
   }
   for (const auto& session : sessions) session->ended_.store(true, std::memory_order_release);
   queue_.Close(now);
-  while (Task* const task = queue_.Pop(now)) {
+  AbandonClosures();
+  while (Task* const task = queue_.Pop(now).task) {
     if (lifecycle_.EndUnstarted(*task, OutcomeKind::kAbandoned)) {
       task->Skip(StoppedError());
     }
@@ -548,6 +621,7 @@ size_t RuntimeCore::Shutdown() {
   // What handlers keep may lead back here: a completion, for one, that was never finished.
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   loop_->Detach();
+  lifecycle_.closures().Close();
   if (runtime_of_this_thread == this) runtime_of_this_thread = nullptr;
   {
     absl::MutexLock lock(&service_mutex_);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/adaptive_spin.h"
 #include "runloop/runtime/deferred_tasks.h"
 #include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
@@ -87,6 +89,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Posts a task, whose reference the queue takes; an error means that it was refused, and Release
   // was not called. A task with `chains` is refused with DEADLOCK if this runtime is in one.
   absl::Status Post(Task* task);
+  // A node for a closure that nobody waits for; null: refused, for WhyClosureRefused to say and
+  // count.
+  ClosureNode* TakeClosureNode();
+  absl::Status WhyClosureRefused();
+  // Posts it; an error means that it was refused, and the closure is destroyed.
+  absl::Status PostClosure(ClosureNode* node);
   // Before and after running a closure in place on the runtime thread: the reason if the runtime is
   // stopped.
   absl::Status EnterInPlace(Task& task);
@@ -149,7 +157,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     bool stall_logged = false;
 
     std::string_view name() const {
-      return operation ? std::string_view(operation->name()) : "(closure)";
+      return active && operation ? std::string_view(operation->name()) : "(closure)";
     }
   };
   // Who was found to have most unfinished work.
@@ -163,13 +171,17 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
   void RunTask(Task& task, absl::Time now);
+  // Runs closures_ until `until`, or until there are none; returns how many. Moves `now` on.
+  int RunClosures(absl::Time& now, absl::Time until);
+  // Ends all closures unstarted. The runtime thread.
+  void AbandonClosures();
   // Ends what is in the queue and `wanted`, with the queue's reference. Any thread, but with
   // closures the runtime thread.
   void EndQueued(OutcomeKind kind, const Lane* only, absl::FunctionRef<bool(Task&)> wanted);
   // Tells of a task that was ended unstarted, taken out of the queue or not.
   void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
   // Queues without looking at a bound; false if the queue is closed.
-  bool Enqueue(Task* task);
+  bool Enqueue(QueueItem* item);
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
   // is closed.
   bool EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task);
@@ -215,7 +227,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // As Tick, for what is queued and running.
   absl::Time TickWork(absl::Time now, Noticed& noticed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
-  void LookAtCurrent(absl::Time now, Noticed& noticed);
+  void LookAtCurrent(absl::Time now, Noticed& noticed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
+  std::string StallNotice(std::string_view what, const Session* session, absl::Duration age) const;
   // Makes the service thread look, if it does not already.
   void Watch();
   void ExpireDeferred(absl::Time now);
@@ -248,7 +262,14 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   std::atomic<bool> watched_{false};                            // the service thread is looking
   std::atomic<absl::Time> first_post_{absl::InfiniteFuture()};  // to a loop that had not started
 
+  // Since when closures that nobody waits for have been running, nearly: in nanoseconds of the
+  // clock since the epoch of Unix; kNone while none is. For status and the service thread.
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
+  std::atomic<int64_t> closures_since_{kNone};
+
   // The runtime thread only.
+  ClosureNode* closures_ = nullptr;  // taken out of the queue, and next to run
+  AdaptiveSpin spin_;
   int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
   const Task* running_ = nullptr;  // the one of the queue
   Handle last_handle_ = 0;
@@ -273,6 +294,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Time deferred_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   bool not_started_logged_ ABSL_GUARDED_BY(service_mutex_) = false;
+  uint64_t stalled_closure_ ABSL_GUARDED_BY(service_mutex_) = 0;  // logged; by how many had started
   std::thread service_;
 };
 

@@ -96,15 +96,27 @@ absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
   return never;
 }
 
+std::string RuntimeCore::StallNotice(std::string_view what, const Session* session,
+                                     absl::Duration age) const {
+  return absl::StrCat("the runtime thread is stalled: ", View(what),
+                      session != nullptr ? " of session " + session->info().id : "",
+                      " has been running for ", absl::FormatDuration(age));
+}
+
 void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
-  {
+  // Read before: if it is still so, closures have run since then.
+  const uint64_t started = lifecycle_.closures().started();
+  if (const int64_t since = closures_since_.load(); since != kNone) {
+    const absl::Duration age = now - absl::FromUnixNanos(since);
+    if (age < kIntakeAfter) return;
+    if (age >= stall_threshold_ && std::exchange(stalled_closure_, started) != started) {
+      noticed.line = StallNotice("(closure)", nullptr, age);
+    }
+  } else {
     absl::MutexLock lock(&current_mutex_);
     if (!current_.active || now - current_.since < kIntakeAfter) return;
     if (now - current_.since >= stall_threshold_ && !std::exchange(current_.stall_logged, true)) {
-      noticed.line =
-          absl::StrCat("the runtime thread is stalled: ", View(current_.name()),
-                       current_.session ? " of session " + current_.session->info().id : "",
-                       " has been running for ", absl::FormatDuration(now - current_.since));
+      noticed.line = StallNotice(current_.name(), current_.session.get(), now - current_.since);
     }
   }
   queue_.Intake(now);
@@ -113,7 +125,7 @@ void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
 std::string RuntimeCore::NotStartedNotice(absl::Time now) const {
   const absl::Time since = first_post_.load();
   if (started_.load(std::memory_order_acquire) || now - since < kNotStartedNotice) return "";
-  return absl::StrCat("the loop has not started: ", lifecycle_.ledger().queued(),
+  return absl::StrCat("the loop has not started: ", lifecycle_.counts().queued,
                       " tasks have waited for ", absl::FormatDuration(now - since),
                       "; call WaitForSignal, or run the loop that the runtime joined");
 }

@@ -191,20 +191,23 @@ Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
     } else if (!started_.load(std::memory_order_acquire)) {
       snapshot.state = State::kNotStarted;
       snapshot.notice = NotStartedNotice(now);
-    } else if (!current_.active) {
-      snapshot.state = State::kIdle;
-    } else {
-      snapshot.current_age = now - current_.since;
+    } else if (const int64_t closures_since = closures_since_.load();
+               current_.active || closures_since != kNone) {
+      const absl::Time since =
+          current_.active ? current_.since : absl::FromUnixNanos(closures_since);
+      snapshot.current_age = now - since;
       snapshot.current_operation = std::string(current_.name());
-      snapshot.current_session = current_.session;
+      if (current_.active) snapshot.current_session = current_.session;
       snapshot.state = State::kRunning;
       if (snapshot.current_age >= stall_threshold_) {
         snapshot.state = State::kStalled;
-        snapshot.notice =
-            absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
-                         current_.session ? " of " + InWords(*current_.session) : "",
-                         " has been running for ", absl::FormatDuration(snapshot.current_age));
+        snapshot.notice = absl::StrCat(
+            "the runtime thread is stalled: ", snapshot.current_operation,
+            snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
+            " has been running for ", absl::FormatDuration(snapshot.current_age));
       }
+    } else {
+      snapshot.state = State::kIdle;
     }
   }
   return snapshot;
@@ -216,7 +219,7 @@ Runtime::Snapshot RuntimeCore::GetSnapshot() const {
   const absl::Time oldest = queue_.OldestIntake(now);
   if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
   snapshot.waits_for = waits_.for_what();
-  snapshot.ledger = lifecycle_.ledger().counts();
+  snapshot.ledger = lifecycle_.counts();
   snapshot.bounds = lifecycle_.GetBounds();
   {
     absl::MutexLock lock(&sessions_mutex_);

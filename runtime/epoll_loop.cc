@@ -20,7 +20,7 @@ absl::Status EpollLoop::Attach(Work work) {
   if (epoll_ < 0) return absl::ErrnoToStatus(errno, "no epoll descriptor");
   if (absl::Status status = wake_.status(); !status.ok()) return status;
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = EPOLLIN | EPOLLET;  // each Signal is an event: the counter is never read
   event.data.fd = wake_.fd();
   if (epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_.fd(), &event) != 0) {
     return absl::ErrnoToStatus(errno, "epoll_ctl");
@@ -77,7 +77,6 @@ absl::Status EpollLoop::Run() {
     bool woken = work_left_;
     for (int i = 0; i < ready; ++i) {
       if (events[i].data.fd == wake_.fd()) {
-        wake_.Clear();
         woken = true;
         continue;
       }

@@ -96,7 +96,7 @@ bool HandleTable::BeginClose(RuntimeCore& core, Entries::iterator entry, Done do
   try {
     held.object->Close(Closing(state));
   } catch (...) {
-    (void)CurrentExceptionStatus(&core);
+    LogClosureThrew(core);
     state->closed = true;
   }
   state->beginning = false;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/runtime/closure_task.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/operation_registry.h"
 #include "runloop/runtime/planted_bugs.h"
@@ -22,7 +23,32 @@ Lifecycle::Lifecycle(const WorkBounds& bounds,
                      std::function<std::string(const Account*, const Session*)> largest_holder)
     : bounds_(bounds),
       largest_holder_(std::move(largest_holder)),
-      total_("runtime", bounds.total) {}
+      total_("runtime", bounds.total),
+      closures_(
+          std::make_shared<ClosurePool>([this] { return bounds_.total.items - unfinished(); })) {}
+
+absl::Status Lifecycle::RefuseClosure() {
+  const InPlaceTask closure;  // stands for it
+  return Full(total_, unfinished(), 0, closure);
+}
+
+Ledger::Counts Lifecycle::counts() const {
+  Ledger::Counts counts = ledger_.counts();
+  const ClosurePool::Counts closures = closures_->counts();
+  counts.succeeded += closures.succeeded;
+  counts.failed += closures.failed;
+  counts.abandoned += closures.abandoned;
+  counts.running += closures.started - closures.succeeded - closures.failed;
+  counts.queued += closures.posted - closures.started - closures.abandoned;
+  counts.admitted += closures.posted;
+  return counts;
+}
+
+bool Lifecycle::idle() const {
+  if (!ledger_.idle()) return false;
+  const ClosurePool::Counts closures = closures_->counts();
+  return closures.posted == closures.ended();
+}
 
 absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
   // What can never fit is told so, whatever else is in the way just now.
@@ -38,9 +64,9 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
   const int64_t bytes =
       static_cast<int64_t>(task.bytes) -
       (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
-  const int64_t unfinished = ledger_.unfinished() + stale_.load();
-  if (unfinished + items > bounds_.total.items || !total_.Fits(0, bytes)) {
-    return Full(total_, unfinished, bytes, task);
+  const int64_t all = unfinished();
+  if (all + items > bounds_.total.items || !total_.Fits(0, bytes)) {
+    return Full(total_, all, bytes, task);
   }
   if (task.session != nullptr) {
     for (const Account* account : {task.session->user_.get(), task.session->account_.get()}) {
@@ -212,9 +238,11 @@ std::shared_ptr<Account> Lifecycle::AccountOf(const std::string& holder) {
 }
 
 std::vector<BoundStatus> Lifecycle::GetBounds() const {
+  const Ledger::Counts all = counts();
   std::vector<BoundStatus> bounds = {
       {.holder = total_.holder(),
-       .held = {.items = ledger_.unfinished(), .bytes = total_.held().bytes},
+       .held = {.items = static_cast<int64_t>(all.queued + all.running + all.deferred),
+                .bytes = total_.held().bytes},
        .bound = bounds_.total}};
   absl::MutexLock lock(&mutex_);
   for (const auto& [holder, known] : accounts_) {

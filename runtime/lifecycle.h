@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/bounds.h"
+#include "runloop/runtime/closure_pool.h"
 #include "runloop/runtime/ledger.h"
 #include "runloop/runtime/task.h"
 
@@ -49,6 +50,8 @@ class Lifecycle {
   void Unadmit(Task& task);
   // Counts one that was refused before Admit.
   void Refuse() { ledger_.Refuse(); }
+  // Why a closure that nobody waits for is refused, if it is for want of room; counts it.
+  absl::Status RefuseClosure();
 
   bool EndUnstarted(Task& task, OutcomeKind kind);
   bool Start(Task& task, absl::Time now);
@@ -67,7 +70,13 @@ class Lifecycle {
   // What the sessions of a user, or of a role, have together; shared by them.
   std::shared_ptr<Account> AccountOf(const std::string& holder);
 
-  const Ledger& ledger() const { return ledger_; }
+  // The closures that nobody waits for: they are counted there, and only run or are abandoned.
+  ClosurePool& closures() { return *closures_; }
+
+  // Of tasks and closures.
+  Ledger::Counts counts() const;
+  // Neither queued nor running nor deferred.
+  bool idle() const;
   const WorkBounds& bounds() const { return bounds_; }
   // Of the runtime and of each user or role that has sessions.
   std::vector<BoundStatus> GetBounds() const;
@@ -84,6 +93,10 @@ class Lifecycle {
   static Names NamesOf(const Account& account, const Task& task);
   absl::Status TooLarge(const Account& account, const Task& task);
   absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
+  // About how much there is, to be held against the bound of all.
+  int64_t unfinished() const {
+    return ledger_.unfinished() + stale_.load() + closures_->unfinished();
+  }
   void Hold(Task& task);
   void LetGo(Task& task);
 
@@ -93,6 +106,7 @@ class Lifecycle {
   Account total_;  // bytes; its items are the ledger's
   std::atomic<int64_t> stale_{0};
   std::atomic<int64_t> mean_run_nanos_{0};
+  const std::shared_ptr<ClosurePool> closures_;
 
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, std::weak_ptr<Account>> accounts_ ABSL_GUARDED_BY(mutex_);

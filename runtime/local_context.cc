@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runloop/runtime/adaptive_spin.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
@@ -13,6 +14,11 @@ namespace runloop {
 namespace internal {
 
 absl::Status PostTask(RuntimeCore& core, Task* task) { return core.Post(task); }
+ClosureNode* TakeClosureNode(RuntimeCore& core) { return core.TakeClosureNode(); }
+absl::Status WhyClosureRefused(RuntimeCore& core) { return core.WhyClosureRefused(); }
+absl::Status PostClosureNode(RuntimeCore& core, ClosureNode* node) {
+  return core.PostClosure(node);
+}
 bool IsRuntimeThread(const RuntimeCore& core) { return core.OnRuntimeThread(); }
 absl::Status EnterInPlace(RuntimeCore& core, Task& task) { return core.EnterInPlace(task); }
 void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded) {
@@ -40,7 +46,7 @@ ClosureWait::ClosureWait(RuntimeCore& core, Task& task, absl::FunctionRef<void()
                  });
 }
 
-absl::Status CurrentExceptionStatus(RuntimeCore* log) {
+absl::Status CurrentExceptionStatus() {
   std::string text = "an exception that is not a std::exception";
   try {
     throw;
@@ -48,28 +54,33 @@ absl::Status CurrentExceptionStatus(RuntimeCore* log) {
     text = exception.what();
   } catch (...) {
   }
-  absl::Status status = MakeError(absl::StatusCode::kInternal, v1::ERROR_REASON_HANDLER_THREW,
-                                  absl::StrCat("threw: ", text));
-  if (log != nullptr) {
-    log->Log(LogSeverity::kError,
-             absl::StrCat("a closure on the runtime thread ", status.message()));
-  }
-  return status;
+  return MakeError(absl::StatusCode::kInternal, v1::ERROR_REASON_HANDLER_THREW,
+                   absl::StrCat("threw: ", text));
+}
+
+void LogClosureThrew(RuntimeCore& core) {
+  core.Log(LogSeverity::kError,
+           absl::StrCat("a closure on the runtime thread ", CurrentExceptionStatus().message()));
 }
 
 void BlockingWait::Notify() {
+  // Sequentially consistent: either this sees that the caller sleeps, or that sees that it is done.
+  done_.store(true);
+  if (!sleeps_.load()) return;
   absl::MutexLock lock(&mutex_);
-  done_ = true;
   changed_.Signal();
 }
 
 bool BlockingWait::Wait(RuntimeCore& core, absl::Duration timeout) {
   const absl::Time deadline = core.clock().Now() + timeout;
+  thread_local AdaptiveSpin spin;
+  if (spin.Until([this] { return done_.load(std::memory_order_acquire); })) return true;
   absl::MutexLock lock(&mutex_);
-  while (!done_ && core.clock().Now() < deadline) {
+  sleeps_.store(true);
+  while (!done_.load() && core.clock().Now() < deadline) {
     core.clock().WaitUntil(&mutex_, &changed_, deadline);
   }
-  return done_;
+  return done_.load();
 }
 
 absl::Status TimedOut(RuntimeCore& core, Task& task, absl::Duration timeout) {

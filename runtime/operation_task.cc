@@ -82,7 +82,7 @@ Task::RunResult OperationTask::Run() {
   try {
     operation->handler_(context, std::move(request_), CompletionBase(shared_from_this()));
   } catch (...) {
-    thrown = CurrentExceptionStatus(nullptr);
+    thrown = CurrentExceptionStatus();
   }
   in_handler_ = false;
   if (!thrown.ok()) {

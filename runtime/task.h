@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/queue_item.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
@@ -21,20 +22,16 @@ namespace internal {
 class Lifecycle;
 struct Lane;
 
-// One invocation as the queue sees it: a link, a place in the order, and a state. Lifecycle is what
-// changes the state.
+// One invocation as the queue sees it, unless it is a closure that nobody waits for (ClosureNode):
+// a place in the order, and a state. Lifecycle is what changes the state.
 //
 // Ownership: whoever posts a task gives one reference to the queue; who takes the task out of the
 // queue gives it back with Release. What the task captured is destroyed no later. Threads: as said
 // at each method.
-class Task {
+class Task : public QueueItem {
  public:
   // Each state is left once, downwards.
   enum class State : uint8_t { kQueued, kRunning, kDeferred, kEnded };
-
-  Task() = default;
-  Task(const Task&) = delete;
-  Task& operator=(const Task&) = delete;
 
   enum class RunResult {
     kSucceeded,
@@ -73,20 +70,13 @@ class Task {
 
  private:
   friend class Lifecycle;
-  friend class PostList;
   friend class TaskQueue;
 
   bool Leave(State from, State to) { return state_.compare_exchange_strong(from, to); }
 
   std::atomic<State> state_{State::kQueued};
 
-  // Where it is: in the post list, which uses next_ alone, then, guarded by the queue's lock, in
-  // the line or in its lane.
-  enum class Place : uint8_t { kNone, kLine, kLane };
-  Place place_ = Place::kNone;
-  Task* next_ = nullptr;
-  Task* previous_ = nullptr;
-  absl::Time admitted_at_;
+  absl::Time admitted_at_;  // guarded by the queue's lock
 };
 
 }  // namespace internal

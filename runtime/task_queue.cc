@@ -8,100 +8,139 @@
 namespace runloop::internal {
 namespace {
 
-// What head_ holds once the list is closed: no task has this address.
-Task* const kClosed = reinterpret_cast<Task*>(uintptr_t{1});
+// What head_ holds once the list is closed: no item has this address.
+QueueItem* const kClosed = reinterpret_cast<QueueItem*>(uintptr_t{1});
+
+// While the thread is stuck the service thread does intake every few milliseconds: so many of these
+// are told apart.
+constexpr size_t kMostEpochs = 256;
 
 }  // namespace
 
 // Sequentially consistent: whoever pushes and then finds the loop awake, and the loop that
 // announces sleep and then finds the list empty, must not both be right (RuntimeCore::Post,
 // RunSlice).
-bool PostList::Push(Task* task) {
-  Task* head = head_.load(std::memory_order_relaxed);
+bool PostList::Push(QueueItem* item) {
+  QueueItem* head = head_.load(std::memory_order_relaxed);
   do {
     if (head == kClosed) return false;
-    task->next_ = head;
-  } while (!head_.compare_exchange_weak(head, task, std::memory_order_seq_cst,
+    item->next_ = head;
+  } while (!head_.compare_exchange_weak(head, item, std::memory_order_seq_cst,
                                         std::memory_order_relaxed));
   return true;
 }
 
-Task* PostList::Take() {
-  Task* head = head_.load(std::memory_order_seq_cst);
+QueueItem* PostList::Take() {
+  QueueItem* head = head_.load(std::memory_order_seq_cst);
   while (head != nullptr && head != kClosed) {
     if (head_.compare_exchange_weak(head, nullptr, std::memory_order_seq_cst)) return Reverse(head);
   }
   return nullptr;
 }
 
-Task* PostList::Close() {
-  Task* const head = head_.exchange(kClosed, std::memory_order_seq_cst);
+QueueItem* PostList::Close() {
+  QueueItem* const head = head_.exchange(kClosed, std::memory_order_seq_cst);
   return head == kClosed ? nullptr : Reverse(head);
 }
 
 bool PostList::empty() const {
-  Task* const head = head_.load(std::memory_order_seq_cst);
+  QueueItem* const head = head_.load(std::memory_order_seq_cst);
   return head == nullptr || head == kClosed;
 }
 
-Task* PostList::Reverse(Task* newest) {
-  Task* oldest = nullptr;
+QueueItem* PostList::Reverse(QueueItem* newest) {
+  QueueItem* oldest = nullptr;
   while (newest != nullptr) {
-    Task* const next = std::exchange(newest->next_, oldest);
+    QueueItem* const next = std::exchange(newest->next_, oldest);
     oldest = std::exchange(newest, next);
   }
   return oldest;
 }
 
-void TaskQueue::Append(TaskList& list, Task* task) {
-  task->next_ = nullptr;
-  task->previous_ = list.last;
-  (list.last == nullptr ? list.first : list.last->next_) = task;
-  list.last = task;
+void ItemList::Append(QueueItem* item) {
+  item->next_ = nullptr;
+  item->previous_ = last;
+  (last == nullptr ? first : last->next_) = item;
+  last = item;
 }
 
-void TaskQueue::Unlink(TaskList& list, Task* task) {
-  (task->previous_ == nullptr ? list.first : task->previous_->next_) = task->next_;
-  (task->next_ == nullptr ? list.last : task->next_->previous_) = task->previous_;
-  task->next_ = task->previous_ = nullptr;
+void ItemList::Unlink(QueueItem* item) {
+  (item->previous_ == nullptr ? first : item->previous_->next_) = item->next_;
+  (item->next_ == nullptr ? last : item->next_->previous_) = item->previous_;
+  item->next_ = item->previous_ = nullptr;
 }
 
-void TaskQueue::Admit(Task* oldest, absl::Time now) {
+Lane& TaskQueue::LaneOf(const QueueItem& item) {
+  if (item.is_closure()) return own_lane_;
+  Lane* const lane = static_cast<const Task&>(item).lane;
+  return lane != nullptr ? *lane : own_lane_;
+}
+
+void TaskQueue::Admit(QueueItem* oldest, absl::Time now) {
+  const uint64_t closures_before = closures_in_;
   while (oldest != nullptr) {
-    Task* const task = oldest;
-    oldest = task->next_;
-    task->admitted_at_ = now;
-    earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
-    Lane& lane = LaneOf(*task);
-    if (lane.in_line < kLaneDepth) {  // then none waits in it
-      ++lane.in_line;
-      task->place_ = Task::Place::kLine;
-      Append(line_, task);
+    QueueItem* const item = oldest;
+    oldest = item->next_;
+    Lane* lane = &own_lane_;
+    if (item->is_closure()) {
+      ++closures_in_;
     } else {
-      if (lane.waiting.first == nullptr) waiting_lanes_.insert(&lane);
-      task->place_ = Task::Place::kLane;
-      Append(lane.waiting, task);
+      auto* const task = static_cast<Task*>(item);
+      task->admitted_at_ = now;
+      earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
+      if (task->lane != nullptr) lane = task->lane;
     }
+    if (lane->in_line < kLaneDepth) {  // then none waits in it
+      ++lane->in_line;
+      item->place_ = QueueItem::Place::kLine;
+      line_.Append(item);
+    } else {
+      if (lane->waiting.first == nullptr) waiting_lanes_.insert(lane);
+      item->place_ = QueueItem::Place::kLane;
+      lane->waiting.Append(item);
+    }
+  }
+  if (closures_in_ == closures_before) return;
+  if (epochs_.size() < kMostEpochs) {
+    epochs_.push_back({.last = closures_in_, .at = now});
+  } else {
+    epochs_.back().last = closures_in_;
   }
 }
 
-void TaskQueue::Remove(Task* task) {
-  Lane& lane = LaneOf(*task);
-  if (std::exchange(task->place_, Task::Place::kNone) == Task::Place::kLane) {
-    Unlink(lane.waiting, task);
+void TaskQueue::Remove(QueueItem* item) {
+  Lane& lane = LaneOf(*item);
+  if (std::exchange(item->place_, QueueItem::Place::kNone) == QueueItem::Place::kLane) {
+    lane.waiting.Unlink(item);
     if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
     return;
   }
-  Unlink(line_, task);
-  Task* const next = lane.waiting.first;
-  if (next == nullptr) {
-    --lane.in_line;
-    return;
+  line_.Unlink(item);
+  --lane.in_line;
+  Refill(lane);
+}
+
+void TaskQueue::Refill(Lane& lane) {
+  if (lane.waiting.first == nullptr) return;
+  while (lane.in_line < kLaneDepth && lane.waiting.first != nullptr) {
+    QueueItem* const next = lane.waiting.first;
+    lane.waiting.Unlink(next);
+    next->place_ = QueueItem::Place::kLine;
+    line_.Append(next);
+    ++lane.in_line;
   }
-  Unlink(lane.waiting, next);
   if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
-  next->place_ = Task::Place::kLine;
-  Append(line_, next);
+}
+
+void TaskQueue::FinishTaken() {
+  if (taken_ == 0) return;
+  own_lane_.in_line -= std::exchange(taken_, 0);
+  Refill(own_lane_);
+}
+
+void TaskQueue::CountClosuresOut(uint64_t count) {
+  closures_out_ += count;
+  while (!epochs_.empty() && epochs_.front().last <= closures_out_) epochs_.pop_front();
 }
 
 void TaskQueue::Intake(absl::Time now) {
@@ -114,19 +153,65 @@ void TaskQueue::Close(absl::Time now) {
   Admit(posts_.Close(), now);
 }
 
-Task* TaskQueue::Pop(absl::Time now) {
+TaskQueue::Next TaskQueue::Pop(absl::Time now) {
+  absl::MutexLock lock(&intake_);
+  FinishTaken();
+  Admit(posts_.Take(), now);
+  QueueItem* first = line_.first;
+  if (Planted(PlantedBug::kSwappedOrder) && first && first->next_) {
+    // Exchanged with the first.
+    QueueItem* const second = first->next_;
+    line_.Unlink(second);
+    second->next_ = first;
+    first->previous_ = second;
+    line_.first = first = second;
+  }
+  if (first == nullptr) return {};
+  if (!first->is_closure()) {
+    Remove(first);
+    return {.task = static_cast<Task*>(first)};
+  }
+  QueueItem* last = first;
+  first->place_ = QueueItem::Place::kNone;
+  taken_ = 1;
+  while (last->next_ != nullptr && last->next_->is_closure() &&
+         !Planted(PlantedBug::kSwappedOrder)) {
+    last = last->next_;
+    last->place_ = QueueItem::Place::kNone;
+    ++taken_;
+  }
+  line_.first = std::exchange(last->next_, nullptr);
+  (line_.first == nullptr ? line_.last : line_.first->previous_) = nullptr;
+  CountClosuresOut(static_cast<uint64_t>(taken_));
+  return {.closures = static_cast<ClosureNode*>(first)};
+}
+
+ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
+  ItemList taken;
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
-  Task* task = line_.first;
-  if (Planted(PlantedBug::kSwappedOrder) && task && task->next_) task = task->next_;
-  if (task != nullptr) Remove(task);
-  return task;
+  // Those in the line are older than those in the lane.
+  for (ItemList* const list : {&line_, &own_lane_.waiting}) {
+    for (QueueItem *item = list->first, *next; item != nullptr; item = next) {
+      next = item->next_;
+      if (!item->is_closure()) continue;
+      list->Unlink(item);
+      if (std::exchange(item->place_, QueueItem::Place::kNone) == QueueItem::Place::kLine) {
+        --own_lane_.in_line;
+      }
+      taken.Append(item);
+      CountClosuresOut(1);
+    }
+  }
+  if (own_lane_.waiting.first == nullptr) waiting_lanes_.erase(&own_lane_);
+  Refill(own_lane_);
+  return static_cast<ClosureNode*>(taken.first);
 }
 
 bool TaskQueue::Take(Task& task, absl::Time now) {
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
-  if (task.place_ == Task::Place::kNone) return false;
+  if (task.place_ == QueueItem::Place::kNone) return false;
   Remove(&task);
   return true;
 }
@@ -137,12 +222,14 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
   absl::Time earliest = absl::InfiniteFuture();
-  auto look = [&](const TaskList& list) {
-    for (Task* task = list.first; task != nullptr; task = task->next_) {
-      if (wanted(*task)) {
-        taken.push_back(task);
+  auto look = [&](const ItemList& list) {
+    for (QueueItem* item = list.first; item != nullptr; item = item->next_) {
+      if (item->is_closure()) continue;
+      auto& task = static_cast<Task&>(*item);
+      if (wanted(task)) {
+        taken.push_back(&task);
       } else {
-        earliest = std::min(earliest, task->deadline);
+        earliest = std::min(earliest, task.deadline);
       }
     }
   };
@@ -159,9 +246,9 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
 bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
-  if (old.place_ == Task::Place::kNone) return false;
-  TaskList& list = old.place_ == Task::Place::kLine ? line_ : LaneOf(old).waiting;
-  task->place_ = std::exchange(old.place_, Task::Place::kNone);
+  if (old.place_ == QueueItem::Place::kNone) return false;
+  ItemList& list = old.place_ == QueueItem::Place::kLine ? line_ : LaneOf(old).waiting;
+  task->place_ = std::exchange(old.place_, QueueItem::Place::kNone);
   task->admitted_at_ = now;
   earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
   task->next_ = std::exchange(old.next_, nullptr);
@@ -174,15 +261,15 @@ bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
 bool TaskQueue::empty() const {
   absl::MutexLock lock(&intake_);
   // Lanes wait only behind the line.
-  return line_.first == nullptr && posts_.empty();
+  return line_.first == nullptr && taken_ == 0 && posts_.empty();
 }
 
 absl::Time TaskQueue::OldestIntake(absl::Time now) {
   absl::MutexLock lock(&intake_);
   Admit(posts_.Take(), now);
-  absl::Time oldest = absl::InfiniteFuture();
-  for (Task* task = line_.first; task != nullptr; task = task->next_) {
-    oldest = std::min(oldest, task->admitted_at_);
+  absl::Time oldest = epochs_.empty() ? absl::InfiniteFuture() : epochs_.front().at;
+  for (QueueItem* item = line_.first; item != nullptr; item = item->next_) {
+    if (!item->is_closure()) oldest = std::min(oldest, static_cast<Task*>(item)->admitted_at_);
   }
   return oldest;  // those that wait in a lane came after those of it in the line
 }

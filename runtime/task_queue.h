@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -10,71 +11,89 @@
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/closure_node.h"
 #include "runloop/runtime/task.h"
 
 namespace runloop::internal {
 
-// Where producers leave tasks: a lock-free stack that is taken whole and turned round, so that the
-// order is that of the pushes. Any thread.
+// Where producers leave what they post: a lock-free stack that is taken whole and turned round, so
+// that the order is that of the pushes. Any thread.
 class PostList {
  public:
   // False: closed, now and for ever.
-  bool Push(Task* task);
+  bool Push(QueueItem* item);
   // All that was pushed, oldest first, linked by next_; null if nothing was.
-  Task* Take();
+  QueueItem* Take();
   // The same, and from now on nothing can be pushed.
-  Task* Close();
+  QueueItem* Close();
   bool empty() const;
 
  private:
-  static Task* Reverse(Task* newest);
+  static QueueItem* Reverse(QueueItem* newest);
 
-  std::atomic<Task*> head_{nullptr};
+  // Producers write it all the time: nothing else is in its cache line.
+  alignas(64) std::atomic<QueueItem*> head_{nullptr};
 };
 
-// A doubly linked list of tasks that it does not own.
-struct TaskList {
-  Task* first = nullptr;
-  Task* last = nullptr;
+// A doubly linked list of items that it does not own.
+struct ItemList {
+  QueueItem* first = nullptr;
+  QueueItem* last = nullptr;
+
+  void Append(QueueItem* item);
+  void Unlink(QueueItem* item);
 };
 
 // One source of tasks: a session of another process, or this process as a whole. Lives as long as
 // its tasks; the queue's, under its lock.
 struct Lane {
-  TaskList waiting;
+  ItemList waiting;
   int in_line = 0;
 };
 
-// The one queue and the one order (D2): the runtime thread takes tasks from one line, in the order
-// in which they joined it. A task joins at intake, when it leaves the post list.
+// The one queue and the one order (D2): the runtime thread takes tasks and closures from one line,
+// in the order in which they joined it. They join at intake, when they leave the post list.
 //
-// Fairness: of each lane at most kLaneDepth tasks stand in the line. Those beyond wait in the lane,
-// in their order, and join one by one as tasks of the lane leave the line. So tasks of one lane
-// start in the order of their pushes, those of several lanes too as long as none has more than
+// Fairness: of each lane at most kLaneDepth stand in the line. Those beyond wait in the lane, in
+// their order, and join one by one as others of the lane leave the line. So what is in one lane
+// starts in the order of its pushes, and what is in several lanes too as long as none has more than
 // kLaneDepth waiting, and a flood in one makes a task of another wait for kLaneDepth of its tasks
-// at most, however long the flood is.
+// at most, however long the flood is. Closures are in the lane of this process, and are taken
+// several at a time, which count as standing in the line until the next Pop.
 //
 // One lock guards intake, line and lanes; it is held while entries move, never while a task runs or
 // is destroyed.
 //
-// Threads: Push, Intake, Take, TakeIf, Replace from any. Pop and Close from the runtime thread.
+// Threads: Push, Intake, Take, TakeIf, Replace from any. Pop, TakeClosures and Close from the
+// runtime thread.
 class TaskQueue {
  public:
   static constexpr int kLaneDepth = 32;
 
-  // True if the queue took the task's reference; false if it is closed.
-  bool Push(Task* task) { return posts_.Push(task); }
+  // True if the queue took the item, and a task's reference; false if it is closed.
+  bool Push(QueueItem* item) { return posts_.Push(item); }
 
   // Lets what was posted join.
   void Intake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
-  // Does intake, then takes the first in line, with the queue's reference; null if there is none.
-  Task* Pop(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
+  // What comes next: a task, with the queue's reference, or closures in a row, or nothing.
+  struct Next {
+    Task* task = nullptr;
+    ClosureNode* closures = nullptr;  // linked by NextOf
+  };
+  // Does intake, then takes what is first in line.
+  Next Pop(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
+  static ClosureNode* NextOf(const ClosureNode& closure) {
+    return static_cast<ClosureNode*>(closure.next_);
+  }
+
+  // Takes out all closures, oldest first.
+  ClosureNode* TakeClosures(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
   // Takes `task` out, with the queue's reference. False: it is not in the queue any more.
   bool Take(Task& task, absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
-  // Takes out those that `wanted` says yes to, oldest first in each lane, with the queue's
+  // Takes out those tasks that `wanted` says yes to, oldest first in each lane, with the queue's
   // references. `wanted` is called under the lock: it must be quick and not come back here. With
   // `only`, looks at the line and this one lane.
   std::vector<Task*> TakeIf(absl::Time now, const Lane* only, absl::FunctionRef<bool(Task&)> wanted)
@@ -87,10 +106,12 @@ class TaskQueue {
   // Nothing can be pushed any more; what was has joined.
   void Close(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
-  // True if nothing is posted or queued.
+  // True if nothing is posted or queued, nor was taken by the last Pop and not by one since.
   bool empty() const ABSL_LOCKS_EXCLUDED(intake_);
+  // True if something was posted since the last intake. Cheap.
+  bool has_posts() const { return !posts_.empty(); }
 
-  // Does intake; when the task was posted that has waited longest, or InfiniteFuture.
+  // Does intake; when what is queued and has waited longest was posted, or InfiniteFuture.
   absl::Time OldestIntake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
   // True if a task that is queued may have reached its deadline: cheap, and false where there are
@@ -98,23 +119,36 @@ class TaskQueue {
   bool MayHaveExpired(absl::Time now) const ABSL_LOCKS_EXCLUDED(intake_);
 
  private:
+  // Closures up to `last` came in no earlier than `at`.
+  struct Epoch {
+    uint64_t last;
+    absl::Time at;
+  };
+
   // Lets a list that is linked by next_ join.
-  void Admit(Task* oldest, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  void Append(TaskList& list, Task* task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  void Unlink(TaskList& list, Task* task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void Admit(QueueItem* oldest, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Takes it out of where it is and lets the next of its lane join the line.
-  void Remove(Task* task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  Lane& LaneOf(const Task& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_) {
-    return task.lane != nullptr ? *task.lane : own_lane_;
-  }
+  void Remove(QueueItem* item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Lets those that wait in the lane join the line, as far as there is room.
+  void Refill(Lane& lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // What the last Pop took has run.
+  void FinishTaken() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void CountClosuresOut(uint64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  Lane& LaneOf(const QueueItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
 
   PostList posts_;
 
   mutable absl::Mutex intake_;
-  TaskList line_ ABSL_GUARDED_BY(intake_);
+  ItemList line_ ABSL_GUARDED_BY(intake_);
   Lane own_lane_ ABSL_GUARDED_BY(intake_);
   absl::flat_hash_set<Lane*> waiting_lanes_
       ABSL_GUARDED_BY(intake_);  // whose `waiting` is not empty
+  // Closures that the last Pop took.
+  int taken_ ABSL_GUARDED_BY(intake_) = 0;
+  // Of closures: how many came in and went out; and since when those that are here have waited.
+  uint64_t closures_in_ ABSL_GUARDED_BY(intake_) = 0;
+  uint64_t closures_out_ ABSL_GUARDED_BY(intake_) = 0;
+  std::deque<Epoch> epochs_ ABSL_GUARDED_BY(intake_);
   // No queued task has an earlier one; those that have left may have had it.
   absl::Time earliest_deadline_ ABSL_GUARDED_BY(intake_) = absl::InfiniteFuture();
 };

@@ -28,7 +28,7 @@ TEST(TaskQueueTest, EachProducersTasksKeepTheirOrderAndNoneIsLost) {
   }
   std::vector<int> next(kProducers, 0);
   for (int popped = 0; popped < kProducers * kEach;) {
-    Task* const task = queue.Pop(absl::Now());
+    Task* const task = queue.Pop(absl::Now()).task;
     if (task == nullptr) continue;
     auto* numbered = static_cast<NumberedTask*>(task);
     ASSERT_EQ(numbered->number, next[numbered->producer]++);
@@ -50,7 +50,7 @@ TEST(TaskQueueTest, IntakeByAnotherThreadKeepsTheOrder) {
     for (int i = 0; i < kTasks; ++i) ASSERT_TRUE(queue.Push(new NumberedTask(0, i)));
   });
   for (int expected = 0; expected < kTasks;) {
-    Task* const task = queue.Pop(absl::Now());
+    Task* const task = queue.Pop(absl::Now()).task;
     if (task == nullptr) continue;
     ASSERT_EQ(static_cast<NumberedTask*>(task)->number, expected++);
     task->Release();
@@ -67,17 +67,17 @@ TEST(TaskQueueTest, AClosedQueueGivesUpWhatItHasAndTakesNothing) {
   auto* const late = new NumberedTask(0, 1);
   EXPECT_FALSE(queue.Push(late));
   late->Release();
-  Task* const task = queue.Pop(absl::Now());
+  Task* const task = queue.Pop(absl::Now()).task;
   ASSERT_NE(task, nullptr);
   task->Release();
-  EXPECT_EQ(queue.Pop(absl::Now()), nullptr);
+  EXPECT_EQ(queue.Pop(absl::Now()).task, nullptr);
   EXPECT_TRUE(queue.empty());
 }
 
 // Pops everything; `producer * 1000 + number` of each.
 std::vector<int> PopAll(TaskQueue& queue) {
   std::vector<int> popped;
-  while (Task* const task = queue.Pop(absl::Now())) {
+  while (Task* const task = queue.Pop(absl::Now()).task) {
     const auto* numbered = static_cast<NumberedTask*>(task);
     popped.push_back(numbered->producer * 1000 + numbered->number);
     task->Release();

@@ -1,0 +1,93 @@
+#ifndef RUNLOOP_RUNTIME_CLOSURE_POOL_H_
+#define RUNLOOP_RUNTIME_CLOSURE_POOL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/runtime/closure_node.h"
+
+namespace runloop::internal {
+
+// The closures that are posted to one runtime and that nobody waits for: their nodes, which go
+// round between the threads that post and the runtime thread, and how many there are of them.
+//
+// Each thread that posts has a Producer in each pool, with nodes of its own, so that a post touches
+// no line of memory that other threads write but the post list's. Its counter has one writer, as
+// have those of the runtime thread: what there is in all is their sum.
+//
+// Bound: a producer looks whether there is room once in kCredit posts, so the bound may be passed
+// by as many for each thread that posts (D4).
+//
+// Shared by the runtime and the threads that have posted to it.
+class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
+ public:
+  static constexpr int kCredit = 64;
+
+  // `room` says how many more closures may be posted now; any thread.
+  explicit ClosurePool(std::function<int64_t()> room);
+  ~ClosurePool();
+
+  // A node to fill and post, counted as posted; null if there is no room. Any thread.
+  ClosureNode* Take();
+  // Takes that back: it was not posted. The thread that took it.
+  void GiveBack(ClosureNode* node);
+
+  // Runs or drops one that was posted, counts it, and takes the node back. The runtime thread.
+  void Run(ClosureNode& node, RuntimeCore& core);
+  void Abandon(ClosureNode& node);
+
+  struct Counts {
+    uint64_t posted = 0;  // those below included
+    uint64_t started = 0, succeeded = 0, failed = 0, abandoned = 0;
+
+    uint64_t ended() const { return succeeded + failed + abandoned; }
+  };
+  // Exact, at some cost. Any thread.
+  Counts counts() const;
+  // About how many have not ended; off by kCredit for each producer at most. Any thread, cheap.
+  int64_t unfinished() const;
+  // How many have started: changes with each. Any thread, cheap.
+  uint64_t started() const { return started_.load(std::memory_order_relaxed); }
+
+  // The runtime is gone: threads may forget the pool.
+  void Close() { closed_.store(true, std::memory_order_release); }
+
+ private:
+  struct Producer;
+  class Producers;
+
+  // The calling thread's producer; null while the thread's own storage is being destroyed.
+  Producer* OfThisThread();
+  bool GetCredit(Producer& producer);
+  ClosureNode* GetNodes();
+  void Recycle(ClosureNode& node);
+  void Leave(Producer& producer);
+  static void Delete(ClosureNode* nodes);
+
+  const std::function<int64_t()> room_;
+  std::atomic<bool> closed_{false};
+
+  // Written by producers once in kCredit posts.
+  alignas(64) std::atomic<int64_t> posted_about_{0};
+
+  // Written by the runtime thread alone.
+  alignas(64) std::atomic<uint64_t> started_{0};
+  std::atomic<uint64_t> succeeded_{0}, failed_{0}, abandoned_{0};
+  ClosureNode* used_ = nullptr;  // on their way back
+  int used_count_ = 0;
+
+  alignas(64) mutable absl::Mutex mutex_;
+  std::vector<Producer*> producers_ ABSL_GUARDED_BY(mutex_);
+  uint64_t posted_by_gone_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that have ended
+  // Chains of kCredit nodes to be used again.
+  std::vector<ClosureNode*> chains_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_RUNTIME_CLOSURE_POOL_H_
