@@ -184,9 +184,7 @@ bool RuntimeCore::Enqueue(QueueItem* item) {
 }
 
 void RuntimeCore::WakeLoop() {
-  // Pairs with the end of RunSlice: either the loop sees the task, or this sees the loop asleep.
-  if (asleep_.load(std::memory_order_seq_cst) &&
-      asleep_.exchange(false, std::memory_order_seq_cst)) {
+  if (sleep_.NeedsWake()) {
     if (!started_.load(std::memory_order_acquire)) first_post_.store(clock_->Now());
     loop_->Wake();
     Watch();
@@ -307,7 +305,7 @@ void RuntimeCore::AfterInPlace() {
   if (--depth_ > 0) return;
   // A loop that ran inside it was told that there is nothing to do; whoever posted meanwhile relies
   // on its wake, even if what it posted has left the queue again.
-  if (!asleep_.load() || !queue_.empty()) loop_->Wake();
+  if (!sleep_.asleep() || !queue_.empty()) loop_->Wake();
   QuitIfDrained();
 }
 
@@ -382,7 +380,7 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   if (depth_ > 0 || stopped()) return false;  // a loop nested in a task runs no other
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
                            .tasks = std::min(asked.tasks, budget_.tasks)};
-  asleep_.store(false, std::memory_order_relaxed);
+  sleep_.Awake();
   // The service thread waits for another time.
   if (!started_.load(std::memory_order_relaxed) && !started_.exchange(true)) watched_.store(false);
   Watch();
@@ -412,12 +410,10 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       now = clock_->Now();
       continue;
     }
-    asleep_.store(true, std::memory_order_seq_cst);
-    if (queue_.empty()) {
+    if (sleep_.Announce([this] { return queue_.empty(); })) {
       QuitIfDrained();
       return false;
     }
-    asleep_.store(false, std::memory_order_relaxed);
   }
 }
 

@@ -254,7 +254,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   Waits waits_;
 
   std::atomic<std::thread::id> thread_id_{};
-  std::atomic<bool> asleep_{true};    // the loop waits for a Wake; a post that finds it true wakes
+  LoopSleep sleep_;                   // whether the loop waits for a Wake
   std::atomic<bool> started_{false};  // the loop has called RunSlice
   std::atomic<bool> stopped_{false};
   std::atomic<bool> draining_{false};  // operations are refused

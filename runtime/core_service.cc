@@ -85,14 +85,13 @@ absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
     next_expiry_scan_ = now + kExpiryScan;
     noticed.expired = true;
   }
-  const bool busy = !asleep_.load(std::memory_order_seq_cst) || !queue_.empty();
+  const bool busy = !sleep_.asleep() || !queue_.empty();
   idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
   if (idle_ticks_ < kIdleTicks) return now + kIntakeAfter;
   idle_ticks_ = 0;
   watched_.store(false, std::memory_order_seq_cst);
   // A post that woke the loop before the line above found it watched: it counts on this thread.
-  if (!asleep_.load(std::memory_order_seq_cst) && !watched_.exchange(true))
-    return now + kIntakeAfter;
+  if (!sleep_.asleep() && !watched_.exchange(true)) return now + kIntakeAfter;
   return never;
 }
 

@@ -26,7 +26,8 @@ class QueueItem {
 
  private:
   friend class ClosurePool;
-  friend class PostList;
+  template <template <typename> class Atomic>
+  friend class BasicPostList;
   friend class TaskQueue;
   friend struct ItemList;
 

@@ -8,54 +8,11 @@
 namespace runloop::internal {
 namespace {
 
-// What head_ holds once the list is closed: no item has this address.
-QueueItem* const kClosed = reinterpret_cast<QueueItem*>(uintptr_t{1});
-
 // While the thread is stuck the service thread does intake every few milliseconds: so many of these
 // are told apart.
 constexpr size_t kMostEpochs = 256;
 
 }  // namespace
-
-// Sequentially consistent: whoever pushes and then finds the loop awake, and the loop that
-// announces sleep and then finds the list empty, must not both be right (RuntimeCore::Post,
-// RunSlice).
-bool PostList::Push(QueueItem* item) {
-  QueueItem* head = head_.load(std::memory_order_relaxed);
-  do {
-    if (head == kClosed) return false;
-    item->next_ = head;
-  } while (!head_.compare_exchange_weak(head, item, std::memory_order_seq_cst,
-                                        std::memory_order_relaxed));
-  return true;
-}
-
-QueueItem* PostList::Take() {
-  QueueItem* head = head_.load(std::memory_order_seq_cst);
-  while (head != nullptr && head != kClosed) {
-    if (head_.compare_exchange_weak(head, nullptr, std::memory_order_seq_cst)) return Reverse(head);
-  }
-  return nullptr;
-}
-
-QueueItem* PostList::Close() {
-  QueueItem* const head = head_.exchange(kClosed, std::memory_order_seq_cst);
-  return head == kClosed ? nullptr : Reverse(head);
-}
-
-bool PostList::empty() const {
-  QueueItem* const head = head_.load(std::memory_order_seq_cst);
-  return head == nullptr || head == kClosed;
-}
-
-QueueItem* PostList::Reverse(QueueItem* newest) {
-  QueueItem* oldest = nullptr;
-  while (newest != nullptr) {
-    QueueItem* const next = std::exchange(newest->next_, oldest);
-    oldest = std::exchange(newest, next);
-  }
-  return oldest;
-}
 
 void ItemList::Append(QueueItem* item) {
   item->next_ = nullptr;

@@ -1,7 +1,6 @@
 #ifndef RUNLOOP_RUNTIME_TASK_QUEUE_H_
 #define RUNLOOP_RUNTIME_TASK_QUEUE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -12,28 +11,10 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/closure_node.h"
+#include "runloop/runtime/post_list.h"
 #include "runloop/runtime/task.h"
 
 namespace runloop::internal {
-
-// Where producers leave what they post: a lock-free stack that is taken whole and turned round, so
-// that the order is that of the pushes. Any thread.
-class PostList {
- public:
-  // False: closed, now and for ever.
-  bool Push(QueueItem* item);
-  // All that was pushed, oldest first, linked by next_; null if nothing was.
-  QueueItem* Take();
-  // The same, and from now on nothing can be pushed.
-  QueueItem* Close();
-  bool empty() const;
-
- private:
-  static QueueItem* Reverse(QueueItem* newest);
-
-  // Producers write it all the time: nothing else is in its cache line.
-  alignas(64) std::atomic<QueueItem*> head_{nullptr};
-};
 
 // A doubly linked list of items that it does not own.
 struct ItemList {
