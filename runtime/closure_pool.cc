@@ -66,7 +66,8 @@ class ClosurePool::Producers {
   std::vector<std::unique_ptr<Producer>> producers_;
 };
 
-ClosurePool::ClosurePool(std::function<int64_t()> room) : room_(std::move(room)) {}
+ClosurePool::ClosurePool(std::function<int64_t()> room, int credit)
+    : room_(std::move(room)), credit_(credit) {}
 
 ClosurePool::~ClosurePool() {
   Delete(used_);
@@ -128,7 +129,7 @@ bool ClosurePool::GetCredit(Producer& producer) {
   const uint64_t posted = producer.posted.load(std::memory_order_relaxed);
   posted_about_.fetch_add(static_cast<int64_t>(posted - producer.told));
   producer.told = posted;
-  producer.credit = static_cast<int>(std::clamp<int64_t>(room_(), 0, kCredit));
+  producer.credit = static_cast<int>(std::clamp<int64_t>(room_(), 0, credit_));
   return producer.credit > 0;
 }
 
@@ -160,7 +161,7 @@ void ClosurePool::Abandon(ClosureNode& node) {
 void ClosurePool::Recycle(ClosureNode& node) {
   node.next_ = used_;
   used_ = &node;
-  if (++used_count_ < kCredit) return;
+  if (++used_count_ < kChain) return;
   used_count_ = 0;
   ClosureNode* const chain = std::exchange(used_, nullptr);
   {
@@ -198,6 +199,10 @@ ClosurePool::Counts ClosurePool::counts() const {
 }
 
 int64_t ClosurePool::unfinished() const {
+  if (credit_ == 1) {
+    const Counts exact = counts();
+    return static_cast<int64_t>(exact.posted - exact.ended());
+  }
   const uint64_t ended = succeeded_.load(std::memory_order_relaxed) +
                          failed_.load(std::memory_order_relaxed) +
                          abandoned_.load(std::memory_order_relaxed);

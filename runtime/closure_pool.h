@@ -20,16 +20,16 @@ namespace runloop::internal {
 // no line of memory that other threads write but the post list's. Its counter has one writer, as
 // have those of the runtime thread: what there is in all is their sum.
 //
-// Bound: a producer looks whether there is room once in kCredit posts, so the bound may be passed
-// by as many for each thread that posts (D4).
+// Bound: a producer looks whether there is room once in `credit` posts, so the bound may be passed
+// by as many for each thread that posts (D4); with a credit of 1 the bound is exact.
 //
 // Shared by the runtime and the threads that have posted to it.
 class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
  public:
   static constexpr int kCredit = 64;
 
-  // `room` says how many more closures may be posted now; any thread.
-  explicit ClosurePool(std::function<int64_t()> room);
+  // `room` says how many more closures may be posted now; any thread. `credit` is at most kCredit.
+  ClosurePool(std::function<int64_t()> room, int credit);
   ~ClosurePool();
 
   // A node to fill and post, counted as posted; null if there is no room. Any thread.
@@ -49,10 +49,11 @@ class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
   };
   // Exact, at some cost. Any thread.
   Counts counts() const;
-  // About how many have not ended; off by kCredit for each producer at most. Any thread, cheap.
+  // How many have not ended: exact with a credit of 1, at some cost; else cheap, and off by the
+  // credit for each producer at most. Any thread.
   int64_t unfinished() const;
-  // How many have started: changes with each. Any thread, cheap.
-  uint64_t started() const { return started_.load(std::memory_order_relaxed); }
+  // How many have started, as the runtime thread counts them.
+  const std::atomic<uint64_t>& started() const { return started_; }
 
   // The runtime is gone: threads may forget the pool.
   void Close() { closed_.store(true, std::memory_order_release); }
@@ -60,6 +61,7 @@ class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
  private:
   struct Producer;
   class Producers;
+  static constexpr int kChain = 64;
 
   // The calling thread's producer; null while the thread's own storage is being destroyed.
   Producer* OfThisThread();
@@ -70,9 +72,10 @@ class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
   static void Delete(ClosureNode* nodes);
 
   const std::function<int64_t()> room_;
+  const int credit_;
   std::atomic<bool> closed_{false};
 
-  // Written by producers once in kCredit posts.
+  // Written by producers once in `credit` posts.
   alignas(64) std::atomic<int64_t> posted_about_{0};
 
   // Written by the runtime thread alone.
@@ -84,7 +87,7 @@ class ClosurePool : public std::enable_shared_from_this<ClosurePool> {
   alignas(64) mutable absl::Mutex mutex_;
   std::vector<Producer*> producers_ ABSL_GUARDED_BY(mutex_);
   uint64_t posted_by_gone_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that have ended
-  // Chains of kCredit nodes to be used again.
+  // Chains of kChain nodes to be used again.
   std::vector<ClosureNode*> chains_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -110,9 +110,10 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       id_(RandomId()),
       start_time_(absl::Now()),
       loop_(options.loop ? std::move(options.loop) : NewEpollLoop()),
-      lifecycle_(options.bounds, [this](const Account* among, const Session* asks) {
-        return LargestHolder(among, asks);
-      }) {
+      lifecycle_(
+          options.bounds,
+          [this](const Account* among, const Session* asks) { return LargestHolder(among, asks); }),
+      queue_(lifecycle_.closures().started()) {
   last_handle_ = FirstHandle();
   service_ = std::thread([this] { Serve(); });
 }
@@ -170,15 +171,18 @@ absl::Status RuntimeCore::WhyClosureRefused() {
 }
 
 absl::Status RuntimeCore::PostClosure(ClosureNode* node) {
-  if (Enqueue(node)) return absl::OkStatus();
+  if (queue_.Push(node)) {
+    WakeLoop();
+    return absl::OkStatus();
+  }
   node->Drop();
   lifecycle_.closures().GiveBack(node);
   lifecycle_.Refuse();
   return StoppedError();
 }
 
-bool RuntimeCore::Enqueue(QueueItem* item) {
-  if (!queue_.Push(item)) return false;
+bool RuntimeCore::Enqueue(Task* task) {
+  if (!queue_.Push(task)) return false;
   WakeLoop();
   return true;
 }
@@ -394,7 +398,7 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       closures_ = next.closures;
     }
     if (closures_ != nullptr) {
-      ran += RunClosures(now, begin + budget.time);
+      ran += RunClosures(now, begin + budget.time, ran, budget.tasks - ran);
       if (stopped()) return false;
       continue;
     }
@@ -417,25 +421,29 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   }
 }
 
-int RuntimeCore::RunClosures(absl::Time& now, absl::Time until) {
-  // The clock costs as much as a small closure: it is looked at after each, unless the last ones
-  // took next to no time.
+int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most) {
+  // The clock costs as much as a small closure: it is looked at after each, but for a flood of
+  // those that take next to no time.
+  constexpr int kFlood = 32;
   constexpr int kMostUnlooked = 16;
   constexpr absl::Duration kNextToNothing = absl::Microseconds(1);
   ClosurePool& pool = lifecycle_.closures();
-  int ran = 0, unlooked = 0, look_after = 1;
+  const bool flood = before_in_slice >= kFlood;
+  int ran = 0, unlooked = 0, look_after = flood ? look_after_ : 1;
   ++depth_;
   closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-  while (closures_ != nullptr && now < until) {
+  while (closures_ != nullptr && ran < most && now < until) {
     ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
     pool.Run(*closure, *this);
     ++ran;
     if (stopped()) break;
-    if (++unlooked < look_after && closures_ != nullptr) continue;
+    if (queue_.others_have_posts()) queue_.Intake(now);
+    if (++unlooked < look_after && closures_ != nullptr && ran < most) continue;
     const absl::Time before = std::exchange(now, clock_->Now());
     const absl::Duration each = (now - before) / unlooked;
     lifecycle_.NoteRunTime(each);
-    look_after = each < kNextToNothing ? std::min(2 * look_after, kMostUnlooked) : 1;
+    look_after = flood && each < kNextToNothing ? std::min(2 * look_after, kMostUnlooked) : 1;
+    look_after_ = look_after;
     unlooked = 0;
     closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
   }

@@ -171,8 +171,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
   void RunTask(Task& task, absl::Time now);
-  // Runs closures_ until `until`, or until there are none; returns how many. Moves `now` on.
-  int RunClosures(absl::Time& now, absl::Time until);
+  // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
+  // `now` on. So many tasks have run in this slice before.
+  int RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most);
   // Ends all closures unstarted. The runtime thread.
   void AbandonClosures();
   // Ends what is in the queue and `wanted`, with the queue's reference. Any thread, but with
@@ -181,7 +182,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Tells of a task that was ended unstarted, taken out of the queue or not.
   void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
   // Queues without looking at a bound; false if the queue is closed.
-  bool Enqueue(QueueItem* item);
+  bool Enqueue(Task* task);
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
   // is closed.
   bool EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task);
@@ -269,6 +270,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // The runtime thread only.
   ClosureNode* closures_ = nullptr;  // taken out of the queue, and next to run
+  int look_after_ = 1;               // closures: how many between two looks at the clock
   AdaptiveSpin spin_;
   int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
   const Task* running_ = nullptr;  // the one of the queue

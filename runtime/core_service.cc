@@ -104,7 +104,7 @@ std::string RuntimeCore::StallNotice(std::string_view what, const Session* sessi
 
 void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
   // Read before: if it is still so, closures have run since then.
-  const uint64_t started = lifecycle_.closures().started();
+  const uint64_t started = lifecycle_.closures().started().load();
   if (const int64_t since = closures_since_.load(); since != kNone) {
     const absl::Duration age = now - absl::FromUnixNanos(since);
     if (age < kIntakeAfter) return;

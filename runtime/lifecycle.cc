@@ -16,6 +16,8 @@ namespace {
 // What a hint when to try again lies between.
 constexpr absl::Duration kShortestRetry = absl::Milliseconds(1);
 constexpr absl::Duration kLongestRetry = absl::Seconds(1);
+// A smaller bound on items is not passed by closures, at the price of slower posts.
+constexpr int64_t kExactBelow = 4096;
 
 }  // namespace
 
@@ -24,8 +26,9 @@ Lifecycle::Lifecycle(const WorkBounds& bounds,
     : bounds_(bounds),
       largest_holder_(std::move(largest_holder)),
       total_("runtime", bounds.total),
-      closures_(
-          std::make_shared<ClosurePool>([this] { return bounds_.total.items - unfinished(); })) {}
+      closures_(std::make_shared<ClosurePool>(
+          [this] { return bounds_.total.items - unfinished(); },
+          bounds.total.items < kExactBelow ? 1 : ClosurePool::kCredit)) {}
 
 absl::Status Lifecycle::RefuseClosure() {
   const InPlaceTask closure;  // stands for it

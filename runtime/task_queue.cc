@@ -89,10 +89,25 @@ void TaskQueue::Refill(Lane& lane) {
   if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
 }
 
-void TaskQueue::FinishTaken() {
-  if (taken_ == 0) return;
-  own_lane_.in_line -= std::exchange(taken_, 0);
+void TaskQueue::FinishTaken(int closures) {
+  if (closures == 0) return;
+  taken_ -= closures;
+  own_lane_.in_line -= closures;
   Refill(own_lane_);
+}
+
+void TaskQueue::SettleTaken() {
+  if (taken_ == 0) return;
+  const auto started =
+      static_cast<int>(closures_started_.load(std::memory_order_acquire) - started_before_);
+  started_before_ += static_cast<uint64_t>(started);
+  FinishTaken(started);
+}
+
+void TaskQueue::TakePosts(absl::Time now) {
+  SettleTaken();
+  others_posted_.store(false, std::memory_order_relaxed);
+  Admit(posts_.Take(), now);
 }
 
 void TaskQueue::CountClosuresOut(uint64_t count) {
@@ -102,18 +117,18 @@ void TaskQueue::CountClosuresOut(uint64_t count) {
 
 void TaskQueue::Intake(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
 }
 
 void TaskQueue::Close(absl::Time now) {
   absl::MutexLock lock(&intake_);
+  SettleTaken();
   Admit(posts_.Close(), now);
 }
 
 TaskQueue::Next TaskQueue::Pop(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  FinishTaken();
-  Admit(posts_.Take(), now);
+  TakePosts(now);
   QueueItem* first = line_.first;
   if (Planted(PlantedBug::kSwappedOrder) && first && first->next_) {
     // Exchanged with the first.
@@ -131,6 +146,7 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now) {
   QueueItem* last = first;
   first->place_ = QueueItem::Place::kNone;
   taken_ = 1;
+  started_before_ = closures_started_.load(std::memory_order_relaxed);
   while (last->next_ != nullptr && last->next_->is_closure() &&
          !Planted(PlantedBug::kSwappedOrder)) {
     last = last->next_;
@@ -146,7 +162,8 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now) {
 ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
   ItemList taken;
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
+  FinishTaken(taken_);  // the caller abandons those that have not started
   // Those in the line are older than those in the lane.
   for (ItemList* const list : {&line_, &own_lane_.waiting}) {
     for (QueueItem *item = list->first, *next; item != nullptr; item = next) {
@@ -167,7 +184,7 @@ ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
 
 bool TaskQueue::Take(Task& task, absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
   if (task.place_ == QueueItem::Place::kNone) return false;
   Remove(&task);
   return true;
@@ -177,7 +194,7 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
                                      absl::FunctionRef<bool(Task&)> wanted) {
   std::vector<Task*> taken;
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
   absl::Time earliest = absl::InfiniteFuture();
   auto look = [&](const ItemList& list) {
     for (QueueItem* item = list.first; item != nullptr; item = item->next_) {
@@ -202,7 +219,7 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
 
 bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
   if (old.place_ == QueueItem::Place::kNone) return false;
   ItemList& list = old.place_ == QueueItem::Place::kLine ? line_ : LaneOf(old).waiting;
   task->place_ = std::exchange(old.place_, QueueItem::Place::kNone);
@@ -223,7 +240,7 @@ bool TaskQueue::empty() const {
 
 absl::Time TaskQueue::OldestIntake(absl::Time now) {
   absl::MutexLock lock(&intake_);
-  Admit(posts_.Take(), now);
+  TakePosts(now);
   absl::Time oldest = epochs_.empty() ? absl::InfiniteFuture() : epochs_.front().at;
   for (QueueItem* item = line_.first; item != nullptr; item = item->next_) {
     if (!item->is_closure()) oldest = std::min(oldest, static_cast<Task*>(item)->admitted_at_);

@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_RUNTIME_TASK_QUEUE_H_
 #define RUNLOOP_RUNTIME_TASK_QUEUE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -40,7 +41,7 @@ struct Lane {
 // starts in the order of its pushes, and what is in several lanes too as long as none has more than
 // kLaneDepth waiting, and a flood in one makes a task of another wait for kLaneDepth of its tasks
 // at most, however long the flood is. Closures are in the lane of this process, and are taken
-// several at a time, which count as standing in the line until the next Pop.
+// several at a time: each counts as standing in the line until it has started.
 //
 // One lock guards intake, line and lanes; it is held while entries move, never while a task runs or
 // is destroyed.
@@ -51,8 +52,18 @@ class TaskQueue {
  public:
   static constexpr int kLaneDepth = 32;
 
+  // `closures_started` counts those that the runtime thread has started; it outlives the queue.
+  explicit TaskQueue(const std::atomic<uint64_t>& closures_started)
+      : closures_started_(closures_started) {}
+
   // True if the queue took the item, and a task's reference; false if it is closed.
-  bool Push(QueueItem* item) { return posts_.Push(item); }
+  bool Push(ClosureNode* closure) { return posts_.Push(closure); }
+  bool Push(Task* task) {
+    const bool others = task->lane != nullptr;
+    if (!posts_.Push(task)) return false;
+    if (others) others_posted_.store(true, std::memory_order_release);
+    return true;
+  }
 
   // Lets what was posted join.
   void Intake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
@@ -87,10 +98,13 @@ class TaskQueue {
   // Nothing can be pushed any more; what was has joined.
   void Close(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
-  // True if nothing is posted or queued, nor was taken by the last Pop and not by one since.
+  // True if nothing is posted, queued, or taken by Pop and not started.
   bool empty() const ABSL_LOCKS_EXCLUDED(intake_);
   // True if something was posted since the last intake. Cheap.
   bool has_posts() const { return !posts_.empty(); }
+  // True if some of it is in another lane than closures are: then the runtime thread does intake
+  // between two closures, too. Cheap.
+  bool others_have_posts() const { return others_posted_.load(std::memory_order_acquire); }
 
   // Does intake; when what is queued and has waited longest was posted, or InfiniteFuture.
   absl::Time OldestIntake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
@@ -112,20 +126,27 @@ class TaskQueue {
   void Remove(QueueItem* item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Lets those that wait in the lane join the line, as far as there is room.
   void Refill(Lane& lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  // What the last Pop took has run.
-  void FinishTaken() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Lets closures that were taken leave the line as far as they have started.
+  void SettleTaken() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void FinishTaken(int closures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // What everything here begins with: what has started leaves, what was posted joins.
+  void TakePosts(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   void CountClosuresOut(uint64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   Lane& LaneOf(const QueueItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
 
+  const std::atomic<uint64_t>& closures_started_;
   PostList posts_;
+  std::atomic<bool> others_posted_{false};
 
   mutable absl::Mutex intake_;
   ItemList line_ ABSL_GUARDED_BY(intake_);
   Lane own_lane_ ABSL_GUARDED_BY(intake_);
   absl::flat_hash_set<Lane*> waiting_lanes_
       ABSL_GUARDED_BY(intake_);  // whose `waiting` is not empty
-  // Closures that the last Pop took.
+  // Closures that Pop took and that still count as standing in the line, and how many had started
+  // before the first of them.
   int taken_ ABSL_GUARDED_BY(intake_) = 0;
+  uint64_t started_before_ ABSL_GUARDED_BY(intake_) = 0;
   // Of closures: how many came in and went out; and since when those that are here have waited.
   uint64_t closures_in_ ABSL_GUARDED_BY(intake_) = 0;
   uint64_t closures_out_ ABSL_GUARDED_BY(intake_) = 0;

@@ -17,8 +17,10 @@ struct NumberedTask final : Task {
   const int producer, number;
 };
 
+const std::atomic<uint64_t> kNoneStarted{0};
+
 TEST(TaskQueueTest, EachProducersTasksKeepTheirOrderAndNoneIsLost) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   constexpr int kProducers = 4, kEach = 50'000;
   std::vector<std::thread> threads;
   for (int p = 0; p < kProducers; ++p) {
@@ -40,7 +42,7 @@ TEST(TaskQueueTest, EachProducersTasksKeepTheirOrderAndNoneIsLost) {
 }
 
 TEST(TaskQueueTest, IntakeByAnotherThreadKeepsTheOrder) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   constexpr int kTasks = 50'000;
   std::atomic<bool> done{false};
   std::thread service([&] {
@@ -61,7 +63,7 @@ TEST(TaskQueueTest, IntakeByAnotherThreadKeepsTheOrder) {
 }
 
 TEST(TaskQueueTest, AClosedQueueGivesUpWhatItHasAndTakesNothing) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   ASSERT_TRUE(queue.Push(new NumberedTask(0, 0)));
   queue.Close(absl::Now());
   auto* const late = new NumberedTask(0, 1);
@@ -86,7 +88,7 @@ std::vector<int> PopAll(TaskQueue& queue) {
 }
 
 TEST(TaskQueueTest, AFloodInOneLaneMakesAnotherWaitForALanesDepthAtMost) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   Lane flood, other;
   for (int i = 0; i < 900; ++i) {
     auto* const task = new NumberedTask(1, i);
@@ -110,7 +112,7 @@ TEST(TaskQueueTest, AFloodInOneLaneMakesAnotherWaitForALanesDepthAtMost) {
 }
 
 TEST(TaskQueueTest, LanesThatDoNotFloodKeepTheOrderOfThePushes) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   Lane lanes[2];
   std::vector<int> expected;
   for (int i = 0; i < 2 * TaskQueue::kLaneDepth; ++i) {
@@ -123,7 +125,7 @@ TEST(TaskQueueTest, LanesThatDoNotFloodKeepTheOrderOfThePushes) {
 }
 
 TEST(TaskQueueTest, TakesOutOneOrThoseWantedFromLineAndLane) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   Lane lane;
   std::vector<NumberedTask*> tasks;
   for (int i = 0; i < 100; ++i) {
@@ -150,7 +152,7 @@ TEST(TaskQueueTest, TakesOutOneOrThoseWantedFromLineAndLane) {
 }
 
 TEST(TaskQueueTest, AReplacementHasThePlaceOfTheOldOne) {
-  TaskQueue queue;
+  TaskQueue queue(kNoneStarted);
   Lane lane;
   std::vector<NumberedTask*> tasks;
   for (int i = 0; i < 40; ++i) {
