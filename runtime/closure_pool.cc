@@ -1,13 +1,15 @@
 #include "runloop/runtime/closure_pool.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace runloop::internal {
 namespace {
 
-// 2 MiB. Nodes beyond that are given back to the allocator.
-constexpr size_t kMostChains = 512;
+constexpr size_t kSlabBytes = size_t{32} << 10;
+// Empty ones that Trim leaves: half a MiB.
+constexpr size_t kKeptSlabs = 16;
 
 void Add(std::atomic<uint64_t>& counter, uint64_t change) {
   // It has one writer.
@@ -16,12 +18,33 @@ void Add(std::atomic<uint64_t>& counter, uint64_t change) {
 
 }  // namespace
 
+// Nodes in a row, after a header of the size of one. Aligned to its size, so that a node finds it.
+struct alignas(64) ClosurePool::Slab {
+  static constexpr size_t kNodes = kSlabBytes / sizeof(ClosureNode) - 1;
+
+  static Slab* Of(ClosureNode& node) {
+    return reinterpret_cast<Slab*>(reinterpret_cast<uintptr_t>(&node) & ~(kSlabBytes - 1));
+  }
+  static Slab* Create() {
+    void* const memory = ::operator new (kSlabBytes, std::align_val_t{kSlabBytes});
+    return new (memory) Slab;
+  }
+  static void Destroy(Slab* slab) {
+    ::operator delete (slab, kSlabBytes, std::align_val_t{kSlabBytes});
+  }
+  ClosureNode* Node(size_t index) { return reinterpret_cast<ClosureNode*>(this + 1) + index; }
+
+  size_t ran = 0;     // the runtime thread's
+  size_t filled = 0;  // while no producer has it
+};
+
 // One thread's end of a pool. That thread's, but for `posted`, which others read.
 struct ClosurePool::Producer {
   explicit Producer(std::shared_ptr<ClosurePool> of) : pool(std::move(of)) {}
 
   const std::shared_ptr<ClosurePool> pool;
-  ClosureNode* nodes = nullptr;
+  // The node that is filled next; null without a slab.
+  ClosureNode* next = nullptr;
   int credit = 0;
   uint64_t told = 0;  // of `posted`, what posted_about_ knows
   std::atomic<uint64_t> posted{0};
@@ -56,10 +79,8 @@ class ClosurePool::Producers {
       return true;
     });
     producers_.push_back(std::make_unique<Producer>(pool.shared_from_this()));
-    Producer* const added = producers_.back().get();
-    absl::MutexLock lock(&pool.mutex_);
-    pool.producers_.push_back(added);
-    return added;
+    pool.Enter(*producers_.back());
+    return producers_.back().get();
   }
 
  private:
@@ -70,14 +91,8 @@ ClosurePool::ClosurePool(std::function<int64_t()> room, int credit)
     : room_(std::move(room)), credit_(credit) {}
 
 ClosurePool::~ClosurePool() {
-  Delete(used_);
-  for (ClosureNode* const chain : chains_) Delete(chain);
-}
-
-void ClosurePool::Delete(ClosureNode* nodes) {
-  while (nodes != nullptr) {
-    delete std::exchange(nodes, static_cast<ClosureNode*>(nodes->next_));
-  }
+  for (Slab* const slab : partly_filled_) Slab::Destroy(slab);
+  for (Slab* const slab : empty_) Slab::Destroy(slab);
 }
 
 ClosurePool::Producer* ClosurePool::OfThisThread() {
@@ -93,34 +108,39 @@ ClosureNode* ClosurePool::Take() {
   if (producer == nullptr || producer->pool.get() != this) {
     producer = OfThisThread();
     if (producer == nullptr) {
-      // Rare: no producer, so no recycling either.
-      if (room_() <= 0) return nullptr;
-      posted_about_.fetch_add(1);
-      absl::MutexLock lock(&mutex_);
-      ++posted_by_gone_;
-      return new ClosureNode;
+      Producer only(shared_from_this());
+      Enter(only);
+      ClosureNode* const node = TakeFor(only);
+      Leave(only);
+      return node;
     }
   }
-  if (producer->credit == 0 && !GetCredit(*producer)) return nullptr;
-  if (producer->nodes == nullptr) producer->nodes = GetNodes();
-  ClosureNode* const node = producer->nodes;
-  producer->nodes = static_cast<ClosureNode*>(node->next_);
-  --producer->credit;
-  Add(producer->posted, 1);
+  return TakeFor(*producer);
+}
+
+ClosureNode* ClosurePool::TakeFor(Producer& producer) {
+  if (producer.credit == 0 && !GetCredit(producer)) return nullptr;
+  if (producer.next == nullptr) {
+    Slab& slab = *GetSlab();
+    producer.next = slab.Node(slab.filled);
+  }
+  auto* const node = new (producer.next) ClosureNode;
+  // A slab's last node ends where the next slab would begin.
+  const bool last = (reinterpret_cast<uintptr_t>(node + 1) & (kSlabBytes - 1)) == 0;
+  producer.next = last ? nullptr : node + 1;
+  --producer.credit;
+  Add(producer.posted, 1);
   return node;
 }
 
 void ClosurePool::GiveBack(ClosureNode* node) {
   Producer* const producer = OfThisThread();
   if (producer == nullptr) {
-    posted_about_.fetch_sub(1);
-    delete node;
     absl::MutexLock lock(&mutex_);
     --posted_by_gone_;
     return;
   }
-  node->next_ = producer->nodes;
-  producer->nodes = node;
+  producer->next = node;
   ++producer->credit;
   producer->posted.store(producer->posted.load(std::memory_order_relaxed) - 1);
 }
@@ -133,16 +153,17 @@ bool ClosurePool::GetCredit(Producer& producer) {
   return producer.credit > 0;
 }
 
-ClosureNode* ClosurePool::GetNodes() {
+ClosurePool::Slab* ClosurePool::GetSlab() {
   {
     absl::MutexLock lock(&mutex_);
-    if (!chains_.empty()) {
-      ClosureNode* const chain = chains_.back();
-      chains_.pop_back();
-      return chain;
+    for (std::vector<Slab*>* const slabs : {&partly_filled_, &empty_}) {
+      if (slabs->empty()) continue;
+      Slab* const slab = slabs->back();
+      slabs->pop_back();
+      return slab;
     }
   }
-  return new ClosureNode;
+  return Slab::Create();
 }
 
 void ClosurePool::Run(ClosureNode& node, RuntimeCore& core) {
@@ -153,32 +174,44 @@ void ClosurePool::Run(ClosureNode& node, RuntimeCore& core) {
 
 void ClosurePool::Abandon(ClosureNode& node) {
   node.Drop();
-  // As if it had started, too, so that what is queued is what was posted and has not started.
   Add(abandoned_, 1);
   Recycle(node);
 }
 
 void ClosurePool::Recycle(ClosureNode& node) {
-  node.next_ = used_;
-  used_ = &node;
-  if (++used_count_ < kChain) return;
-  used_count_ = 0;
-  ClosureNode* const chain = std::exchange(used_, nullptr);
+  Slab* const slab = Slab::Of(node);
+  if (++slab->ran < Slab::kNodes) return;
+  slab->ran = slab->filled = 0;  // its producer has left it
+  absl::MutexLock lock(&mutex_);
+  empty_.push_back(slab);
+}
+
+void ClosurePool::Trim() {
+  std::vector<Slab*> surplus;
   {
     absl::MutexLock lock(&mutex_);
-    if (chains_.size() < kMostChains) {
-      chains_.push_back(chain);
-      return;
-    }
+    if (empty_.size() <= kKeptSlabs) return;
+    surplus.assign(empty_.begin() + kKeptSlabs, empty_.end());
+    empty_.resize(kKeptSlabs);
+    empty_.shrink_to_fit();
   }
-  Delete(chain);
+  for (Slab* const slab : surplus) Slab::Destroy(slab);
+}
+
+void ClosurePool::Enter(Producer& producer) {
+  absl::MutexLock lock(&mutex_);
+  producers_.push_back(&producer);
 }
 
 void ClosurePool::Leave(Producer& producer) {
-  Delete(std::exchange(producer.nodes, nullptr));
   const uint64_t posted = producer.posted.load(std::memory_order_relaxed);
   posted_about_.fetch_add(static_cast<int64_t>(posted - producer.told));
   absl::MutexLock lock(&mutex_);
+  if (producer.next != nullptr) {
+    Slab* const slab = Slab::Of(*producer.next);
+    slab->filled = static_cast<size_t>(producer.next - slab->Node(0));
+    partly_filled_.push_back(slab);
+  }
   posted_by_gone_ += posted;
   std::erase(producers_, &producer);
 }

@@ -89,6 +89,7 @@ absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
   idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
   if (idle_ticks_ < kIdleTicks) return now + kIntakeAfter;
   idle_ticks_ = 0;
+  lifecycle_.closures().Trim();
   watched_.store(false, std::memory_order_seq_cst);
   // A post that woke the loop before the line above found it watched: it counts on this thread.
   if (!sleep_.asleep() && !watched_.exchange(true)) return now + kIntakeAfter;

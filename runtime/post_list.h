@@ -30,21 +30,21 @@ class BasicPostList {
     return true;
   }
 
-  // All that was pushed, oldest first, linked by next_; null if nothing was.
-  QueueItem* Take() {
+  // All that was pushed, oldest first.
+  ItemList Take() {
     QueueItem* head = head_.load(std::memory_order_seq_cst);
     while (head != nullptr && head != Closed()) {
       if (head_.compare_exchange_weak(head, nullptr, std::memory_order_seq_cst)) {
         return Reverse(head);
       }
     }
-    return nullptr;
+    return {};
   }
 
   // The same, and from now on nothing can be pushed.
-  QueueItem* Close() {
+  ItemList Close() {
     QueueItem* const head = head_.exchange(Closed(), std::memory_order_seq_cst);
-    return head == Closed() ? nullptr : Reverse(head);
+    return head == Closed() ? ItemList() : Reverse(head);
   }
 
   bool empty() const {
@@ -52,19 +52,19 @@ class BasicPostList {
     return head == nullptr || head == Closed();
   }
 
-  static QueueItem* NextOf(const QueueItem& item) { return item.next_; }
-
  private:
   // What head_ holds once the list is closed: no item has this address.
   static QueueItem* Closed() { return reinterpret_cast<QueueItem*>(uintptr_t{1}); }
 
-  static QueueItem* Reverse(QueueItem* newest) {
-    QueueItem* oldest = nullptr;
-    while (newest != nullptr) {
-      QueueItem* const next = std::exchange(newest->next_, oldest);
-      oldest = std::exchange(newest, next);
+  static ItemList Reverse(QueueItem* newest) {
+    ItemList list{.last = newest};
+    for (QueueItem* item = newest; item != nullptr; item = item->previous_) {
+      item->previous_ = std::exchange(item->next_, list.first);
+      list.first = item;
+      ++list.size;
+      if (!item->is_closure()) ++list.tasks;
     }
-    return oldest;
+    return list;
   }
 
   // Producers write it all the time: nothing else is in its cache line.

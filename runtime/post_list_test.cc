@@ -185,8 +185,8 @@ struct World {
     ++produced;
   }
 
-  void TakeAll(QueueItem* item) {
-    for (; item != nullptr; item = PostListType::NextOf(*item)) {
+  void TakeAll(const ItemList& list) {
+    for (QueueItem* item = list.first; item != nullptr; item = ItemList::Next(*item)) {
       const auto& taken = static_cast<Item&>(*item);
       EXPECT_EQ(taken.number, next[taken.producer]) << "of producer " << taken.producer;
       next[taken.producer] = taken.number + 1;
@@ -208,8 +208,7 @@ struct World {
     }
   }
 
-  using PostListType = BasicPostList<Stepped>;
-  PostListType posts;
+  BasicPostList<Stepped> posts;
   BasicLoopSleep<Stepped> sleep;
   bool woken = false;
   std::vector<Item> items;
@@ -243,7 +242,7 @@ TEST(PostListInterleavings, WhatIsPushedWhileTheListClosesIsTakenOrRefusedAndNev
     std::vector<std::function<void()>> threads = {[world] {
       world->TakeAll(world->posts.Take());
       world->TakeAll(world->posts.Close());
-      EXPECT_EQ(world->posts.Take(), nullptr);
+      EXPECT_TRUE(world->posts.Take().empty());
     }};
     for (int p = 0; p < World::kProducers; ++p)
       threads.emplace_back([world, p] { world->Produce(p); });

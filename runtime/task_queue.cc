@@ -14,50 +14,40 @@ constexpr size_t kMostEpochs = 256;
 
 }  // namespace
 
-void ItemList::Append(QueueItem* item) {
-  item->next_ = nullptr;
-  item->previous_ = last;
-  (last == nullptr ? first : last->next_) = item;
-  last = item;
-}
-
-void ItemList::Unlink(QueueItem* item) {
-  (item->previous_ == nullptr ? first : item->previous_->next_) = item->next_;
-  (item->next_ == nullptr ? last : item->next_->previous_) = item->previous_;
-  item->next_ = item->previous_ = nullptr;
-}
-
-Lane& TaskQueue::LaneOf(const QueueItem& item) {
-  if (item.is_closure()) return own_lane_;
-  Lane* const lane = static_cast<const Task&>(item).lane;
-  return lane != nullptr ? *lane : own_lane_;
-}
-
-void TaskQueue::Admit(QueueItem* oldest, absl::Time now) {
-  const uint64_t closures_before = closures_in_;
-  while (oldest != nullptr) {
-    QueueItem* const item = oldest;
-    oldest = item->next_;
-    Lane* lane = &own_lane_;
-    if (item->is_closure()) {
-      ++closures_in_;
-    } else {
-      auto* const task = static_cast<Task*>(item);
-      task->admitted_at_ = now;
-      earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
-      if (task->lane != nullptr) lane = task->lane;
-    }
-    if (lane->in_line < kLaneDepth) {  // then none waits in it
-      ++lane->in_line;
-      item->place_ = QueueItem::Place::kLine;
-      line_.Append(item);
-    } else {
-      if (lane->waiting.first == nullptr) waiting_lanes_.insert(lane);
-      item->place_ = QueueItem::Place::kLane;
-      lane->waiting.Append(item);
-    }
+void TaskQueue::Join(QueueItem* item, Lane& lane) {
+  if (lane.in_line < kLaneDepth) {  // then none waits in it
+    ++lane.in_line;
+    item->place_ = QueueItem::Place::kLine;
+    line_.Append(item);
+  } else {
+    if (lane.waiting.empty()) waiting_lanes_.insert(&lane);
+    item->place_ = QueueItem::Place::kLane;
+    lane.waiting.Append(item);
   }
-  if (closures_in_ == closures_before) return;
+}
+
+void TaskQueue::Admit(ItemList posted, absl::Time now) {
+  const size_t closures = posted.size - posted.tasks;
+  while (posted.tasks > 0) {
+    QueueItem* const item = posted.first;
+    posted.Unlink(item);
+    if (item->is_closure()) {
+      Join(item, own_lane_);
+      continue;
+    }
+    auto* const task = static_cast<Task*>(item);
+    task->admitted_at_ = now;
+    earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
+    Join(task, LaneOf(*task));
+  }
+  // The rest is closures.
+  if (!posted.empty()) {
+    if (own_lane_.waiting.empty()) waiting_lanes_.insert(&own_lane_);
+    own_lane_.waiting.Splice(posted);
+    Refill(own_lane_);
+  }
+  if (closures == 0) return;
+  closures_in_ += closures;
   if (epochs_.size() < kMostEpochs) {
     epochs_.push_back({.last = closures_in_, .at = now});
   } else {
@@ -65,31 +55,35 @@ void TaskQueue::Admit(QueueItem* oldest, absl::Time now) {
   }
 }
 
-void TaskQueue::Remove(QueueItem* item) {
-  Lane& lane = LaneOf(*item);
-  if (std::exchange(item->place_, QueueItem::Place::kNone) == QueueItem::Place::kLane) {
-    lane.waiting.Unlink(item);
-    if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
+void TaskQueue::Remove(Task* task) {
+  Lane& lane = LaneOf(*task);
+  if (std::exchange(task->place_, QueueItem::Place::kNone) == QueueItem::Place::kLane) {
+    lane.waiting.Unlink(task);
+    if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
     return;
   }
-  line_.Unlink(item);
+  line_.Unlink(task);
   --lane.in_line;
   Refill(lane);
 }
 
 void TaskQueue::Refill(Lane& lane) {
-  if (lane.waiting.first == nullptr) return;
-  while (lane.in_line < kLaneDepth && lane.waiting.first != nullptr) {
-    QueueItem* const next = lane.waiting.first;
-    lane.waiting.Unlink(next);
-    next->place_ = QueueItem::Place::kLine;
-    line_.Append(next);
-    ++lane.in_line;
+  if (lane.waiting.empty()) return;
+  while (lane.in_line < kLaneDepth && !lane.waiting.empty()) {
+    ItemList next = lane.waiting.TakeClosures(kLaneDepth - lane.in_line);
+    if (next.empty()) {
+      QueueItem* const task = lane.waiting.first;
+      lane.waiting.Unlink(task);
+      task->place_ = QueueItem::Place::kLine;
+      next.Append(task);
+    }
+    lane.in_line += next.size;
+    line_.Splice(next);
   }
-  if (lane.waiting.first == nullptr) waiting_lanes_.erase(&lane);
+  if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
 }
 
-void TaskQueue::FinishTaken(int closures) {
+void TaskQueue::FinishTaken(size_t closures) {
   if (closures == 0) return;
   taken_ -= closures;
   own_lane_.in_line -= closures;
@@ -98,9 +92,8 @@ void TaskQueue::FinishTaken(int closures) {
 
 void TaskQueue::SettleTaken() {
   if (taken_ == 0) return;
-  const auto started =
-      static_cast<int>(closures_started_.load(std::memory_order_acquire) - started_before_);
-  started_before_ += static_cast<uint64_t>(started);
+  const uint64_t started = closures_started_.load(std::memory_order_acquire) - started_before_;
+  started_before_ += started;
   FinishTaken(started);
 }
 
@@ -129,34 +122,31 @@ void TaskQueue::Close(absl::Time now) {
 TaskQueue::Next TaskQueue::Pop(absl::Time now) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  QueueItem* first = line_.first;
-  if (Planted(PlantedBug::kSwappedOrder) && first && first->next_) {
-    // Exchanged with the first.
-    QueueItem* const second = first->next_;
+  size_t most = kLaneDepth;
+  if (Planted(PlantedBug::kSwappedOrder) && line_.size > 1) {
+    // The second goes to the front, alone.
+    QueueItem* const first = line_.first;
+    line_.Unlink(first);
+    ItemList swapped;
+    QueueItem* const second = line_.first;
     line_.Unlink(second);
-    second->next_ = first;
-    first->previous_ = second;
-    line_.first = first = second;
+    swapped.Append(second);
+    swapped.Append(first);
+    swapped.Splice(line_);
+    line_ = swapped;
+    most = 1;
   }
-  if (first == nullptr) return {};
-  if (!first->is_closure()) {
-    Remove(first);
-    return {.task = static_cast<Task*>(first)};
+  if (line_.empty()) return {};
+  if (!line_.first->is_closure()) {
+    auto* const task = static_cast<Task*>(line_.first);
+    Remove(task);
+    return {.task = task};
   }
-  QueueItem* last = first;
-  first->place_ = QueueItem::Place::kNone;
-  taken_ = 1;
+  const ItemList closures = line_.TakeClosures(most);
+  taken_ = closures.size;
   started_before_ = closures_started_.load(std::memory_order_relaxed);
-  while (last->next_ != nullptr && last->next_->is_closure() &&
-         !Planted(PlantedBug::kSwappedOrder)) {
-    last = last->next_;
-    last->place_ = QueueItem::Place::kNone;
-    ++taken_;
-  }
-  line_.first = std::exchange(last->next_, nullptr);
-  (line_.first == nullptr ? line_.last : line_.first->previous_) = nullptr;
-  CountClosuresOut(static_cast<uint64_t>(taken_));
-  return {.closures = static_cast<ClosureNode*>(first)};
+  CountClosuresOut(taken_);
+  return {.closures = static_cast<ClosureNode*>(closures.first)};
 }
 
 ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
@@ -167,17 +157,15 @@ ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
   // Those in the line are older than those in the lane.
   for (ItemList* const list : {&line_, &own_lane_.waiting}) {
     for (QueueItem *item = list->first, *next; item != nullptr; item = next) {
-      next = item->next_;
+      next = ItemList::Next(*item);
       if (!item->is_closure()) continue;
       list->Unlink(item);
-      if (std::exchange(item->place_, QueueItem::Place::kNone) == QueueItem::Place::kLine) {
-        --own_lane_.in_line;
-      }
+      if (list == &line_) --own_lane_.in_line;
       taken.Append(item);
-      CountClosuresOut(1);
     }
   }
-  if (own_lane_.waiting.first == nullptr) waiting_lanes_.erase(&own_lane_);
+  CountClosuresOut(taken.size);
+  if (own_lane_.waiting.empty()) waiting_lanes_.erase(&own_lane_);
   Refill(own_lane_);
   return static_cast<ClosureNode*>(taken.first);
 }
@@ -235,7 +223,7 @@ bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
 bool TaskQueue::empty() const {
   absl::MutexLock lock(&intake_);
   // Lanes wait only behind the line.
-  return line_.first == nullptr && taken_ == 0 && posts_.empty();
+  return line_.empty() && taken_ == 0 && posts_.empty();
 }
 
 absl::Time TaskQueue::OldestIntake(absl::Time now) {

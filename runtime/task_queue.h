@@ -17,20 +17,11 @@
 
 namespace runloop::internal {
 
-// A doubly linked list of items that it does not own.
-struct ItemList {
-  QueueItem* first = nullptr;
-  QueueItem* last = nullptr;
-
-  void Append(QueueItem* item);
-  void Unlink(QueueItem* item);
-};
-
 // One source of tasks: a session of another process, or this process as a whole. Lives as long as
 // its tasks; the queue's, under its lock.
 struct Lane {
   ItemList waiting;
-  int in_line = 0;
+  size_t in_line = 0;
 };
 
 // The one queue and the one order (D2): the runtime thread takes tasks and closures from one line,
@@ -50,7 +41,7 @@ struct Lane {
 // runtime thread.
 class TaskQueue {
  public:
-  static constexpr int kLaneDepth = 32;
+  static constexpr size_t kLaneDepth = 32;
 
   // `closures_started` counts those that the runtime thread has started; it outlives the queue.
   explicit TaskQueue(const std::atomic<uint64_t>& closures_started)
@@ -120,19 +111,22 @@ class TaskQueue {
     absl::Time at;
   };
 
-  // Lets a list that is linked by next_ join.
-  void Admit(QueueItem* oldest, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Lets what was posted join.
+  void Admit(ItemList posted, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void Join(QueueItem* item, Lane& lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Takes it out of where it is and lets the next of its lane join the line.
-  void Remove(QueueItem* item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void Remove(Task* task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Lets those that wait in the lane join the line, as far as there is room.
   void Refill(Lane& lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Lets closures that were taken leave the line as far as they have started.
   void SettleTaken() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  void FinishTaken(int closures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  void FinishTaken(size_t closures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // What everything here begins with: what has started leaves, what was posted joins.
   void TakePosts(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   void CountClosuresOut(uint64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  Lane& LaneOf(const QueueItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  Lane& LaneOf(const Task& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_) {
+    return task.lane != nullptr ? *task.lane : own_lane_;
+  }
 
   const std::atomic<uint64_t>& closures_started_;
   PostList posts_;
@@ -145,7 +139,7 @@ class TaskQueue {
       ABSL_GUARDED_BY(intake_);  // whose `waiting` is not empty
   // Closures that Pop took and that still count as standing in the line, and how many had started
   // before the first of them.
-  int taken_ ABSL_GUARDED_BY(intake_) = 0;
+  size_t taken_ ABSL_GUARDED_BY(intake_) = 0;
   uint64_t started_before_ ABSL_GUARDED_BY(intake_) = 0;
   // Of closures: how many came in and went out; and since when those that are here have waited.
   uint64_t closures_in_ ABSL_GUARDED_BY(intake_) = 0;

@@ -106,8 +106,8 @@ TEST(TaskQueueTest, AFloodInOneLaneMakesAnotherWaitForALanesDepthAtMost) {
   const auto place = [&](int item) {
     return std::find(popped.begin(), popped.end(), item) - popped.begin();
   };
-  EXPECT_EQ(place(2000), TaskQueue::kLaneDepth);
-  EXPECT_LT(place(2002), 2 * TaskQueue::kLaneDepth);
+  EXPECT_EQ(static_cast<size_t>(place(2000)), TaskQueue::kLaneDepth);
+  EXPECT_LT(static_cast<size_t>(place(2002)), 2 * TaskQueue::kLaneDepth);
   for (int i = 1; i < 900; ++i) ASSERT_LT(place(1000 + i - 1), place(1000 + i));
 }
 
@@ -115,7 +115,7 @@ TEST(TaskQueueTest, LanesThatDoNotFloodKeepTheOrderOfThePushes) {
   TaskQueue queue(kNoneStarted);
   Lane lanes[2];
   std::vector<int> expected;
-  for (int i = 0; i < 2 * TaskQueue::kLaneDepth; ++i) {
+  for (int i = 0; i < 2 * static_cast<int>(TaskQueue::kLaneDepth); ++i) {
     auto* const task = new NumberedTask(i % 2, i);
     task->lane = &lanes[i % 2];
     expected.push_back(i % 2 * 1000 + i);
@@ -148,7 +148,7 @@ TEST(TaskQueueTest, TakesOutOneOrThoseWantedFromLineAndLane) {
   ASSERT_EQ(left.size(), 50u);
   for (int i = 0; i < 50; ++i) EXPECT_EQ(left[i], 2 * i + 1);
   EXPECT_TRUE(queue.empty());
-  EXPECT_EQ(lane.in_line, 0);
+  EXPECT_EQ(lane.in_line, 0u);
 }
 
 TEST(TaskQueueTest, AReplacementHasThePlaceOfTheOldOne) {
