@@ -11,7 +11,8 @@ namespace runloop {
 // How much unfinished work there may be: invocations that were admitted and have not ended. What
 // does not fit is refused at once with RESOURCE_EXHAUSTED (QUEUE_FULL; MESSAGE_TOO_LARGE for a
 // request that can never fit); nothing waits. May be passed by a few where several threads dispatch
-// at the same moment.
+// at the same moment, and where all may have 4096 items or more, by up to 64 closures for each
+// thread that posts them.
 struct Bound {
   int64_t items = 0;
   // Of serialized requests; one from another process that would take more than four times as much

@@ -29,9 +29,7 @@ struct alignas(64) ClosurePool::Slab {
     void* const memory = ::operator new (kSlabBytes, std::align_val_t{kSlabBytes});
     return new (memory) Slab;
   }
-  static void Destroy(Slab* slab) {
-    ::operator delete (slab, kSlabBytes, std::align_val_t{kSlabBytes});
-  }
+  static void Destroy(Slab* slab) { ::operator delete (slab, std::align_val_t{kSlabBytes}); }
   ClosureNode* Node(size_t index) { return reinterpret_cast<ClosureNode*>(this + 1) + index; }
 
   size_t ran = 0;     // the runtime thread's
