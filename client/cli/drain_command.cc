@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -21,10 +22,16 @@ namespace runloop::cli {
 namespace {
 
 constexpr absl::Duration kPollInterval = absl::Milliseconds(200);
+constexpr absl::Duration kBeginInterval = absl::Milliseconds(5);
 // The daemon ends itself soon after its deadline, whatever holds it.
 constexpr absl::Duration kGrace = absl::Seconds(10);
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+// A call that was under way when the daemon ended may have been cancelled.
+bool HasEnded(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsCancelled(status);
+}
 
 void Say(const std::string& line) { std::fputs(("runloopctl: " + line + "\n").c_str(), stderr); }
 
@@ -56,6 +63,7 @@ class DrainResult {
     request.set_wait(true);
     thread_ = std::thread([this, request, stub = v1::Control::NewStub(daemon.channel())] {
       status_ = stub->Drain(&context_, request, &response_);
+      answered_.store(true);
     });
   }
   ~DrainResult() {
@@ -64,6 +72,7 @@ class DrainResult {
     thread_.join();
   }
 
+  bool answered() const { return answered_.load(); }
   // Once the daemon has ended, or is known to have refused. Null: it ended without a word.
   const v1::DrainResult* Get() {
     if (thread_.joinable()) thread_.join();
@@ -76,6 +85,7 @@ class DrainResult {
   grpc::ClientContext context_;
   v1::DrainResponse response_;
   grpc::Status status_;
+  std::atomic<bool> answered_{false};
   std::thread thread_;
 };
 
@@ -105,14 +115,22 @@ class DrainWatch {
     return status.status();
   }
 
+  // Blocks until the daemon drains, has ended, or has answered.
+  void AwaitBegin(const DrainResult& result) const {
+    while (!result.answered()) {
+      const absl::StatusOr<v1::GetStatusResponse> status = Look();
+      if (!status.ok() || status->draining()) return;
+      absl::SleepFor(kBeginInterval);
+    }
+  }
+
   // Blocks until the daemon has ended. DEADLINE_EXCEEDED: it has not, long after it should have.
   // `deadline` is not later than the daemon's own.
   absl::Status AwaitEnd(absl::Time deadline) {
     deadline_ = deadline;
     for (;;) {
       absl::StatusOr<v1::GetStatusResponse> status = Look();
-      // A call that was under way when the daemon ended may have been cancelled.
-      if (absl::IsUnavailable(status.status()) || absl::IsCancelled(status.status())) break;
+      if (HasEnded(status.status())) break;
       if (status.ok()) {
         Show(*status);
         last_ = *std::move(status);
@@ -237,15 +255,18 @@ int RunDrain(const GlobalOptions& global, const DrainOptions& options) {
   const absl::Time asked = Now();
   const v1::DrainRequest request = Request(options.timeout);
   std::optional<DrainResult> result;
-  if (options.wait) result.emplace(*daemon, request);
-  absl::StatusOr<v1::DrainResponse> response = Ask(*daemon, request);
-  // It may have ended by then, having heard what waits for the result.
-  if (!response.ok() && result && absl::IsUnavailable(response.status()) && result->Get()) {
-    response = v1::DrainResponse();
+  if (options.wait) {
+    result.emplace(*daemon, request);
+    // What waits has to be there first: an idle daemon ends at once.
+    watch.AwaitBegin(*result);
   }
+  absl::StatusOr<v1::DrainResponse> response = Ask(*daemon, request);
+  // It may have ended by then, and how much was left does not matter any more.
+  if (options.wait && HasEnded(response.status())) response = v1::DrainResponse();
   if (!response.ok()) return Fail(response.status());
-  const absl::Duration left =
-      absl::Seconds(response->left().seconds()) + absl::Nanoseconds(response->left().nanos());
+  const absl::Duration left = response->has_left() ? absl::Seconds(response->left().seconds()) +
+                                                         absl::Nanoseconds(response->left().nanos())
+                                                   : absl::InfiniteDuration();
   if (!options.wait) {
     if (global.json) {
       const absl::Status printed = PrintJson(*response);

@@ -101,17 +101,22 @@ class DrainCommandTest(harness.TestCase):
         self.assertEqual(daemon.wait(), 3, daemon.stderr)
         self.assertIn('a signal during the drain', daemon.stderr)
 
-    def test_an_end_that_is_no_drain_is_told_as_such(self):
-        for how, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -signal.SIGKILL)):
-            with self.subTest(how.name):
-                daemon = self.start_daemon()
-                daemon.hold()
-                drain = self.start_drain('--json', '--timeout=1h')
-                daemon.await_status(lambda status: status.draining, 'the drain has begun')
-                daemon.signal(how)
-                self.assertEqual(daemon.wait(), code, daemon.stderr)
-                self.assertEqual(drain.wait(), 1, drain.stderr)
-                self.assertIn('without having drained', drain.stderr)
+    def end_without_drain(self, how, code):
+        daemon = self.start_daemon()
+        daemon.hold()
+        drain = self.start_drain('--json', '--timeout=1h')
+        daemon.await_status(lambda status: status.draining, 'the drain has begun')
+        daemon.signal(how)
+        self.assertEqual(daemon.wait(), code, daemon.stderr)
+        self.assertEqual(drain.wait(), 1, drain.stderr)
+        self.assertTrue(json.loads(drain.stdout)['cutOff'])
+        self.assertIn('without having drained', drain.stderr)
+
+    def test_a_drain_that_a_signal_cut_off_is_told_as_such(self):
+        self.end_without_drain(signal.SIGTERM, 3)
+
+    def test_a_daemon_that_was_killed_in_its_drain_is_told_as_such(self):
+        self.end_without_drain(signal.SIGKILL, -signal.SIGKILL)
 
     def test_what_cannot_be_printed_is_an_error(self):
         self.start_daemon()
