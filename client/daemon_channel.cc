@@ -13,6 +13,10 @@ absl::Status NotConnected(const std::string& message) {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED, message);
 }
 
+absl::Status NoAnswer(const Address& address) {
+  return NotConnected(absl::StrCat("the daemon at ", address.ToString(), " does not answer"));
+}
+
 absl::StatusOr<UniqueFd> ConnectToDaemon(const Address& address) {
   absl::StatusOr<UniqueFd> fd = ConnectUnix(address);
   switch (fd.status().code()) {

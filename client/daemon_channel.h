@@ -24,6 +24,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenDaemonChannel(const Address& 
 
 // UNAVAILABLE with the reason NOT_CONNECTED.
 absl::Status NotConnected(const std::string& message);
+// The same, for one that accepts and says nothing.
+absl::Status NoAnswer(const Address& address);
 
 }  // namespace runloop::internal
 

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "runloop/client/check_call.h"
 #include "runloop/client/daemon_channel.h"
-#include "runloop/client/socket_watch.h"
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
@@ -17,9 +16,6 @@
 namespace runloop::internal {
 namespace {
 
-constexpr uint32_t kVersion = 1;
-// How often a wait for a daemon that does not answer looks at what has become due.
-constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
 // Chains that are kept for an invocation that has not been sent.
 constexpr size_t kMaxWaiting = 4;
 
@@ -30,10 +26,6 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 absl::Status Cancelled() {
   return MakeError(absl::StatusCode::kCancelled, v1::ERROR_REASON_CANCELLED,
                    "cancelled before it was sent; it never runs");
-}
-
-absl::Status NoAnswer(const Address& address) {
-  return NotConnected(absl::StrCat("the daemon at ", address.ToString(), " does not answer"));
 }
 
 }  // namespace
@@ -306,133 +298,6 @@ void SessionClient::Run() {
 
 bool SessionClient::abandoned() const {
   return closing_ && (backlog_.size() == 0 || Now() >= close_deadline_);
-}
-
-bool SessionClient::Connect() {
-  SocketWatch watch(options_.address.path, wake_);
-  while (WaitToTry(watch)) {
-    const absl::Status status = TryConnect();
-    if (status.ok()) return true;
-    NoteFailure(status, watch);
-  }
-  return false;
-}
-
-bool SessionClient::WaitToTry(SocketWatch& watch) {
-  while (true) {
-    absl::Time until;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (abandoned()) return false;
-      if (std::exchange(wanted_, false)) schedule_.Wanted();
-      if (schedule_.next() <= Now()) return true;
-      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_});
-      if (!first_result_.has_value()) until = std::min(until, first_deadline_);
-      sleeps_until_ = until;
-    }
-    if (watch.Wait(until) == SocketWatch::Event::kChanged) schedule_.Changed();
-    {
-      absl::MutexLock lock(&mutex_);
-      sleeps_until_ = absl::InfinitePast();
-    }
-    ExpireWaiting();
-  }
-}
-
-absl::Status SessionClient::TryConnect() {
-  v1::Hello hello;
-  hello.mutable_versions()->set_min(kVersion);
-  hello.mutable_versions()->set_max(kVersion);
-  hello.set_client_name(options_.client_name);
-  hello.add_transports(v1::TRANSPORT_STREAM);
-  absl::StatusOr<std::shared_ptr<SessionStream>> stream =
-      SessionStream::Start(options_.address, std::move(hello));
-  if (!stream.ok()) return stream.status();
-  {
-    absl::MutexLock lock(&mutex_);
-    if (abandoned()) return NotConnected("the session was closed");
-    stream_ = *stream;
-  }
-  const absl::Time deadline = Now() + options_.connect_timeout;
-  std::optional<absl::Status> status;
-  while (!(status = (*stream)->Handshake(std::min(deadline, Now() + kHandshakeSlice)))) {
-    ExpireWaiting();
-    absl::MutexLock lock(&mutex_);
-    if (Now() >= deadline || abandoned()) {
-      status = NoAnswer(options_.address);
-      break;
-    }
-  }
-  if (status->ok()) {
-    BeginSession();
-  } else {
-    absl::MutexLock lock(&mutex_);
-    stream_.reset();
-  }
-  return *std::move(status);
-}
-
-void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) {
-  // It is tried at least once more when it is watched, for what came before.
-  if (watch.Arm()) schedule_.Changed();
-  const bool refused = !absl::IsUnavailable(status);
-  schedule_.Failed(Now(), refused, watch.armed());
-  Finished finished;
-  {
-    absl::MutexLock lock(&mutex_);
-    failure_ = status;
-    if (refused) {
-      if (!first_result_.has_value()) first_result_ = status;
-      for (Backlog::Entry& entry : backlog_.TakeAll()) {
-        finished.emplace_back(std::move(entry.invocation), status);
-      }
-    }
-  }
-  FinishAll(std::move(finished));
-}
-
-void SessionClient::ExpireWaiting() {
-  Finished finished;
-  {
-    absl::MutexLock lock(&mutex_);
-    const absl::Time now = Now();
-    if (!first_result_.has_value() && first_deadline_ <= now) first_result_ = failure_;
-    for (Backlog::Entry& entry : backlog_.TakeDue(now)) {
-      absl::Status status = Expired();
-      if (entry.deadline > now) {
-        status = absl::IsUnavailable(failure_) ? NotConnected(std::string(failure_.message()))
-                                               : failure_;
-      }
-      finished.emplace_back(std::move(entry.invocation), std::move(status));
-    }
-  }
-  FinishAll(std::move(finished));
-}
-
-void SessionClient::BeginSession() {
-  Finished refused;
-  Outgoing outgoing;
-  {
-    absl::MutexLock lock(&mutex_);
-    session_ = std::make_unique<OpenSession>(stream_->welcome());
-    session_began_ = Now();
-    if (!first_result_.has_value()) first_result_ = absl::OkStatus();
-    wanted_ = false;
-    for (Backlog::Entry& entry : backlog_.TakeAll()) {
-      entry.dispatch.timeout = entry.deadline - session_began_;
-      absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
-                                ? Expired()
-                                : session_->Add(entry.invocation, entry.dispatch);
-      for (const Chain& chain : std::exchange(entry.invocation->waiting, {})) {
-        session_->AddWaiting(*entry.invocation, chain);
-      }
-      if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
-    }
-    if (closing_) session_->Close();
-    outgoing = NextOutgoing();
-  }
-  outgoing.Send();
-  FinishAll(std::move(refused));
 }
 
 void SessionClient::Serve() {

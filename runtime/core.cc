@@ -86,17 +86,6 @@ absl::Status WhyNeverRan(const Task& task, OutcomeKind kind) {
   return NeverRan(kind);
 }
 
-// A task that needs the runtime thread to end.
-bool HoldsTheThread(const Task& task) {
-  const Task::State state = task.state();
-  return state == Task::State::kQueued || state == Task::State::kRunning;
-}
-
-absl::Status StoppedError() {
-  return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
-                   "the runtime has stopped and runs nothing more");
-}
-
 }  // namespace
 
 RuntimeCore::RuntimeCore(RuntimeOptions options)
@@ -137,6 +126,11 @@ RuntimeCore* RuntimeCore::OfThisThread() { return runtime_of_this_thread; }
 
 // ---- posting ----
 
+absl::Status RuntimeCore::StoppedError() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
+                   "the runtime has stopped and runs nothing more");
+}
+
 absl::Status RuntimeCore::Post(Task* task) {
   if (stopped()) {
     lifecycle_.Refuse();
@@ -160,27 +154,6 @@ absl::Status RuntimeCore::Post(Task* task) {
   return StoppedError();
 }
 
-ClosureNode* RuntimeCore::TakeClosureNode() {
-  return stopped() ? nullptr : lifecycle_.closures().Take();
-}
-
-absl::Status RuntimeCore::WhyClosureRefused() {
-  if (!stopped()) return lifecycle_.RefuseClosure();
-  lifecycle_.Refuse();
-  return StoppedError();
-}
-
-absl::Status RuntimeCore::PostClosure(ClosureNode* node) {
-  if (queue_.Push(node)) {
-    WakeLoop();
-    return absl::OkStatus();
-  }
-  node->Drop();
-  lifecycle_.closures().GiveBack(node);
-  lifecycle_.Refuse();
-  return StoppedError();
-}
-
 bool RuntimeCore::Enqueue(Task* task) {
   if (!queue_.Push(task)) return false;
   WakeLoop();
@@ -193,23 +166,6 @@ void RuntimeCore::WakeLoop() {
     loop_->Wake();
     Watch();
   }
-}
-
-void RuntimeCore::PassOn(const Chain& chain) {
-  const std::shared_ptr<Waits::Forward> forward = waits_.forward();
-  if (forward == nullptr) return;
-  std::string operation;
-  {
-    absl::MutexLock lock(&current_mutex_);
-    operation = std::string(current_.name());
-  }
-  (*forward)(Longer(chain, {.runtime_id = id_, .operation = operation, .wait = waits_.number()}));
-}
-
-bool RuntimeCore::ClosesCycle(const Chain& chain) const {
-  return std::any_of(chain.begin(), chain.end(), [this](const ChainLink& link) {
-    return link.runtime_id == id_ && waits_.MayBeIn(link.wait);
-  });
 }
 
 absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view name) const {
@@ -339,28 +295,6 @@ void RuntimeCore::GiveUpEnded(Session& session, uint64_t number) {
   if (number != 0) session.handles_.GiveUp(*this, number);
 }
 
-void RuntimeCore::AlsoWaits(OperationTask& task, Chain chain) {
-  if (ClosesCycle(chain)) {
-    if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) {
-      AfterEndUnstarted(task, DeadlockError(chain, id_, task.operation->name()));
-    }
-  } else if (task.session->info().peer.role.empty() && HoldsTheThread(task)) {
-    waits_.Add(task, chain);
-    PassOn(chain);
-  }
-}
-
-void RuntimeCore::AlsoWaitsForClosure(Task& task, Chain chain) {
-  if (ClosesCycle(chain)) {
-    if (!lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) return;
-    lifecycle_.CountStale(1);
-    task.Skip(DeadlockError(chain, id_, "(closure)"));
-  } else if (HoldsTheThread(task)) {
-    waits_.Add(task, chain);
-    PassOn(chain);
-  }
-}
-
 bool RuntimeCore::ExpireClosure(Task& task) {
   if (!lifecycle_.EndUnstarted(task, OutcomeKind::kExpired)) return false;
   lifecycle_.CountStale(1);
@@ -421,47 +355,6 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   }
 }
 
-int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most) {
-  // The clock costs as much as a small closure: it is looked at after each, but for a flood of
-  // those that take next to no time.
-  constexpr int kFlood = 32;
-  constexpr int kMostUnlooked = 16;
-  constexpr absl::Duration kNextToNothing = absl::Microseconds(1);
-  ClosurePool& pool = lifecycle_.closures();
-  const bool flood = before_in_slice >= kFlood;
-  int ran = 0, unlooked = 0, look_after = flood ? look_after_ : 1;
-  ++depth_;
-  closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-  while (closures_ != nullptr && ran < most && now < until) {
-    ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
-    pool.Run(*closure, *this);
-    ++ran;
-    if (stopped()) break;
-    if (queue_.others_have_posts()) queue_.Intake(now);
-    if (++unlooked < look_after && closures_ != nullptr && ran < most) continue;
-    const absl::Time before = std::exchange(now, clock_->Now());
-    const absl::Duration each = (now - before) / unlooked;
-    lifecycle_.NoteRunTime(each);
-    look_after = flood && each < kNextToNothing ? std::min(2 * look_after, kMostUnlooked) : 1;
-    look_after_ = look_after;
-    unlooked = 0;
-    closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-  }
-  closures_since_.store(kNone, std::memory_order_relaxed);
-  --depth_;
-  return ran;
-}
-
-void RuntimeCore::AbandonClosures() {
-  for (ClosureNode* closures :
-       {std::exchange(closures_, nullptr), queue_.TakeClosures(clock_->Now())}) {
-    while (closures != nullptr) {
-      ClosureNode* const closure = std::exchange(closures, TaskQueue::NextOf(*closures));
-      lifecycle_.closures().Abandon(*closure);
-    }
-  }
-}
-
 void RuntimeCore::RunTask(Task& task, absl::Time now) {
   const bool abandoned = task.session != nullptr && task.session->ended();
   if (abandoned || task.deadline <= now) {
@@ -500,36 +393,6 @@ void RuntimeCore::RunCleanup(absl::AnyInvocable<void() &&> closure) {
   auto task = std::make_unique<CleanupTask>(std::move(closure));
   if (Enqueue(task.get())) (void)task.release();
 }
-
-// ---- waiting for other runtimes ----
-
-Chain RuntimeCore::WaitingChain() const {
-  std::vector<Chain> chains;
-  if (running_ != nullptr) waits_.Collect(*running_, chains);
-  // The others are passed on by BeginWait.
-  const Chain chain = chains.empty() ? Chain() : std::move(chains.front());
-  const bool named = running_ != nullptr && running_->operation != nullptr;
-  return Longer(chain, {.runtime_id = id_,
-                        .operation = named ? running_->operation->name() : std::string("(closure)"),
-                        .wait = waits_.number()});
-}
-
-bool RuntimeCore::BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward) {
-  if (waits_.forward() != nullptr) return false;
-  waits_.Begin(std::move(for_what), std::move(forward));
-  // Whoever waits for this task, the one that the dispatch named once more, since another may have
-  // come before it; and for what is queued behind it. What is queued from now on passes itself on.
-  std::vector<Chain> chains;
-  if (running_ != nullptr) waits_.Collect(*running_, chains);
-  queue_.TakeIf(clock_->Now(), nullptr, [&](Task& task) {
-    waits_.Collect(task, chains);
-    return false;
-  });
-  for (const Chain& chain : chains) PassOn(chain);
-  return true;
-}
-
-void RuntimeCore::EndWait() { waits_.End(); }
 
 // ---- life ----
 

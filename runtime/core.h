@@ -181,6 +181,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void EndQueued(OutcomeKind kind, const Lane* only, absl::FunctionRef<bool(Task&)> wanted);
   // Tells of a task that was ended unstarted, taken out of the queue or not.
   void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
+  static absl::Status StoppedError();
   // Queues without looking at a bound; false if the queue is closed.
   bool Enqueue(Task* task);
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
