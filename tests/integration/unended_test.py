@@ -46,7 +46,7 @@ class UnendedTest(harness.TestCase):
                     while peer.send() and any(peer.left[stream] for stream in peer.windows):
                         most = max(most, self.resident() - before)
                 self.assertGreater(sum(peer.sent for peer in peers), self.QUOTA)
-                self.assertLess(max(most, self.resident() - before), self.QUOTA + (128 << 20), f'of {sent} bytes')
+                self.assertLess(max(most, self.resident() - before), self.QUOTA + (64 << 20), f'of {sent} bytes')
                 reply = session.dispatch(harness.ECHO, operations_pb2.EchoRequest(text='on'), operations_pb2.EchoReply)
                 self.assertEqual(reply.result(harness.DEADLINE).text, 'on')
                 for peer in peers:
