@@ -1,10 +1,9 @@
 #include "runloop/daemon/control_service.h"
 
 #include <algorithm>
-#include <memory>
 
 #include "runloop/daemon/durations.h"
-#include "runloop/ipc/status_codec.h"
+#include "runloop/daemon/request_call.h"
 
 namespace runloop::daemon {
 namespace {
@@ -13,69 +12,52 @@ constexpr absl::Duration kMaxDrainTimeout = absl::Hours(24);
 
 }  // namespace
 
-// A call that is answered when the drain has ended.
-class ControlService::Waiter final : public grpc::ServerUnaryReactor {
+class ControlService::DrainCall final : public RequestCall<v1::DrainRequest> {
  public:
-  Waiter(ControlService& service, v1::DrainResponse& response)
-      : service_(service), response_(response) {}
+  DrainCall(ControlService& service, Call& call)
+      : RequestCall<v1::DrainRequest>(call), service_(service) {}
+  ~DrainCall() override { service_.waiters_.erase(this); }
 
-  void Tell(const v1::DrainResult& result) { *response_.mutable_result() = result; }
+  void Answer(const std::optional<v1::DrainResult>& result) {
+    if (result) *response_.mutable_result() = *result;
+    call().WriteAndFinish(SerializeToBytes(response_));
+  }
 
  private:
-  void OnCancel() override {
-    if (service_.Forget(this)) Finish(grpc::Status::CANCELLED);
+  void OnRequest(const v1::DrainRequest& request) override {
+    const absl::StatusOr<absl::Duration> left = service_.BeginDrain(call().context(), request);
+    if (!left.ok()) {
+      call().Finish(left.status());
+      return;
+    }
+    *response_.mutable_left() = ToProto(*left);
+    if (!request.wait()) {
+      Answer(std::nullopt);
+    } else if (service_.result_) {
+      Answer(service_.result_);
+    } else {
+      service_.waiters_.insert(this);
+    }
   }
-  void OnDone() override { delete this; }
 
   ControlService& service_;
-  v1::DrainResponse& response_;
+  v1::DrainResponse response_;
 };
 
-bool ControlService::Wait(Waiter* waiter) {
-  absl::MutexLock lock(&mutex_);
-  if (result_) {
-    waiter->Tell(*result_);
-    return false;
-  }
-  waiters_.push_back(waiter);
-  return true;
-}
-
-bool ControlService::Forget(Waiter* waiter) {
-  absl::MutexLock lock(&mutex_);
-  return std::erase(waiters_, waiter) != 0;
+std::unique_ptr<CallHandler> ControlService::NewDrain(Call& call) {
+  return std::make_unique<DrainCall>(*this, call);
 }
 
 void ControlService::Tell(const v1::DrainResult& result) {
-  std::vector<Waiter*> waiters;
-  {
-    absl::MutexLock lock(&mutex_);
+  completion_->Post([this, result] {
     result_ = result;
-    waiters.swap(waiters_);
-  }
-  for (Waiter* const waiter : waiters) {
-    waiter->Tell(result);
-    waiter->Finish(grpc::Status::OK);
-  }
+    for (DrainCall* const waiter : waiters_) waiter->Answer(result_);
+    waiters_.clear();
+  });
 }
 
-grpc::ServerUnaryReactor* ControlService::Drain(grpc::CallbackServerContext* context,
-                                                const v1::DrainRequest* request,
-                                                v1::DrainResponse* response) {
-  const absl::StatusOr<absl::Duration> left = BeginDrain(*context, *request);
-  if (left.ok()) *response->mutable_left() = ToProto(*left);
-  if (left.ok() && request->wait()) {
-    auto* const waiter = new Waiter(*this, *response);
-    if (!Wait(waiter)) waiter->Finish(grpc::Status::OK);
-    return waiter;
-  }
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(left.status()));
-  return reactor;
-}
-
-absl::StatusOr<absl::Duration> ControlService::BeginDrain(
-    const grpc::CallbackServerContext& context, const v1::DrainRequest& request) const {
+absl::StatusOr<absl::Duration> ControlService::BeginDrain(const grpc::ServerContextBase& context,
+                                                          const v1::DrainRequest& request) const {
   if (absl::Status allowed = callers_.CheckMainSocket(context); !allowed.ok()) return allowed;
   const absl::StatusOr<std::shared_ptr<Connection>> connection = callers_.ConnectionOf(context);
   if (!connection.ok()) return connection.status();

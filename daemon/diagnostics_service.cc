@@ -7,7 +7,7 @@
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/process_info.h"
-#include "runloop/ipc/status_codec.h"
+#include "runloop/daemon/request_call.h"
 
 namespace runloop::daemon {
 namespace {
@@ -103,28 +103,26 @@ void FillOperation(const Operation& operation, v1::OperationStatus& status) {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* DiagnosticsService::GetStatus(grpc::CallbackServerContext* context,
-                                                        const v1::GetStatusRequest*,
-                                                        v1::GetStatusResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const absl::Status allowed = options_.callers->CheckMainSocket(*context);
-  if (allowed.ok()) FillStatus(*response);
-  reactor->Finish(ToGrpcStatus(allowed));
-  return reactor;
+std::unique_ptr<CallHandler> DiagnosticsService::NewGetStatus(Call& call) const {
+  return NewRequestCall<v1::GetStatusRequest, v1::GetStatusResponse>(
+      call, [this](Call& call, const v1::GetStatusRequest&, v1::GetStatusResponse& response) {
+        absl::Status allowed = options_.callers->CheckMainSocket(call.context());
+        if (allowed.ok()) FillStatus(response);
+        return allowed;
+      });
 }
 
-grpc::ServerUnaryReactor* DiagnosticsService::ListOperations(grpc::CallbackServerContext* context,
-                                                             const v1::ListOperationsRequest*,
-                                                             v1::ListOperationsResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const absl::Status allowed = options_.callers->CheckMainSocket(*context);
-  if (allowed.ok()) {
-    for (const Operation* operation : options_.core->operations().List()) {
-      FillOperation(*operation, *response->add_operations());
-    }
-  }
-  reactor->Finish(ToGrpcStatus(allowed));
-  return reactor;
+std::unique_ptr<CallHandler> DiagnosticsService::NewListOperations(Call& call) const {
+  return NewRequestCall<v1::ListOperationsRequest, v1::ListOperationsResponse>(
+      call,
+      [this](Call& call, const v1::ListOperationsRequest&, v1::ListOperationsResponse& response) {
+        absl::Status allowed = options_.callers->CheckMainSocket(call.context());
+        if (!allowed.ok()) return allowed;
+        for (const Operation* operation : options_.core->operations().List()) {
+          FillOperation(*operation, *response.add_operations());
+        }
+        return absl::OkStatus();
+      });
 }
 
 void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {

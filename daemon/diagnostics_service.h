@@ -6,9 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "runloop/daemon/call.h"
 #include "runloop/daemon/callers.h"
 #include "runloop/runtime/core.h"
-#include "runloop/v1/diagnostics.grpc.pb.h"
+#include "runloop/v1/diagnostics.pb.h"
 
 namespace runloop::daemon {
 
@@ -23,19 +24,15 @@ struct DiagnosticsOptions {
   int64_t max_unfinished = 0;
 };
 
-// runloop.v1.Diagnostics, out of the runtime's snapshot: answers on gRPC's threads and never waits
-// for the runtime thread, so it works while that is stuck. Refuses roles. Must outlive the server
-// that it is registered with.
-class DiagnosticsService final : public v1::Diagnostics::CallbackService {
+// runloop.v1.Diagnostics, out of the runtime's snapshot: answers on the completion-queue thread and
+// never waits for the runtime thread, so it works while that is stuck. Refuses roles. Outlives the
+// calls.
+class DiagnosticsService {
  public:
   explicit DiagnosticsService(DiagnosticsOptions options) : options_(std::move(options)) {}
 
-  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
-                                      const v1::GetStatusRequest* request,
-                                      v1::GetStatusResponse* response) override;
-  grpc::ServerUnaryReactor* ListOperations(grpc::CallbackServerContext* context,
-                                           const v1::ListOperationsRequest* request,
-                                           v1::ListOperationsResponse* response) override;
+  std::unique_ptr<CallHandler> NewGetStatus(Call& call) const;
+  std::unique_ptr<CallHandler> NewListOperations(Call& call) const;
 
  private:
   void FillStatus(v1::GetStatusResponse& response) const;

@@ -2,9 +2,9 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runloop/daemon/request_call.h"
 #include "runloop/daemon/service_names.h"
-#include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -15,70 +15,61 @@ using grpc::health::v1::HealthCheckResponse;
 
 constexpr std::string_view kRuntimeThread = "runloop.RuntimeThread";
 constexpr absl::Duration kPeriod = absl::Milliseconds(200);
-constexpr size_t kMaxRequestBytes = 1024;
 
-grpc::Status CheckSize(const HealthCheckRequest& request) {
-  if (request.ByteSizeLong() <= kMaxRequestBytes) return grpc::Status::OK;
-  return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no service has so long a name");
+absl::Status Stopping() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                   "the daemon is stopping");
 }
 
 }  // namespace
 
-// One watch. The first status is written at once, later ones when they differ; one write is
-// outstanding at most. Every method but the constructor and the reactions is called with the
-// service's lock held.
-class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
+// One watch. The first status is written at once, later ones when they differ.
+class HealthService::WatchCall final : public RequestCall<HealthCheckRequest> {
  public:
-  Watcher(HealthService& service, std::string name) : service_(service), name_(std::move(name)) {}
+  WatchCall(HealthService& service, Call& call)
+      : RequestCall<HealthCheckRequest>(call), service_(service) {}
+  ~WatchCall() override { service_.watches_.erase(this); }
 
   const std::string& name() const { return name_; }
 
   void Update(Serving status) {
-    if (finished_ || writing_ || (written_ && response_.status() == status)) return;
+    if (writing_ || (written_ && response_.status() == status)) return;
     response_.set_status(status);
     written_ = true;
     writing_ = true;
-    StartWrite(&response_);
+    call().Write(SerializeToBytes(response_));
   }
 
-  void End(const grpc::Status& status) {
-    if (std::exchange(finished_, true)) return;
-    Finish(status);
+  // Once what is being written has been.
+  void End(absl::Status status) {
+    ending_ = std::move(status);
+    if (!writing_) call().Finish(ending_);
   }
-
-  void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&service_.mutex_);
-    writing_ = false;
-    if (!ok) {
-      service_.watchers_.erase(this);
-      End(grpc::Status::CANCELLED);
-    }
-  }
-
-  void OnCancel() override {
-    absl::MutexLock lock(&service_.mutex_);
-    service_.watchers_.erase(this);
-    End(grpc::Status::CANCELLED);
-  }
-
-  void OnDone() override { delete this; }
 
  private:
+  void OnRequest(const HealthCheckRequest& request) override {
+    name_ = request.service();
+    service_.Add(this);
+  }
+  void OnWritten(bool) override {
+    writing_ = false;
+    if (!ending_.ok()) call().Finish(ending_);
+  }
+  void OnGone() override { service_.watches_.erase(this); }
+
   HealthService& service_;
-  const std::string name_;
-  // Guarded by the service's lock, but for the message while it is being written.
+  std::string name_;
   HealthCheckResponse response_;
   bool written_ = false;
   bool writing_ = false;
-  bool finished_ = false;
+  absl::Status ending_;
 };
 
-HealthService::HealthService(std::shared_ptr<internal::RuntimeCore> core)
+HealthService::HealthService(std::shared_ptr<internal::RuntimeCore> core,
+                             std::shared_ptr<CompletionThread> completion)
     : core_(std::move(core)),
-      operation_services_(OperationServices(core_->operations())),
-      thread_([this] { Serve(); }) {}
-
-HealthService::~HealthService() { Stop(); }
+      completion_(std::move(completion)),
+      operation_services_(OperationServices(core_->operations())) {}
 
 HealthService::Serving HealthService::StatusOf(std::string_view service,
                                                const Runtime::Snapshot& thread) const {
@@ -94,68 +85,50 @@ HealthService::Serving HealthService::StatusOf(std::string_view service,
              : HealthCheckResponse::NOT_SERVING;
 }
 
-grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
-                                               const HealthCheckRequest* request,
-                                               HealthCheckResponse* response) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const Serving status = StatusOf(request->service(), core_->GetThreadSnapshot());
-  if (grpc::Status small = CheckSize(*request); !small.ok()) {
-    reactor->Finish(small);
-  } else if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
-    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name"));
-  } else {
-    response->set_status(status);
-    reactor->Finish(grpc::Status::OK);
-  }
-  return reactor;
+std::unique_ptr<CallHandler> HealthService::NewCheck(Call& call) const {
+  return NewRequestCall<HealthCheckRequest, HealthCheckResponse>(
+      call, [this](Call&, const HealthCheckRequest& request, HealthCheckResponse& response) {
+        const Serving status = StatusOf(request.service(), core_->GetThreadSnapshot());
+        if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
+          return absl::NotFoundError("no service of this name");
+        }
+        response.set_status(status);
+        return absl::OkStatus();
+      });
 }
 
-grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
-    grpc::CallbackServerContext*, const HealthCheckRequest* request) {
-  const grpc::Status small = CheckSize(*request);
-  auto* const watcher = new Watcher(*this, small.ok() ? request->service() : "");
-  const Serving status = StatusOf(watcher->name(), core_->GetThreadSnapshot());
-  absl::MutexLock lock(&mutex_);
-  if (!small.ok()) {
-    watcher->End(small);
-    return watcher;
-  }
+std::unique_ptr<CallHandler> HealthService::NewWatch(Call& call) {
+  return std::make_unique<WatchCall>(*this, call);
+}
+
+void HealthService::Add(WatchCall* watch) {
   if (stopped_) {
-    watcher->End(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the daemon is stopping"));
-    return watcher;
+    watch->End(Stopping());
+    return;
   }
-  watchers_.insert(watcher);
-  watcher->Update(status);
-  changed_.Signal();
-  return watcher;
+  watch->Update(StatusOf(watch->name(), core_->GetThreadSnapshot()));
+  watches_.insert(watch);
+  if (alarm_ == nullptr) Look();
 }
 
-void HealthService::Serve() {
-  absl::MutexLock lock(&mutex_);
-  while (!stopped_) {
-    if (watchers_.empty()) {
-      changed_.Wait(&mutex_);
-      continue;
-    }
-    changed_.WaitWithTimeout(&mutex_, kPeriod);
-    const Runtime::Snapshot thread = core_->GetThreadSnapshot();
-    for (Watcher* watcher : watchers_) watcher->Update(StatusOf(watcher->name(), thread));
-  }
-  while (!watchers_.empty()) {
-    Watcher* const watcher = *watchers_.begin();
-    watchers_.erase(watchers_.begin());
-    watcher->End(ToGrpcStatus(MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
-                                        "the daemon is stopping")));
-  }
+void HealthService::Look() {
+  alarm_ = nullptr;
+  if (watches_.empty()) return;
+  const Runtime::Snapshot thread = core_->GetThreadSnapshot();
+  for (WatchCall* const watch : watches_) watch->Update(StatusOf(watch->name(), thread));
+  alarm_ = std::make_unique<grpc::Alarm>();
+  alarm_->Set(absl::ToChronoTime(absl::Now() + kPeriod),
+              [this, completion = completion_](bool due) {
+                if (due) completion->Post([this] { Look(); });
+              });
 }
 
 void HealthService::Stop() {
-  {
-    absl::MutexLock lock(&mutex_);
+  completion_->Post([this] {
     stopped_ = true;
-    changed_.Signal();
-  }
-  if (thread_.joinable()) thread_.join();
+    for (WatchCall* const watch : watches_) watch->End(Stopping());
+    watches_.clear();
+  });
 }
 
 }  // namespace runloop::daemon

@@ -1,15 +1,16 @@
 #ifndef RUNLOOP_DAEMON_HEALTH_SERVICE_H_
 #define RUNLOOP_DAEMON_HEALTH_SERVICE_H_
 
+#include <grpcpp/alarm.h>
+
 #include <memory>
 #include <set>
 #include <string>
 #include <string_view>
-#include <thread>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "grpc/health/v1/health.grpc.pb.h"
+#include "absl/container/flat_hash_set.h"
+#include "grpc/health/v1/health.pb.h"
+#include "runloop/daemon/call.h"
 #include "runloop/runtime/core.h"
 
 namespace runloop::daemon {
@@ -23,46 +24,39 @@ namespace runloop::daemon {
 //
 // Another name is NOT_FOUND, or for Watch SERVICE_UNKNOWN. Anyone who got in may ask.
 //
-// A request of more than 1 KiB is INVALID_ARGUMENT: gRPC keeps that of a watch while it lasts.
-//
-// Threads: gRPC's; and one of its own that, while somebody watches, looks every 200 ms for changes,
-// once for all.
-// It must outlive the server that it is registered with, and Stop must come before that one's
-// shutdown.
-class HealthService final : public grpc::health::v1::Health::CallbackService {
+// Threads: the completion-queue thread, but for Stop, which any may call. While somebody watches,
+// it looks every 200 ms for changes, once for all. It outlives the calls and what is posted to that
+// thread.
+class HealthService {
  public:
-  explicit HealthService(std::shared_ptr<internal::RuntimeCore> core);
-  ~HealthService() override;
+  HealthService(std::shared_ptr<internal::RuntimeCore> core,
+                std::shared_ptr<CompletionThread> completion);
 
-  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
-                                  const grpc::health::v1::HealthCheckRequest* request,
-                                  grpc::health::v1::HealthCheckResponse* response) override;
-  grpc::ServerWriteReactor<grpc::health::v1::HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* context,
-      const grpc::health::v1::HealthCheckRequest* request) override;
+  std::unique_ptr<CallHandler> NewCheck(Call& call) const;
+  std::unique_ptr<CallHandler> NewWatch(Call& call);
 
-  // Ends all watches, and new ones at once, with UNAVAILABLE. Idempotent.
+  // Ends all watches, and new ones at once, with UNAVAILABLE. Before the server is shut down.
   void Stop();
 
  private:
-  class Watcher;
+  class WatchCall;
   using Serving = grpc::health::v1::HealthCheckResponse::ServingStatus;
 
   // By a look at the runtime. SERVICE_UNKNOWN for a name that there is not.
   Serving StatusOf(std::string_view service, const Runtime::Snapshot& thread) const;
-  void Serve();
+  void Add(WatchCall* watch);
+  // Looks now, and again later while somebody watches.
+  void Look();
 
   // Constant after construction.
   const std::shared_ptr<internal::RuntimeCore> core_;
+  const std::shared_ptr<CompletionThread> completion_;
   const std::set<std::string, std::less<>> operation_services_;
 
-  absl::Mutex mutex_;
-  absl::CondVar changed_;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  // Each is taken out before gRPC may delete it.
-  std::set<Watcher*> watchers_ ABSL_GUARDED_BY(mutex_);
-
-  std::thread thread_;
+  // The completion-queue thread.
+  bool stopped_ = false;
+  absl::flat_hash_set<WatchCall*> watches_;
+  std::unique_ptr<grpc::Alarm> alarm_;  // set while there are watches
 };
 
 }  // namespace runloop::daemon

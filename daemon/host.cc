@@ -124,6 +124,8 @@ class Host::Impl {
   daemon::ConnectionTable connections_;
   // Set by Start, and there until the end: a drain may be asked for while the owner closes it.
   std::unique_ptr<daemon::Server> server_, role_server_;
+  const std::shared_ptr<daemon::CompletionThread> completion_ =
+      std::make_shared<daemon::CompletionThread>();
   std::unique_ptr<daemon::Listener> listener_;
 
   bool closed_ = false;  // the owner's thread
@@ -154,6 +156,9 @@ absl::Status Host::Impl::Start() {
   if (!role_server.ok()) return role_server.status();
   server_ = *std::move(server);
   role_server_ = *std::move(role_server);
+  completion_->Start();
+  server_->Serve();
+  role_server_->Serve();
   absl::StatusOr<std::unique_ptr<daemon::Listener>> listener =
       daemon::Listener::Create({.sockets = *std::move(sockets),
                                 .serve =
@@ -179,6 +184,7 @@ absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_ca
   const int64_t beside = kArrivingBytes + kArrivingMessages * options_.max_message_bytes;
   return daemon::Server::Create(
       {.core = core_,
+       .completion = completion_,
        .connections = &connections_,
        .addresses = listener_addresses_,
        .max_message_bytes = options_.max_message_bytes,
@@ -201,6 +207,7 @@ void Host::Impl::Close(absl::Duration grace) {
   for (daemon::Server* server : {server_.get(), role_server_.get()}) {
     server->Shutdown(std::max(end - Clock::Monotonic()->Now(), absl::ZeroDuration()));
   }
+  completion_->Stop();
 }
 
 void Host::Impl::BeginDrain(absl::Duration timeout) {
@@ -256,7 +263,8 @@ void Host::Impl::OnSignal(int signal) {
                                         absl::FormatDuration(options_.drain_timeout)));
 }
 
-// On a thread of gRPC's. The server ends, and this object after it, when this has returned.
+// On the completion-queue thread. The server ends, and this object after it, when this has
+// returned.
 absl::StatusOr<absl::Duration> Host::Impl::OnDrainCall(const PeerIdentity& peer,
                                                        absl::Duration timeout) {
   if (timeout <= absl::ZeroDuration()) timeout = options_.drain_timeout;

@@ -10,8 +10,8 @@
 #include "google/protobuf/descriptor.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "runloop/daemon/byte_buffer.h"
 #include "runloop/daemon/service_names.h"
-#include "runloop/ipc/status_codec.h"
 
 namespace runloop::daemon {
 namespace {
@@ -46,7 +46,6 @@ class Answerer {
   explicit Answerer(std::vector<std::string> services) : services_(std::move(services)) {}
 
   void Answer(const typename Version::Request& request, typename Version::Response& response) {
-    response.Clear();
     response.set_valid_host(request.host());
     *response.mutable_original_request() = request;
     switch (request.message_request_case()) {
@@ -131,80 +130,65 @@ class Answerer {
   std::set<const FileDescriptor*> sent_;
 };
 
-template <typename Version>
-class Reflection final : public Version::Rpc::CallbackService {
- public:
-  Reflection(std::shared_ptr<internal::RuntimeCore> core, const Callers& callers)
-      : core_(std::move(core)), callers_(callers) {}
-
-  grpc::ServerBidiReactor<typename Version::Request, typename Version::Response>*
-  ServerReflectionInfo(grpc::CallbackServerContext* context) override {
-    return new Stream(ServicesFor(*context));
+std::vector<std::string> ServicesFor(const internal::RuntimeCore& core, const Callers& callers,
+                                     const grpc::ServerContextBase& context) {
+  std::set<std::string, std::less<>> names = OperationServices(core.operations());
+  names.emplace(kDispatcherService);
+  names.emplace(kHealthService);
+  if (callers.CheckMainSocket(context).ok()) {
+    names.emplace(kControlService);
+    names.emplace(kDiagnosticsService);
   }
+  names.insert(V1::Rpc::service_full_name());
+  names.insert(V1Alpha::Rpc::service_full_name());
+  return {names.begin(), names.end()};
+}
+
+// One request, one response, until the peer half-closes.
+template <typename Version>
+class ReflectionCall final : public CallHandler {
+ public:
+  ReflectionCall(Call& call, std::vector<std::string> services)
+      : call_(call), answerer_(std::move(services)) {}
+
+  void Start() override { call_.Read(); }
+
+  void OnRead(grpc::ByteBuffer* bytes) override {
+    if (bytes == nullptr) {
+      call_.Finish(absl::OkStatus());  // half-closed, or cancelled
+      return;
+    }
+    typename Version::Request request;
+    if (bytes->Length() > kMaxRequestBytes) {
+      bytes->Clear();
+      call_.Finish(absl::InvalidArgumentError("nothing has so long a name"));
+    } else if (!ParseBytes(*bytes, request)) {
+      call_.Finish(absl::InvalidArgumentError("the message is no valid " + request.GetTypeName()));
+    } else {
+      typename Version::Response response;
+      answerer_.Answer(request, response);
+      call_.Write(SerializeToBytes(response));
+    }
+  }
+  void OnWritten(bool) override { call_.Read(); }
+  void OnGone() override {}
 
  private:
-  // One request, one response, until the peer half-closes. Deletes itself when gRPC is done.
-  class Stream final
-      : public grpc::ServerBidiReactor<typename Version::Request, typename Version::Response> {
-   public:
-    explicit Stream(std::vector<std::string> services) : answerer_(std::move(services)) {
-      this->StartRead(&request_);
-    }
-    void OnReadDone(bool ok) override {
-      if (!ok) {
-        this->Finish(grpc::Status::OK);  // half-closed, or cancelled
-        return;
-      }
-      if (request_.ByteSizeLong() > kMaxRequestBytes) {
-        this->Finish(
-            grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "nothing has so long a name"));
-        return;
-      }
-      answerer_.Answer(request_, response_);
-      this->StartWrite(&response_);
-    }
-    void OnWriteDone(bool ok) override {
-      if (ok) {
-        this->StartRead(&request_);
-      } else {
-        this->Finish(grpc::Status::CANCELLED);
-      }
-    }
-    void OnDone() override { delete this; }
-
-   private:
-    Answerer<Version> answerer_;
-    typename Version::Request request_;
-    typename Version::Response response_;
-  };
-
-  std::vector<std::string> ServicesFor(const grpc::CallbackServerContext& context) const {
-    std::set<std::string, std::less<>> names = OperationServices(core_->operations());
-    names.emplace(kDispatcherService);
-    names.emplace(kHealthService);
-    if (callers_.CheckMainSocket(context).ok()) {
-      names.emplace(kControlService);
-      names.emplace(kDiagnosticsService);
-    }
-    names.insert(V1::Rpc::service_full_name());
-    names.insert(V1Alpha::Rpc::service_full_name());
-    return {names.begin(), names.end()};
-  }
-
-  const std::shared_ptr<internal::RuntimeCore> core_;
-  const Callers& callers_;
+  Call& call_;
+  Answerer<Version> answerer_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewReflectionV1(std::shared_ptr<internal::RuntimeCore> core,
-                                               const Callers& callers) {
-  return std::make_unique<Reflection<V1>>(std::move(core), callers);
+std::unique_ptr<CallHandler> NewReflectionV1(const internal::RuntimeCore& core,
+                                             const Callers& callers, Call& call) {
+  return std::make_unique<ReflectionCall<V1>>(call, ServicesFor(core, callers, call.context()));
 }
 
-std::unique_ptr<grpc::Service> NewReflectionV1Alpha(std::shared_ptr<internal::RuntimeCore> core,
-                                                    const Callers& callers) {
-  return std::make_unique<Reflection<V1Alpha>>(std::move(core), callers);
+std::unique_ptr<CallHandler> NewReflectionV1Alpha(const internal::RuntimeCore& core,
+                                                  const Callers& callers, Call& call) {
+  return std::make_unique<ReflectionCall<V1Alpha>>(call,
+                                                   ServicesFor(core, callers, call.context()));
 }
 
 }  // namespace runloop::daemon

@@ -36,26 +36,51 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options) {
 }
 
 Server::Server(ServerOptions options)
-    : callers_(options.core, *options.connections),
-      replies_(std::make_shared<ReplyThread>()),
+    : core_(options.core),
+      completion_(options.completion),
+      callers_(options.core, *options.connections),
       sessions_({.core = options.core,
+                 .completion = options.completion,
                  .callers = &callers_,
                  .max_message_bytes = options.max_message_bytes,
                  .max_unfinished = options.max_unfinished,
                  .on_idle = options.on_idle,
                  .log = options.log}),
-      operation_service_(options.core, callers_, replies_, options.max_message_bytes),
-      dispatcher_service_(options.core, callers_, replies_, options.max_message_bytes),
-      control_service_(callers_, std::move(options.drain)),
+      operation_service_(options.core, callers_, options.max_message_bytes),
+      control_service_(callers_, options.completion, std::move(options.drain)),
       diagnostics_service_({.core = options.core,
                             .callers = &callers_,
                             .connections = options.connections,
                             .addresses = options.addresses,
                             .max_message_bytes = options.max_message_bytes,
                             .max_unfinished = options.max_unfinished}),
-      health_service_(options.core),
-      reflection_v1_(NewReflectionV1(options.core, callers_)),
-      reflection_v1alpha_(NewReflectionV1Alpha(options.core, callers_)) {}
+      health_service_(options.core, options.completion),
+      methods_({
+          {"runloop.v1.Dispatcher/Session",
+           [this](Call& call) { return sessions_.NewStream(call); }},
+          {"runloop.v1.Dispatcher/Dispatch",
+           [this](Call& call) { return operation_service_.NewDispatch(call); }},
+          {"runloop.v1.Control/Drain",
+           [this](Call& call) { return control_service_.NewDrain(call); }},
+          {"runloop.v1.Diagnostics/GetStatus",
+           [this](Call& call) { return diagnostics_service_.NewGetStatus(call); }},
+          {"runloop.v1.Diagnostics/ListOperations",
+           [this](Call& call) { return diagnostics_service_.NewListOperations(call); }},
+          {"grpc.health.v1.Health/Check",
+           [this](Call& call) { return health_service_.NewCheck(call); }},
+          {"grpc.health.v1.Health/Watch",
+           [this](Call& call) { return health_service_.NewWatch(call); }},
+          {std::string(kReflectionV1Method),
+           [this](Call& call) { return NewReflectionV1(*core_, callers_, call); }},
+          {std::string(kReflectionV1AlphaMethod),
+           [this](Call& call) { return NewReflectionV1Alpha(*core_, callers_, call); }},
+      }),
+      route_([this](Call& call) { return Route(call); }) {}
+
+std::unique_ptr<CallHandler> Server::Route(Call& call) {
+  const auto own = methods_.find(call.method());
+  return own != methods_.end() ? own->second(call) : operation_service_.NewOperation(call);
+}
 
 absl::Status Server::Start(int64_t max_message_bytes, int max_calls, int64_t max_arriving_bytes) {
   // One reference to the library is kept for the process: giving up the last one can wait up to ten
@@ -73,18 +98,15 @@ absl::Status Server::Start(int64_t max_message_bytes, int max_calls, int64_t max
   // On a unix socket the kernel tells of a dead peer. The daemon sends no keepalive pings, and does
   // not mind a client that does.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.RegisterService(&dispatcher_service_);
-  builder.RegisterService(&control_service_);
-  builder.RegisterService(&diagnostics_service_);
-  builder.RegisterService(&health_service_);
-  builder.RegisterService(reflection_v1_.get());
-  builder.RegisterService(reflection_v1alpha_.get());
-  builder.RegisterCallbackGenericService(&operation_service_);
-  std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
+  builder.RegisterAsyncGenericService(&generic_);
+  completion_->AddTo(builder);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) return absl::InternalError("gRPC did not start the server");
-  sessions_.Start(&dispatcher_service_, std::move(queue));
   return absl::OkStatus();
+}
+
+void Server::Serve() {
+  completion_->Post([this] { Call::Accept(*completion_, generic_, route_); });
 }
 
 Server::~Server() { Shutdown(absl::ZeroDuration()); }
@@ -96,12 +118,10 @@ void Server::ConnectionEnded() { sessions_.ConnectionEnded(); }
 void Server::BeginDrain(absl::Duration timeout) { sessions_.BeginDrain(timeout); }
 
 void Server::Shutdown(absl::Duration grace) {
-  if (server_ == nullptr) return;
+  // Kept until the completion-queue thread has ended: what comes out of the queue refers to it.
+  if (server_ == nullptr || std::exchange(shut_down_, true)) return;
   health_service_.Stop();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
-  sessions_.Shutdown();
-  replies_->Stop();
-  server_.reset();
 }
 
 }  // namespace runloop::daemon

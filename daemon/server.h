@@ -4,20 +4,21 @@
 #include <grpcpp/server.h>
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "runloop/daemon/call.h"
 #include "runloop/daemon/callers.h"
 #include "runloop/daemon/connection_table.h"
 #include "runloop/daemon/control_service.h"
 #include "runloop/daemon/diagnostics_service.h"
-#include "runloop/daemon/dispatcher_service.h"
 #include "runloop/daemon/health_service.h"
 #include "runloop/daemon/operation_service.h"
-#include "runloop/daemon/reply_thread.h"
 #include "runloop/daemon/session_server.h"
 #include "runloop/runtime/core.h"
 
@@ -25,6 +26,8 @@ namespace runloop::daemon {
 
 struct ServerOptions {
   std::shared_ptr<internal::RuntimeCore> core;
+  // Serves the RPCs. It is started and stopped by whoever owns it.
+  std::shared_ptr<CompletionThread> completion;
   // Must outlive the server.
   const ConnectionTable* connections = nullptr;
   // What status shows as listened on.
@@ -47,12 +50,16 @@ struct ServerOptions {
 // nowhere; connections are handed to it. A host has two, so that no worker with a role can use up
 // what gRPC may hold for the main sockets.
 //
-// Threads: Create, Shutdown and the destructor on the owner's; AddConnection and ConnectionEnded on
-// one other, which has ended before Shutdown; BeginDrain from any.
+// Threads: the RPCs are served on the completion-queue thread; Create, Serve, Shutdown and the
+// destructor on the owner's; AddConnection and ConnectionEnded on one other, which has ended before
+// Shutdown; BeginDrain from any. Outlives what the completion-queue thread still does.
 class Server {
  public:
   static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options);
   ~Server();
+
+  // Begins to take RPCs, once the completion-queue thread runs.
+  void Serve();
 
   // Serves the connection that `fd`, non-blocking and in the connection table, belongs to. Takes
   // the descriptor.
@@ -73,18 +80,24 @@ class Server {
  private:
   explicit Server(ServerOptions options);
   absl::Status Start(int64_t max_message_bytes, int max_calls, int64_t max_arriving_bytes);
+  // What serves a call, by its method.
+  std::unique_ptr<CallHandler> Route(Call& call);
 
+  const std::shared_ptr<internal::RuntimeCore> core_;
+  const std::shared_ptr<CompletionThread> completion_;
   Callers callers_;
-  const std::shared_ptr<ReplyThread> replies_;
   SessionServer sessions_;
   OperationService operation_service_;
-  DispatcherService dispatcher_service_;
   ControlService control_service_;
   DiagnosticsService diagnostics_service_;
   HealthService health_service_;
-  const std::unique_ptr<grpc::Service> reflection_v1_;
-  const std::unique_ptr<grpc::Service> reflection_v1alpha_;
-  std::unique_ptr<grpc::Server> server_;  // null once shut down
+
+  // The daemon's own methods; every other one is an operation's.
+  const std::map<std::string, Call::Route, std::less<>> methods_;
+  const Call::Route route_;
+  grpc::AsyncGenericService generic_;
+  std::unique_ptr<grpc::Server> server_;  // null if it did not start
+  bool shut_down_ = false;                // the owner's thread
 };
 
 }  // namespace runloop::daemon

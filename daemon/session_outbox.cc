@@ -1,40 +1,21 @@
 #include "runloop/daemon/session_outbox.h"
 
-#include <grpc/support/time.h>
-
 #include <iterator>
 #include <utility>
 
+#include "runloop/daemon/session_stream.h"
+
 namespace runloop::daemon {
-
-void SessionWaker::Wake(std::shared_ptr<SessionOutbox> outbox) {
-  absl::MutexLock lock(&mutex_);
-  if (queue_ == nullptr) return;
-  if (outbox != nullptr) ready_.push_back(std::move(outbox));
-  if (set_) return;
-  set_ = true;
-  alarm_.Set(queue_, gpr_inf_past(GPR_CLOCK_MONOTONIC), tag_);
-}
-
-std::vector<std::shared_ptr<SessionOutbox>> SessionWaker::Take() {
-  absl::MutexLock lock(&mutex_);
-  set_ = false;
-  return std::exchange(ready_, {});
-}
-
-void SessionWaker::Stop() {
-  std::vector<std::shared_ptr<SessionOutbox>> dropped;
-  absl::MutexLock lock(&mutex_);
-  queue_ = nullptr;
-  dropped.swap(ready_);
-}
 
 void SessionOutbox::Append(Finished finished) {
   absl::MutexLock lock(&mutex_);
   if (closed_) return;
   bytes_ += finished.bytes;
   finished_.push_back(std::move(finished));
-  if (std::exchange(wake_, false)) waker_->Wake(shared_from_this());
+  if (!std::exchange(wake_, false)) return;
+  completion_->Post([self = shared_from_this()] {
+    if (self->stream_ != nullptr) self->stream_->OnOutcomes();
+  });
 }
 
 void SessionOutbox::Take(std::vector<Finished>& to) {

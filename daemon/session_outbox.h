@@ -1,9 +1,6 @@
 #ifndef RUNLOOP_DAEMON_SESSION_OUTBOX_H_
 #define RUNLOOP_DAEMON_SESSION_OUTBOX_H_
 
-#include <grpcpp/alarm.h>
-#include <grpcpp/completion_queue.h>
-
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -12,38 +9,11 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "google/protobuf/message.h"
+#include "runloop/daemon/completion_thread.h"
 
 namespace runloop::daemon {
 
-class SessionOutbox;
 class SessionStream;
-
-// Wakes the completion-queue thread of the session streams: one alarm, set once until that thread
-// has taken note, however many outcomes come meanwhile. Any thread. Shared by the server and the
-// outboxes, which may outlive it.
-class SessionWaker {
- public:
-  // The queue gets `tag`.
-  SessionWaker(grpc::CompletionQueue* queue, void* tag) : tag_(tag), queue_(queue) {}
-
-  // Makes the thread look at `outbox`, or, without one, at everything else.
-  void Wake(std::shared_ptr<SessionOutbox> outbox);
-
-  // What was woken for since the last call. The queue's thread, when it gets the tag.
-  std::vector<std::shared_ptr<SessionOutbox>> Take();
-
-  // The queue is not touched any more after this.
-  void Stop();
-
- private:
-  void* const tag_;
-
-  absl::Mutex mutex_;
-  grpc::CompletionQueue* queue_ ABSL_GUARDED_BY(mutex_);
-  bool set_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::shared_ptr<SessionOutbox>> ready_ ABSL_GUARDED_BY(mutex_);
-  grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
-};
 
 // One invocation's end, on its way to the worker.
 struct Finished {
@@ -59,8 +29,8 @@ struct Finished {
 // that has run out of outcomes. Shared by the stream and its invocations, which may outlive it.
 class SessionOutbox : public std::enable_shared_from_this<SessionOutbox> {
  public:
-  SessionOutbox(std::shared_ptr<SessionWaker> waker, SessionStream* stream)
-      : waker_(std::move(waker)), stream_(stream) {}
+  SessionOutbox(std::shared_ptr<CompletionThread> completion, SessionStream* stream)
+      : completion_(std::move(completion)), stream_(stream) {}
 
   // Any thread. Dropped if the stream is closed.
   void Append(Finished finished);
@@ -74,11 +44,9 @@ class SessionOutbox : public std::enable_shared_from_this<SessionOutbox> {
 
   // From now on outcomes are dropped. The stream's thread.
   void Close();
-  // Null once it is closed. The stream's thread.
-  SessionStream* stream() const { return stream_; }
 
  private:
-  const std::shared_ptr<SessionWaker> waker_;
+  const std::shared_ptr<CompletionThread> completion_;
   SessionStream* stream_;  // the stream's thread only
 
   mutable absl::Mutex mutex_;

@@ -1,15 +1,12 @@
 #include "runloop/daemon/session_stream.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
-#include <grpcpp/support/proto_buffer_writer.h>
-
 #include <algorithm>
 #include <limits>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runloop/daemon/dispatcher_service.h"
+#include "runloop/daemon/byte_buffer.h"
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
@@ -58,15 +55,6 @@ Finished Failed(uint64_t number, absl::Status status) {
   return {.number = number, .status = std::move(status), .bytes = bytes};
 }
 
-grpc::ByteBuffer Serialize(const v1::SessionResponse& response) {
-  grpc::ByteBuffer bytes;
-  bool owned = true;
-  // Fails only for a message of more than 2 GiB.
-  (void)grpc::GenericSerialize<grpc::ProtoBufferWriter, google::protobuf::Message>(response, &bytes,
-                                                                                   &owned);
-  return bytes;
-}
-
 // 128 random bits: what is not known cannot be joined.
 std::string NewSessionId() {
   std::random_device random;
@@ -102,47 +90,35 @@ std::string CleanName(std::string name) {
 
 }  // namespace
 
-void SessionStream::Tag::Complete(bool ok) {
-  SessionStream& stream = stream_;
-  --stream.outstanding_;
-  (stream.*handler_)(ok);
-  if (stream.outstanding_ == 0) stream.server_.Delete(&stream);
+SessionStream::SessionStream(SessionServer& server, Call& call) : server_(server), call_(call) {
+  server_.Add(this);
 }
 
-SessionStream::SessionStream(SessionServer& server) : server_(server), stream_(&context_) {}
-
-void SessionStream::Listen() {
-  // This tag comes only if a peer comes; OnAccepted counts it.
-  context_.AsyncNotifyWhenDone(static_cast<CompletionTag*>(&done_));
-  server_.service().RequestSession(&context_, &stream_, server_.queue(), server_.queue(),
-                                   accepted_.Start());
+SessionStream::~SessionStream() {
+  server_.Remove(this);
+  EndSession();
 }
 
-void SessionStream::OnAccepted(bool ok) {
-  if (!ok) return;  // the server is shutting down
-  (void)done_.Start();
-  server_.Listen();
-  stage_ = Stage::kHello;
+void SessionStream::Start() {
   if (server_.drain_left()) BeginDrain();
   Advance();
 }
 
-void SessionStream::OnDone(bool) {
-  if (!context_.IsCancelled()) return;  // finished
+void SessionStream::OnGone() {
   broken_ = true;
   EndSession();
 }
 
-void SessionStream::OnRead(bool ok) {
+void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
   reading_ = false;
-  if (!ok) {
-    // Either the worker has half-closed or it has gone; OnDone comes too if it has.
+  if (bytes == nullptr) {
+    // Either the worker has half-closed or it has gone; OnGone comes too if it has.
     half_closed_ = true;
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
   } else if (ending_) {
     // Too late: what it brings was never admitted.
   } else if (absl::Status status =
-                 ParseSessionRequest(incoming_, server_.options().max_unfinished, request_);
+                 ParseSessionRequest(*bytes, server_.options().max_unfinished, request_);
              stage_ == Stage::kHello) {
     status.ok() ? HandleHello() : End(std::move(status));
   } else if (status = status.ok() ? HandleRequest() : status; !status.ok()) {
@@ -150,7 +126,7 @@ void SessionStream::OnRead(bool ok) {
                                     session_->info().peer.pid, ": ", status.message()));
     End(std::move(status));
   }
-  incoming_.Clear();
+  if (bytes != nullptr) bytes->Clear();
   TrimRequest();
   Advance();
 }
@@ -168,7 +144,7 @@ void SessionStream::TrimRequest() {
 void SessionStream::OnWritten(bool ok) {
   writing_ = false;
   written_bytes_ = 0;
-  if (!ok) broken_ = true;  // OnDone follows
+  if (!ok) broken_ = true;  // OnGone follows
   Advance();
 }
 
@@ -179,11 +155,10 @@ void SessionStream::BeginDrain() {
 }
 
 void SessionStream::Advance() {
-  if (stage_ == Stage::kListening || broken_ || finishing_) return;
+  if (broken_ || finishing_) return;
   if (!writing_ && !ending_ && FillResponse()) {
     writing_ = true;
-    outgoing_ = Serialize(response_);
-    stream_.Write(outgoing_, written_.Start());
+    call_.Write(SerializeToBytes(response_));
   }
   if (!writing_) {
     if (!ending_ && stage_ == Stage::kOpen && window_.unsettled() == 0) {
@@ -192,7 +167,7 @@ void SessionStream::Advance() {
     }
     if (ending_) {
       finishing_ = true;
-      stream_.Finish(ToGrpcStatus(*ending_), finished_.Start());
+      call_.Finish(*ending_);
       return;
     }
   }
@@ -201,7 +176,7 @@ void SessionStream::Advance() {
     return;
   }
   reading_ = true;
-  stream_.Read(&incoming_, read_.Start());
+  call_.Read();
 }
 
 bool SessionStream::FillResponse() {
@@ -297,7 +272,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
                       {"client", absl::StrCat(versions.min(), "-", versions.max())}});
   }
   absl::StatusOr<std::shared_ptr<Connection>> connection =
-      server_.options().callers->ConnectionOf(context_);
+      server_.options().callers->ConnectionOf(call_.context());
   if (!connection.ok()) return connection.status();
 
   absl::StatusOr<std::shared_ptr<Session>> session =
@@ -308,7 +283,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   if (!session.ok()) return session.status();
   session_ = *std::move(session);
   server_.options().callers->AddSession(session_);
-  outbox_ = std::make_shared<SessionOutbox>(server_.waker(), this);
+  outbox_ = std::make_shared<SessionOutbox>(server_.options().completion, this);
   stage_ = Stage::kOpen;
   server_.SessionOpened();
 
@@ -463,6 +438,7 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
                                .done = std::move(done)});
   if (!task.ok()) return task.status();
   window_.SetTask(number, *std::move(task));
+  call_.completion().ExpectPost();
   return absl::OkStatus();
 }
 

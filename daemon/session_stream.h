@@ -1,8 +1,6 @@
 #ifndef RUNLOOP_DAEMON_SESSION_STREAM_H_
 #define RUNLOOP_DAEMON_SESSION_STREAM_H_
 
-#include <grpcpp/server_context.h>
-#include <grpcpp/support/async_stream.h>
 #include <grpcpp/support/byte_buffer.h>
 
 #include <deque>
@@ -19,58 +17,35 @@
 
 namespace runloop::daemon {
 
-// One session stream, from waiting for its peer to its end.
+// One session stream.
 //
 // Threads: the completion-queue thread only. One read and one write are outstanding at most; while
-// a write is, outcomes gather, and the next write takes them all. Ownership: the server's; it
-// deletes the stream when nothing is outstanding any more.
+// a write is, outcomes gather, and the next write takes them all.
 //
 // What is distrusted: everything in a request. It must parse, ids must rise, operations must exist,
 // requests must parse, and a request must not hold many times what may be unfinished. What concerns
 // one invocation is that invocation's outcome; what breaks the rules of the stream
 // (PROTOCOL_VIOLATION) ends it, and with it the session. A worker that does not read its outcomes
 // is not read from, once `kMaxUnsentBytes` of them wait.
-class SessionStream {
+class SessionStream final : public CallHandler {
  public:
-  explicit SessionStream(SessionServer& server);
+  SessionStream(SessionServer& server, Call& call);
+  ~SessionStream() override;
 
-  // Asks gRPC for a peer.
-  void Listen();
+  void Start() override;
+  void OnRead(grpc::ByteBuffer* bytes) override;
+  void OnWritten(bool ok) override;
+  void OnGone() override;
+
   // Outcomes have gathered.
   void OnOutcomes() { Advance(); }
   // The daemon drains: tell the worker, and end the stream when its work is done.
   void BeginDrain();
 
-  // The queue ends: start nothing more on it. What is outstanding still completes.
-  void Abandon() { broken_ = true; }
-
   static constexpr size_t kMaxUnsentBytes = size_t{32} << 20;
 
  private:
-  enum class Stage { kListening, kHello, kOpen };
-
-  class Tag final : public CompletionTag {
-   public:
-    Tag(SessionStream& stream, void (SessionStream::*handler)(bool))
-        : stream_(stream), handler_(handler) {}
-    void Complete(bool ok) override;
-    // Counts one more operation that is outstanding.
-    void* Start() {
-      ++stream_.outstanding_;
-      return static_cast<CompletionTag*>(this);
-    }
-
-   private:
-    SessionStream& stream_;
-    void (SessionStream::*const handler_)(bool);
-  };
-
-  // What the queue gives back.
-  void OnAccepted(bool ok);
-  void OnRead(bool ok);
-  void OnWritten(bool ok);
-  void OnFinished(bool) {}
-  void OnDone(bool);
+  enum class Stage { kHello, kOpen };
 
   // Starts whatever can be started now: a write, the end, a read.
   void Advance();
@@ -99,17 +74,9 @@ class SessionStream {
   void EndSession();
 
   SessionServer& server_;
-  grpc::ServerContext context_;
-  grpc::ServerAsyncReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer> stream_;
+  Call& call_;
 
-  Tag accepted_{*this, &SessionStream::OnAccepted};
-  Tag read_{*this, &SessionStream::OnRead};
-  Tag written_{*this, &SessionStream::OnWritten};
-  Tag finished_{*this, &SessionStream::OnFinished};
-  Tag done_{*this, &SessionStream::OnDone};
-  int outstanding_ = 0;
-
-  Stage stage_ = Stage::kListening;
+  Stage stage_ = Stage::kHello;
   bool welcomed_ = false;  // the welcome is being or has been written
   bool reading_ = false;
   bool writing_ = false;
@@ -120,7 +87,6 @@ class SessionStream {
   bool finishing_ = false;              // Finish was started
   std::optional<absl::Status> ending_;  // what to finish with
 
-  grpc::ByteBuffer incoming_, outgoing_;
   v1::SessionRequest request_;
   size_t kept_request_bytes_ = 0;  // request_ keeps this at most
   v1::SessionResponse response_;
