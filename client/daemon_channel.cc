@@ -1,6 +1,10 @@
 #include "runloop/client/daemon_channel.h"
 
+#include <errno.h>
+#include <fcntl.h>
+
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/create_channel_posix.h"
@@ -39,13 +43,17 @@ absl::StatusOr<UniqueFd> ConnectToDaemon(const Address& address) {
   }
 }
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenDaemonChannel(const Address& address) {
+absl::StatusOr<DaemonChannel> OpenDaemonChannel(const Address& address) {
   absl::StatusOr<UniqueFd> fd = ConnectToDaemon(address);
   if (!fd.ok()) return fd.status();
+  UniqueFd socket(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
+  if (!socket.valid()) return absl::ErrnoToStatus(errno, "dup of the connection");
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
-  return grpc::CreateCustomInsecureChannelFromFd("runloop", fd->Release(), arguments);
+  return DaemonChannel{
+      .channel = grpc::CreateCustomInsecureChannelFromFd("runloop", fd->Release(), arguments),
+      .socket = std::move(socket)};
 }
 
 }  // namespace runloop::internal

@@ -20,7 +20,11 @@ absl::StatusOr<UniqueFd> ConnectToDaemon(const Address& address);
 
 // A gRPC channel over one new connection. It does not reconnect: when the connection is gone, calls
 // fail with UNAVAILABLE for ever. Messages of any size are received.
-absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenDaemonChannel(const Address& address);
+struct DaemonChannel {
+  std::shared_ptr<grpc::Channel> channel;
+  UniqueFd socket;  // the connection's, to be looked at only; keeps it open
+};
+absl::StatusOr<DaemonChannel> OpenDaemonChannel(const Address& address);
 
 // UNAVAILABLE with the reason NOT_CONNECTED.
 absl::Status NotConnected(const std::string& message);

@@ -17,4 +17,14 @@ bool RemoteInvocation::WaitWouldDeadlock() const {
   return client != nullptr && client->OnClientThread();
 }
 
+void RemoteInvocation::BringOutcome(absl::Time deadline) {
+  if (done()) return;
+  if (std::shared_ptr<SessionClient> client = client_.lock()) client->BringOutcome(*this, deadline);
+}
+
+void RemoteInvocation::OnDone() {
+  if (sleepers.load() == 0) return;
+  if (std::shared_ptr<SessionClient> client = client_.lock()) client->WakeSleepers(*this);
+}
+
 }  // namespace runloop::internal

@@ -2,6 +2,7 @@
 #define RUNLOOP_CLIENT_REMOTE_INVOCATION_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,7 +24,7 @@ class RemoteInvocation final : public InvocationState {
 
   void Cancel() override;
   void AlsoWaits(Chain chain) override;
-  // True on the client's thread, which is the one that learns of outcomes.
+  // True on the client's thread, where what Watch left runs.
   bool WaitWouldDeadlock() const override;
 
   const bool reply_wanted;
@@ -40,6 +41,14 @@ class RemoteInvocation final : public InvocationState {
   bool cancel_sent = false;
   bool given_up = false;
   std::vector<Chain> waiting;  // who waits for it, until a session has taken it
+
+  // Threads in SessionClient::BringOutcome that sleep until it is done. Raised under the client's
+  // lock, and before they look whether it is.
+  std::atomic<int> sleepers{0};
+
+ protected:
+  void BringOutcome(absl::Time deadline) override;
+  void OnDone() override;
 
  private:
   const std::weak_ptr<SessionClient> client_;

@@ -193,7 +193,8 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
-  if (session_ == nullptr) return {};
+  // What is not sent has certainly not run, which its caller is told once the stream has ended.
+  if (session_ == nullptr || unhandled_.has_value() || stream_->PeerHasGone()) return {};
   std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
   if (!what.has_value()) return {};
   return {.stream = stream_, .what = *std::move(what)};
@@ -255,6 +256,7 @@ void SessionClient::Close(absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
     closing_ = true;
     close_deadline_ = Now() + timeout;
+    own_thread_.Signal();
     if (OnClientThread()) report_losses_ = false;
     if (session_ != nullptr) {
       session_->Close();
@@ -274,6 +276,7 @@ void SessionClient::Close(absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
     if (!mutex_.AwaitWithTimeout(absl::Condition(this, &SessionClient::stopped), timeout)) {
       close_deadline_ = Now();
+      own_thread_.Signal();
       to_cancel = stream_;
     }
   }
@@ -298,80 +301,6 @@ void SessionClient::Run() {
 
 bool SessionClient::abandoned() const {
   return closing_ && (backlog_.size() == 0 || Now() >= close_deadline_);
-}
-
-void SessionClient::Serve() {
-  std::shared_ptr<SessionStream> stream;
-  {
-    absl::MutexLock lock(&mutex_);
-    stream = stream_;
-  }
-  absl::Status violation;
-  std::optional<SessionLost> lost;
-  bool ended = false;
-  bool writing = false;  // once it has ended
-  while (!ended || writing) {
-    absl::Time deadline = absl::InfiniteFuture();
-    if (!ended) {
-      absl::MutexLock lock(&mutex_);
-      deadline = close_deadline_;
-    }
-    switch (stream->Next(deadline)) {
-      case SessionStream::Event::kMessage:
-        if (absl::Status status = Receive(stream->message()); !status.ok() && violation.ok()) {
-          violation = std::move(status);
-          stream->Cancel();
-        }
-        break;
-      case SessionStream::Event::kWritten:
-        Written();
-        writing = false;
-        break;
-      case SessionStream::Event::kWriteFailed: {
-        writing = false;
-        absl::MutexLock lock(&mutex_);
-        if (session_ != nullptr) session_->WriteFailed();
-        break;
-      }
-      case SessionStream::Event::kTimeout: {
-        stream->Cancel();
-        absl::MutexLock lock(&mutex_);
-        close_deadline_ = absl::InfiniteFuture();
-        break;
-      }
-      case SessionStream::Event::kEnded:
-        ended = true;
-        lost = EndSession(violation.ok() ? stream->end_status() : violation, writing);
-        break;
-    }
-  }
-  if (!lost.has_value()) return;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!report_losses_) return;
-  }
-  options_.on_session_lost(*lost);
-}
-
-void SessionClient::Written() {
-  Outgoing outgoing;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (session_ != nullptr) session_->Written();
-    outgoing = NextOutgoing();
-  }
-  outgoing.Send();
-}
-
-absl::Status SessionClient::Receive(v1::SessionResponse& message) {
-  absl::Status violation;
-  Finished finished;
-  {
-    absl::MutexLock lock(&mutex_);
-    violation = session_->Receive(message, finished);
-  }
-  FinishAll(std::move(finished));
-  return violation;
 }
 
 std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bool& writing) {

@@ -33,10 +33,12 @@ class SocketWatch;
 // next is opened as soon as the daemon is there.
 //
 // Threads: Dispatch, Cancel, Close and the rest from any thread; none of them but
-// WaitUntilConnected, Close and a Dispatch that waits for room waits for the daemon. One thread of
-// its own connects, reads outcomes and finishes invocations (so Watch callbacks run there), and
-// sends what gathered while a message was being written. A dispatch that finds no write in flight
-// sends from the calling thread.
+// WaitUntilConnected, BringOutcome, Close and a Dispatch that waits for room waits for the daemon.
+// One thread of its own connects, and runs Watch callbacks. One thread at a time has the *turn* to
+// read outcomes, finish invocations, and send what gathered while a message was being written: a
+// thread that waits for an outcome, if there is one, which so is not woken by another; else the
+// client's own, once nobody has waited for a millisecond (session_client_turn.cc). A dispatch that
+// finds no write in flight sends from the calling thread.
 //
 // Order: dispatches are sent in the order of the calls; they gather while there is no session.
 //
@@ -73,6 +75,13 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // `chain` waits for it by now, through this process.
   void AlsoWaits(RemoteInvocation& invocation, const Chain& chain);
 
+  // Waits until `invocation` is done, or the deadline has come, and reads what the daemon sends if
+  // it is this thread's turn. Returns at once on the client's own thread, and on a runtime thread,
+  // which serves nobody else while it waits.
+  void BringOutcome(RemoteInvocation& invocation, absl::Time deadline);
+  // `invocation` is done, and sleepers of BringOutcome wait for it.
+  void WakeSleepers(const RemoteInvocation& invocation);
+
   // Sends what is unsent, says that it was all, and waits until the daemon has run it; breaks the
   // session if that takes more than `timeout`. On the client's own thread it only begins this, and
   // on_session_lost is not called any more. Call it once.
@@ -90,6 +99,11 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     OpenSession::Outgoing what;
 
     void Send();
+  };
+  // A thread in BringOutcome that waits for its turn or for `invocation`.
+  struct Sleeper {
+    const RemoteInvocation& invocation;
+    absl::CondVar wake;
   };
   // A thread in Dispatch that waits for room.
   struct Caller {
@@ -114,9 +128,26 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void ExpireWaiting();
   // While a session is open:
   void Serve();
+  // What there is to do for the client's thread; waits until there is something.
+  struct OwnWork {
+    Finished watched;                           // to be finished
+    bool late = false;                          // Close has waited for long enough
+    std::optional<SessionStream::Event> event;  // with the turn, of the thread that had it before
+    bool has_turn = false;
+    absl::Time deadline;  // for reading
+  };
+  OwnWork AwaitOwnWork();
+  // The turn to read for a thread that waits: null, once it need not wait any more.
+  std::shared_ptr<SessionStream> AwaitTurn(RemoteInvocation& invocation, absl::Time deadline);
+  // Ends the calling thread's turn.
+  void EndTurn(bool stream_ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The turn is free: somebody takes it.
+  void PassTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The thread that has the turn:
+  void Handle(SessionStream::Event event, SessionStream& stream);
   void Written();
-  // An error if the daemon breaks the protocol.
-  absl::Status Receive(v1::SessionResponse& message);
+  // Breaks the session if the daemon breaks the protocol.
+  void Receive(SessionStream& stream);
   // Every unfinished invocation gets one of the two outcomes. What is to be reported, if anything.
   std::optional<SessionLost> EndSession(const absl::Status& why, bool& writing);
 
@@ -163,6 +194,19 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::Time first_deadline_ ABSL_GUARDED_BY(mutex_);
   // Why there is no session.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+
+  // A thread has the turn.
+  bool turn_taken_ ABSL_GUARDED_BY(mutex_) = false;
+  // The client's thread leaves it to those that wait until then.
+  absl::Time turn_left_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  std::vector<Sleeper*> sleepers_ ABSL_GUARDED_BY(mutex_);
+  // What the client's thread has to do: the turn's last event, invocations with callbacks.
+  std::optional<SessionStream::Event> unhandled_ ABSL_GUARDED_BY(mutex_);
+  Finished watched_ ABSL_GUARDED_BY(mutex_);
+  absl::Status violation_ ABSL_GUARDED_BY(mutex_);
+  // The client's thread sleeps until the turn is passed to it.
+  bool awaits_turn_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::CondVar own_thread_;
 
   // Set while the stream is being opened and until it has ended.
   std::shared_ptr<SessionStream> stream_ ABSL_GUARDED_BY(mutex_);

@@ -1,5 +1,7 @@
 #include "runloop/client/session_stream.h"
 
+#include <poll.h>
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,7 +28,7 @@ gpr_timespec ToGpr(absl::Time deadline) {
 
 absl::StatusOr<std::shared_ptr<SessionStream>> SessionStream::Start(const Address& address,
                                                                     v1::Hello hello) {
-  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenDaemonChannel(address);
+  absl::StatusOr<DaemonChannel> channel = OpenDaemonChannel(address);
   if (!channel.ok()) return channel.status();
   std::shared_ptr<SessionStream> stream(
       new SessionStream(address, std::move(hello), *std::move(channel)));
@@ -34,10 +36,9 @@ absl::StatusOr<std::shared_ptr<SessionStream>> SessionStream::Start(const Addres
   return stream;
 }
 
-SessionStream::SessionStream(Address address, v1::Hello hello,
-                             std::shared_ptr<grpc::Channel> channel)
-    : address_(std::move(address)), hello_(std::move(hello)) {
-  stream_ = grpc::GenericStub(std::move(channel)).PrepareCall(&context_, kMethod, &queue_);
+SessionStream::SessionStream(Address address, v1::Hello hello, DaemonChannel channel)
+    : address_(std::move(address)), hello_(std::move(hello)), socket_(std::move(channel.socket)) {
+  stream_ = grpc::GenericStub(std::move(channel.channel)).PrepareCall(&context_, kMethod, &queue_);
 }
 
 SessionStream::~SessionStream() {
@@ -141,6 +142,11 @@ SessionStream::Event SessionStream::Next(absl::Time deadline) {
 
 void SessionStream::Write(const grpc::ByteBuffer& message) {
   stream_->Write(message, ToTag(kWrite));
+}
+
+bool SessionStream::PeerHasGone() const {
+  pollfd socket{.fd = socket_.get(), .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) > 0;
 }
 
 void SessionStream::HalfClose() { stream_->WritesDone(ToTag(kWrite)); }

@@ -12,6 +12,7 @@
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/byte_buffer.h"
+#include "runloop/client/daemon_channel.h"
 #include "runloop/ipc/address.h"
 #include "runloop/v1/session.pb.h"
 
@@ -20,9 +21,9 @@ namespace runloop::internal {
 // One `Dispatcher.Session` stream over one connection of its own, from connecting to its end. It
 // neither reconnects nor knows invocations.
 //
-// Threads: one thread, the reader, calls Handshake and Next and reads what they gave. Any thread
-// may call Write, HalfClose and Cancel. Share it: whoever may still be inside Write keeps it alive.
-// Destruction breaks a stream that has not ended.
+// Threads: one thread at a time, the reader, calls Handshake and Next and reads what they gave. Any
+// thread may call Write, HalfClose and Cancel. Share it: whoever may still be inside Write keeps it
+// alive. Destruction breaks a stream that has not ended.
 class SessionStream {
  public:
   // Connects and begins the stream. Does not wait for the daemon's answer.
@@ -58,13 +59,17 @@ class SessionStream {
   void Write(const grpc::ByteBuffer& message);
   void HalfClose();
 
+  // The daemon has closed the connection: what is written now does not reach it, and the stream
+  // will end. Any thread; asks the kernel.
+  bool PeerHasGone() const;
+
   // Breaks the stream: it ends soon, with CANCELLED.
   void Cancel();
 
  private:
   enum Tag : intptr_t { kStarted = 1, kRead, kWrite, kFinished };
 
-  SessionStream(Address address, v1::Hello hello, std::shared_ptr<grpc::Channel> channel);
+  SessionStream(Address address, v1::Hello hello, DaemonChannel channel);
 
   static void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
   void Finish();
@@ -72,6 +77,7 @@ class SessionStream {
   // Constant after construction, or thread-safe.
   const Address address_;
   const v1::Hello hello_;
+  const UniqueFd socket_;  // the stream's
   grpc::CompletionQueue queue_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;

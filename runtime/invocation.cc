@@ -8,19 +8,35 @@
 
 namespace runloop::internal {
 
+bool InvocationState::Settle(absl::StatusOr<Reply>& outcome) {
+  if (done_) return false;
+  status_ = outcome.status();
+  if (outcome.ok()) reply_ = *std::move(outcome);
+  done_ = true;
+  changed_.SignalAll();
+  return true;
+}
+
 void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
   std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers;
   const absl::Status status = outcome.status();
   {
     absl::MutexLock lock(&mutex_);
-    if (done_) return;
-    status_ = status;
-    if (outcome.ok()) reply_ = *std::move(outcome);
-    done_ = true;
-    changed_.SignalAll();
+    if (!Settle(outcome)) return;
     watchers.swap(watchers_);
   }
+  OnDone();
   for (auto& watcher : watchers) std::move(watcher)(status);
+}
+
+bool InvocationState::FinishUnlessWatched(absl::StatusOr<Reply>& outcome) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!watchers_.empty()) return false;
+    if (!Settle(outcome)) return true;
+  }
+  OnDone();
+  return true;
 }
 
 bool InvocationState::done() const {
@@ -35,6 +51,7 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
         "DispatchBlocking, which runs in place on the runtime thread, or Watch");
   }
   const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
+  BringOutcome(deadline);
   absl::MutexLock lock(&mutex_);
   while (!done_ && Clock::Monotonic()->Now() < deadline) {
     Clock::Monotonic()->WaitUntil(&mutex_, &changed_, deadline);

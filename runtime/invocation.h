@@ -36,6 +36,8 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
 
   // Gives the outcome and runs what Watch left. The first call counts; any thread.
   void Finish(absl::StatusOr<Reply> outcome);
+  // As Finish, but false, and nothing was done, if it would run what Watch left.
+  bool FinishUnlessWatched(absl::StatusOr<Reply>& outcome);
 
   bool done() const;
   absl::Status Await(absl::Duration timeout);
@@ -49,7 +51,17 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
   // `chain` waits for it by now, though its dispatch did not say so.
   virtual void AlsoWaits(Chain) {}
 
+ protected:
+  // The calling thread is about to wait until `deadline` of Clock::Monotonic(): the transport may
+  // have it bring the outcome itself.
+  virtual void BringOutcome(absl::Time) {}
+  // It has its outcome.
+  virtual void OnDone() {}
+
  private:
+  // False if it is done, and `outcome` does not count.
+  bool Settle(absl::StatusOr<Reply>& outcome) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;

@@ -27,9 +27,9 @@ absl::StatusOr<Address> DaemonAddress(const GlobalOptions& options) {
 absl::StatusOr<Daemon> Daemon::Open(const GlobalOptions& options) {
   absl::StatusOr<Address> address = DaemonAddress(options);
   if (!address.ok()) return UsageError(std::string(address.status().message()));
-  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = internal::OpenDaemonChannel(*address);
+  absl::StatusOr<internal::DaemonChannel> channel = internal::OpenDaemonChannel(*address);
   if (!channel.ok()) return channel.status();
-  return Daemon(*std::move(address), *std::move(channel), options.timeout);
+  return Daemon(*std::move(address), std::move(channel->channel), options.timeout);
 }
 
 Daemon::Daemon(Address address, std::shared_ptr<grpc::Channel> channel, absl::Duration timeout)

@@ -1,0 +1,215 @@
+// Whose turn it is to read what the daemon sends, and what the thread does that has it.
+
+#include <algorithm>
+#include <utility>
+
+#include "runloop/client/session_client.h"
+#include "runloop/runtime/clock.h"
+
+namespace runloop::internal {
+namespace {
+
+// How long the client's thread leaves the turn to threads that wait, after one of them had it. It
+// is woken once in so long while they come and go, not once a call.
+constexpr absl::Duration kLeftToWaiters = absl::Milliseconds(1);
+
+absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+}  // namespace
+
+void SessionClient::Serve() {
+  std::shared_ptr<SessionStream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    stream = stream_;
+    violation_ = absl::OkStatus();
+  }
+  while (true) {
+    OwnWork work = AwaitOwnWork();
+    FinishAll(std::move(work.watched));
+    if (work.late) stream->Cancel();
+    if (!work.event.has_value() && !work.has_turn) continue;
+    const SessionStream::Event event =
+        work.event.has_value() ? *work.event : stream->Next(work.deadline);
+    if (event == SessionStream::Event::kEnded) break;  // and the turn is kept
+    Handle(event, *stream);
+    absl::MutexLock lock(&mutex_);
+    turn_taken_ = false;
+    if (!sleepers_.empty()) PassTurn();
+  }
+  absl::Status why = stream->end_status();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!violation_.ok()) why = violation_;
+  }
+  bool writing;
+  const std::optional<SessionLost> lost = EndSession(why, writing);
+  while (writing) {
+    const SessionStream::Event event = stream->Next(absl::InfiniteFuture());
+    writing =
+        event != SessionStream::Event::kWritten && event != SessionStream::Event::kWriteFailed;
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    turn_taken_ = false;
+    if (!lost.has_value() || !report_losses_) return;
+  }
+  options_.on_session_lost(*lost);
+}
+
+SessionClient::OwnWork SessionClient::AwaitOwnWork() {
+  OwnWork work;
+  absl::MutexLock lock(&mutex_);
+  while (true) {
+    const absl::Time now = Now();
+    work.watched.swap(watched_);
+    work.event = std::exchange(unhandled_, std::nullopt);
+    if (close_deadline_ <= now) {
+      work.late = true;
+      close_deadline_ = absl::InfiniteFuture();
+    }
+    if (work.event.has_value() || work.late || !work.watched.empty()) return work;
+    if (!turn_taken_ && turn_left_until_ <= now) {
+      turn_taken_ = true;
+      work.has_turn = true;
+      work.deadline = close_deadline_;
+      return work;
+    }
+    const absl::Time until =
+        turn_taken_ ? close_deadline_ : std::min(close_deadline_, turn_left_until_);
+    awaits_turn_ = turn_taken_;
+    if (until == absl::InfiniteFuture()) {
+      own_thread_.Wait(&mutex_);
+    } else {
+      own_thread_.WaitWithTimeout(&mutex_, until - now);
+    }
+    awaits_turn_ = false;
+  }
+}
+
+void SessionClient::Handle(SessionStream::Event event, SessionStream& stream) {
+  switch (event) {
+    case SessionStream::Event::kMessage:
+      Receive(stream);
+      break;
+    case SessionStream::Event::kWritten:
+      Written();
+      break;
+    case SessionStream::Event::kWriteFailed: {
+      absl::MutexLock lock(&mutex_);
+      if (session_ != nullptr) session_->WriteFailed();
+      break;
+    }
+    case SessionStream::Event::kTimeout:
+    case SessionStream::Event::kEnded:
+      break;
+  }
+}
+
+void SessionClient::Written() {
+  Outgoing outgoing;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (session_ != nullptr) session_->Written();
+    outgoing = NextOutgoing();
+  }
+  outgoing.Send();
+}
+
+void SessionClient::Receive(SessionStream& stream) {
+  Finished finished;
+  bool violated = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    absl::Status violation = session_->Receive(stream.message(), finished);
+    if (!violation.ok() && violation_.ok()) {
+      violation_ = std::move(violation);
+      violated = true;
+    }
+  }
+  if (violated) stream.Cancel();
+  if (OnClientThread()) {
+    FinishAll(std::move(finished));
+    return;
+  }
+  // Callbacks run on the client's thread, all of them.
+  Finished watched;
+  for (auto& [invocation, outcome] : finished) {
+    if (!invocation->FinishUnlessWatched(outcome)) {
+      watched.emplace_back(std::move(invocation), std::move(outcome));
+    }
+  }
+  if (watched.empty()) return;
+  absl::MutexLock lock(&mutex_);
+  std::move(watched.begin(), watched.end(), std::back_inserter(watched_));
+  own_thread_.Signal();
+}
+
+void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline) {
+  if (OnClientThread()) return;
+  if (OnARuntimeThread()) {
+    absl::MutexLock lock(&mutex_);
+    turn_left_until_ = absl::InfinitePast();
+    if (!turn_taken_) own_thread_.Signal();
+    return;
+  }
+  while (const std::shared_ptr<SessionStream> stream = AwaitTurn(invocation, deadline)) {
+    bool ended = false;
+    bool late = false;
+    while (!ended && !late && !invocation.done()) {
+      const SessionStream::Event event = stream->Next(deadline);
+      ended = event == SessionStream::Event::kEnded;
+      late = event == SessionStream::Event::kTimeout;
+      Handle(event, *stream);
+    }
+    absl::MutexLock lock(&mutex_);
+    EndTurn(ended);
+  }
+}
+
+void SessionClient::EndTurn(bool stream_ended) {
+  if (!stream_ended) {
+    turn_taken_ = false;
+    return;
+  }
+  unhandled_ = SessionStream::Event::kEnded;  // and the turn goes with it
+  own_thread_.Signal();
+}
+
+std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invocation,
+                                                        absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  absl::Time now;
+  while (!invocation.done() && (now = Now()) < deadline) {
+    if (!turn_taken_ && session_ != nullptr) {
+      turn_taken_ = true;
+      return stream_;
+    }
+    Sleeper sleeper{.invocation = invocation, .wake = {}};
+    sleepers_.push_back(&sleeper);
+    ++invocation.sleepers;
+    if (!invocation.done()) sleeper.wake.WaitWithTimeout(&mutex_, deadline - now);
+    --invocation.sleepers;
+    sleepers_.erase(std::find(sleepers_.begin(), sleepers_.end(), &sleeper));
+  }
+  if (!turn_taken_ && session_ != nullptr) PassTurn();
+  return nullptr;
+}
+
+void SessionClient::PassTurn() {
+  turn_left_until_ = Now() + kLeftToWaiters;
+  if (!sleepers_.empty()) {
+    sleepers_.front()->wake.Signal();
+  } else if (awaits_turn_) {
+    own_thread_.Signal();
+  }
+}
+
+void SessionClient::WakeSleepers(const RemoteInvocation& invocation) {
+  absl::MutexLock lock(&mutex_);
+  for (Sleeper* const sleeper : sleepers_) {
+    if (&sleeper->invocation == &invocation) sleeper->wake.Signal();
+  }
+}
+
+}  // namespace runloop::internal
