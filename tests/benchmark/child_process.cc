@@ -17,7 +17,7 @@ namespace runloop::benchmark {
 
 void BecomeChild() {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  alarm(60);
+  alarm(120);
 }
 
 ChildProcess::ChildProcess(std::vector<std::string> arguments) {

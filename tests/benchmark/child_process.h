@@ -12,7 +12,7 @@
 namespace runloop::benchmark {
 
 // To be called first in a process that was started as a ChildProcess: it ends with its parent, and
-// in any case after a minute.
+// in any case after two minutes.
 void BecomeChild();
 
 // This program again, with other arguments, and a pipe each way. Started with exec: gRPC does not
@@ -25,6 +25,7 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
+  pid_t pid() const { return pid_; }
   void WriteLine(std::string_view line);
   // Without its line feed; nothing at the end.
   std::optional<std::string> ReadLine();

@@ -48,6 +48,7 @@ struct Flood {
   int64_t count = 0;
   int64_t duration = 0;
   int64_t producer_cpu = 0;  // of handing over
+  int64_t runtime_cpu = 0;   // of the thread that runs them
   double rate() const { return double(count) * 1e9 / double(duration); }
 };
 
@@ -97,7 +98,9 @@ template <typename Loop>
 Flood FloodClosures(Loop& loop, int producers, int64_t count) {
   const int64_t each = count / producers;
   Sink sink{.left = each * producers};
-  const Flood flood = RunFlood(producers, sink.left, [&](int producer, auto await) {
+  const auto cpu = [] { return uint64_t(ThreadCpu()); };
+  const uint64_t before = loop.Call(cpu);
+  Flood flood = RunFlood(producers, sink.left, [&](int producer, auto await) {
     for (int64_t i = 0; i < each; ++i) {
       loop.Post(FloodedClosure{uint64_t(i), uint64_t(producer), ~uint64_t(i), &sink});
     }
@@ -105,7 +108,7 @@ Flood FloodClosures(Loop& loop, int producers, int64_t count) {
     sink.done.WaitForNotification();
   });
   // The last one may still be in Notify.
-  (void)loop.Call([] { return uint64_t{0}; });
+  flood.runtime_cpu = int64_t(loop.Call(cpu) - before);
   return flood;
 }
 
@@ -130,6 +133,8 @@ inline void PrintFlood(const std::string& peer, int producers, const Flood& floo
   Print(peer, "A2", absl::StrCat("rate_p", producers), flood.rate() / 1e6, "Mops/s");
   Print(peer, "A2", absl::StrCat("post_p", producers),
         double(flood.producer_cpu) / double(flood.count), "ns/post");
+  Print(peer, "A2", absl::StrCat("cpu_runtime_p", producers),
+        double(flood.runtime_cpu) / double(flood.count), "ns/op");
 }
 
 // What --only wants of A1, A2 and A3.

@@ -61,19 +61,24 @@ class Fixture {
 
 Flood FloodOperations(const Fixture& fixture, int producers, int64_t count) {
   const int64_t each = count / producers;
-  return RunFlood(producers, each * producers, [&](int, auto await) {
+  const auto cpu = [] { return uint64_t(ThreadCpu()); };
+  const uint64_t before = fixture.Call(cpu);
+  Flood result = RunFlood(producers, each * producers, [&](int, auto await) {
     OperationFlood flood(fixture.operations());
     flood.Send(each);
     await();
     flood.AwaitLast();
   });
+  result.runtime_cpu = int64_t(fixture.Call(cpu) - before);
+  return result;
 }
 
 // ---- lines ----
 
 void PrintLines(const Fixture& fixture) {
-  PrintClosures(fixture, fixture.name);
+  if (WantedSystem(fixture.name)) PrintClosures(fixture, fixture.name);
   const std::string operation = fixture.name + "_operation";
+  if (!WantedSystem(operation)) return;
   if (Wanted("A1")) {
     PrintBlocking(operation,
                   [context = fixture.operations(), payload = std::string(kSmallPayload, 1)] {

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 
 ABSL_FLAG(std::string, only, "", "the workloads to run, such as A1,B2; all if empty");
+ABSL_FLAG(std::string, system, "", "the only system to measure; all if empty");
 ABSL_FLAG(absl::Duration, time, absl::Milliseconds(300), "how long one latency workload measures");
 ABSL_FLAG(int64_t, flood, 1'000'000, "the most that one flood hands over");
 ABSL_FLAG(bool, deadlock_detection, true, "leave Abseil's lock-order graph on");
@@ -51,6 +52,11 @@ void Pin(Side side) {
 bool Wanted(std::string_view workload) {
   const std::string only = absl::GetFlag(FLAGS_only);
   return only.empty() || only.find(workload) != std::string::npos;
+}
+
+bool WantedSystem(std::string_view system) {
+  const std::string only = absl::GetFlag(FLAGS_system);
+  return only.empty() || only == system;
 }
 
 int64_t TimeLimit() { return absl::ToInt64Nanoseconds(absl::GetFlag(FLAGS_time)); }

@@ -26,6 +26,8 @@ bool PinnedToOneProcessor();
 
 // --only names workloads, such as `A1,B2`; by default all are wanted.
 bool Wanted(std::string_view workload);
+// --system names one system, such as `runloop`; by default all are wanted.
+bool WantedSystem(std::string_view system);
 // --time: how long one latency workload may measure.
 int64_t TimeLimit();
 // The smaller of `count` and --flood.

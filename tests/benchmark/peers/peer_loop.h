@@ -1,11 +1,14 @@
 #ifndef RUNLOOP_TESTS_BENCHMARK_PEERS_PEER_LOOP_H_
 #define RUNLOOP_TESTS_BENCHMARK_PEERS_PEER_LOOP_H_
 
-#include <condition_variable>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <mutex>
 #include <utility>
 
 #include "absl/flags/parse.h"
@@ -14,22 +17,22 @@
 // What each event loop that is measured beside ours has in common.
 namespace runloop::benchmark {
 
-// How a user waits for a posted closure: a flag, a mutex and a condition variable on the stack.
+// How a user waits for a posted closure who looks at what it costs: a word on the stack, and a
+// futex that sleeps until it is set. A mutex and a condition variable took twice as long.
 template <typename Loop, typename F>
 uint64_t CallByPosting(Loop& loop, F closure) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool done = false;
+  std::atomic<uint32_t> done{0};
+  const auto futex = [](std::atomic<uint32_t>* word, int operation, uint32_t value) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, nullptr, nullptr, 0);
+  };
   uint64_t result = 0;
-  loop.Post([&, closure = std::move(closure)] {
-    const uint64_t value = closure();
-    const std::lock_guard lock(mutex);
-    result = value;
-    done = true;
-    changed.notify_one();
+  loop.Post([&done, &result, futex, closure = std::move(closure)] {
+    result = closure();
+    done.store(1, std::memory_order_release);
+    // The caller may have returned already; then the address wakes nobody.
+    futex(&done, FUTEX_WAKE_PRIVATE, 1);
   });
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return done; });
+  while (done.load(std::memory_order_acquire) == 0) futex(&done, FUTEX_WAIT_PRIVATE, 0);
   return result;
 }
 

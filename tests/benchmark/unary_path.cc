@@ -1,15 +1,12 @@
-#include "runloop/tests/benchmark/paths.h"
-
 #include <grpcpp/grpcpp.h>
 
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "runloop/benchmark/v1/work.grpc.pb.h"
-#include "runloop/client/connect.h"
 #include "runloop/tests/benchmark/measure.h"
+#include "runloop/tests/benchmark/path.h"
 #include "runloop/tests/benchmark/work.h"
 
 namespace runloop::benchmark {
@@ -18,27 +15,6 @@ namespace {
 absl::Status ToAbsl(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
-
-class StreamPath final : public Path {
- public:
-  explicit StreamPath(const std::string& socket)
-      : context_(Check(Connect({.address = socket, .client_name = "benchmark"}))) {}
-
-  void Operate(std::string_view payload) override { OperateBlocking(context_, payload); }
-
-  void Flood(int64_t count) override {
-    OperationFlood flood(context_);
-    flood.Send(count);
-    flood.AwaitLast();
-  }
-
-  v1::GetUsageReply GetUsage() override {
-    return Check(context_.DispatchBlocking<v1::GetUsageReply>(kGetUsage, v1::GetUsageRequest()));
-  }
-
- private:
-  const RuntimeContext context_;
-};
 
 class UnaryPath final : public Path {
  public:
@@ -104,10 +80,6 @@ class UnaryPath final : public Path {
 };
 
 }  // namespace
-
-std::unique_ptr<Path> ConnectStream(const std::string& socket) {
-  return std::make_unique<StreamPath>(socket);
-}
 
 std::unique_ptr<Path> ConnectUnary(const std::string& socket) {
   return std::make_unique<UnaryPath>(socket);

@@ -1,5 +1,5 @@
-#ifndef RUNLOOP_TESTS_BENCHMARK_PATHS_H_
-#define RUNLOOP_TESTS_BENCHMARK_PATHS_H_
+#ifndef RUNLOOP_TESTS_BENCHMARK_PATH_H_
+#define RUNLOOP_TESTS_BENCHMARK_PATH_H_
 
 #include <cstdint>
 #include <memory>
@@ -10,23 +10,24 @@
 
 namespace runloop::benchmark {
 
-// One way from a worker's process to the daemon. One thread.
+// One way from a worker's process to the process that serves. One thread.
 class Path {
  public:
   virtual ~Path() = default;
 
   // One Operate that waits for its sum, and checks it.
   virtual void Operate(std::string_view payload) = 0;
-  // `count` Operates that nobody waits for one by one; returns when all have run.
+  // `count` Operates of the small payload that nobody waits for one by one; returns when all have
+  // run.
   virtual void Flood(int64_t count) = 0;
   virtual v1::GetUsageReply GetUsage() = 0;
 };
 
 // The client library: the session stream.
 std::unique_ptr<Path> ConnectStream(const std::string& socket);
-// gRPC's ordinary stub: a unary call each.
+// gRPC's ordinary stub: a unary call each, at most 256 at a time in a flood.
 std::unique_ptr<Path> ConnectUnary(const std::string& socket);
 
 }  // namespace runloop::benchmark
 
-#endif  // RUNLOOP_TESTS_BENCHMARK_PATHS_H_
+#endif  // RUNLOOP_TESTS_BENCHMARK_PATH_H_
