@@ -136,6 +136,7 @@ BufferView SessionBuffers::ViewOf(const std::shared_ptr<Use>& use) {
           .size = mapping.size,
           .writable = mapping.writable,
           .id = mapping.id,
+          .notice = &mapping.notice(),
           .keeps = use};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/runtime/buffer_memory.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop {
@@ -22,6 +23,10 @@ Buffer Buffer::OfBytes(std::string bytes) {
                  .size = owned->size(),
                  .writable = true,
                  .keeps = owned});
+}
+
+bool Buffer::held_by_operation() const {
+  return view_.notice != nullptr && view_.notice->held.load(std::memory_order_acquire) != 0;
 }
 
 v1::BufferRef Buffer::ref(size_t offset, size_t length) const {

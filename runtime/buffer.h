@@ -16,6 +16,8 @@ namespace runloop {
 
 namespace internal {
 
+struct BufferNotice;
+
 // What a Buffer is made of.
 struct BufferView {
   uint8_t* data = nullptr;
@@ -23,7 +25,8 @@ struct BufferView {
   bool writable = false;
   uint64_t id = 0;                    // 0: it has none, and its bytes travel in messages
   size_t offset = 0;                  // of `data` in what the id names
-  std::shared_ptr<const void> keeps;  // the memory; what the last reference to it does
+  const BufferNotice* notice = nullptr;  // of the host, for the worker; null: it gives none
+  std::shared_ptr<const void> keeps;     // the memory; what the last reference to it does
 };
 
 }  // namespace internal
@@ -74,6 +77,10 @@ class Buffer {
   absl::Span<uint8_t> mutable_data() const {
     return {view_.data, view_.writable ? view_.size : size_t{0}};
   }
+
+  // In a worker of another process: an operation holds it now, and so may still read what is
+  // written to it. For who writes to one buffer again and again; NewBuffer looks by itself.
+  bool held_by_operation() const;
 
   // Names the whole, or a piece, for a message. A piece that does not lie within it is refused by
   // whoever opens it.

@@ -41,9 +41,11 @@ constexpr int kWorkers[] = {1, 4};
 struct PathKind {
   const char* name;
   std::unique_ptr<Path> (*connect)(const std::string& socket);
-  int64_t flood;
+  int64_t flood;  // 0: for large payloads alone
 };
-constexpr PathKind kPaths[] = {{"stream", ConnectStream, 400'000}, {"unary", ConnectUnary, 20'000}};
+constexpr PathKind kPaths[] = {{"stream", ConnectStream, 400'000},
+                               {"buffer", ConnectBuffer, 0},
+                               {"unary", ConnectUnary, 20'000}};
 
 std::string PeerName(const PathKind& path) { return absl::StrCat("runloop_", path.name); }
 
@@ -152,9 +154,10 @@ class Driver {
     ChildProcess daemon(With({"--role=daemon"}));
     Check(daemon.ReadLine() == "ready", "the daemon did not start");
     for (const PathKind& kind : kPaths) {
-      if (Wanted("B1")) Forward(kind, "B1");
+      const bool small = kind.flood > 0;
+      if (small && Wanted("B1")) Forward(kind, "B1");
       for (const int workers : kWorkers) {
-        if (Wanted("B2")) Flood(kind, workers, FloodSize(kind.flood) / workers);
+        if (small && Wanted("B2")) Flood(kind, workers, FloodSize(kind.flood) / workers);
       }
       if (Wanted("B3")) Forward(kind, "B3");
     }

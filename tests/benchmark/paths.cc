@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -38,6 +39,34 @@ class StreamPath final : public Path {
 
  private:
   const RuntimeContext context_;
+};
+
+class BufferPath final : public Path {
+ public:
+  explicit BufferPath(const std::string& socket)
+      : context_(Check(Connect({.address = socket, .client_name = "benchmark"}))) {}
+
+  void Operate(std::string_view payload) override {
+    if (buffer_.size() != payload.size()) {
+      buffer_ = Check(context_.NewBuffer(payload.size()));
+      std::copy(payload.begin(), payload.end(), buffer_.mutable_data().begin());
+      sum_ = Sum(payload);
+    }
+    v1::OperateRequest request;
+    *request.mutable_buffer() = buffer_.ref();
+    const v1::OperateReply reply =
+        Check(context_.DispatchBlocking<v1::OperateReply>(kOperate, std::move(request)));
+    Check(reply.sum() == sum_, "the sum is wrong");
+  }
+  void Flood(int64_t) override { Check(false, "floods are of small payloads"); }
+  v1::GetUsageReply GetUsage() override {
+    return Check(context_.DispatchBlocking<v1::GetUsageReply>(kGetUsage, v1::GetUsageRequest()));
+  }
+
+ private:
+  const RuntimeContext context_;
+  Buffer buffer_;
+  uint64_t sum_ = 0;
 };
 
 class UnaryPath final : public Path {
@@ -107,6 +136,10 @@ class UnaryPath final : public Path {
 
 std::unique_ptr<Path> ConnectStream(const std::string& socket) {
   return std::make_unique<StreamPath>(socket);
+}
+
+std::unique_ptr<Path> ConnectBuffer(const std::string& socket) {
+  return std::make_unique<BufferPath>(socket);
 }
 
 std::unique_ptr<Path> ConnectUnary(const std::string& socket) {

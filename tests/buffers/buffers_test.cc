@@ -156,7 +156,9 @@ TEST_F(SharedBuffersTest, ABufferIsUsedAgainOnceNoOperationHoldsIt) {
   const RuntimeContext context = Connect();
   Buffer frame = Filled(context, 8192, 3);
   const uint8_t* const place = frame.data().data();
+  EXPECT_FALSE(frame.held_by_operation());
   ASSERT_TRUE(Hold(context, frame.ref()).ok());
+  EXPECT_TRUE(frame.held_by_operation());
   frame = Buffer();
   frame = Filled(context, 8192, 5);
   EXPECT_NE(frame.data().data(), place);
