@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kLengthBytes = 4;
 constexpr size_t kMaxChannels = 1024;
-constexpr size_t kMaxRoleChannels = 128;  // of all roles, beside those
+constexpr size_t kMaxRoleChannels = 128;  // of one role, beside those
 
 size_t DecodeLength(std::string_view bytes) {
   size_t length = 0;
@@ -40,10 +40,11 @@ SideChannelServer::~SideChannelServer() {
 void SideChannelServer::Add(AcceptedSocket accepted) {
   const int fd = accepted.socket.get();
   const bool by_role = !accepted.peer.role.empty();
-  const size_t open = by_role ? role_channels_ : channels_.size() - role_channels_;
+  size_t& open = by_role_[accepted.peer.role];
   if (open >= (by_role ? kMaxRoleChannels : kMaxChannels)) {
     log_.Warn(absl::StrCat("refused a side channel of process ", accepted.peer.pid, ": ", open,
-                           by_role ? " of workers with a role" : "", " are open"));
+                           by_role ? absl::StrCat(" with the role '", accepted.peer.role, "'") : "",
+                           " are open"));
     return;
   }
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { OnReadable(fd); });
@@ -52,10 +53,10 @@ void SideChannelServer::Add(AcceptedSocket accepted) {
     return;
   }
   auto channel = std::make_unique<Channel>(std::move(accepted), services_);
+  ++open;
   channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
   next_deadline_ = std::min(next_deadline_, channel->deadline);
   channels_[fd] = std::move(channel);
-  if (by_role) ++role_channels_;
 }
 
 void SideChannelServer::CloseLate(absl::Time now) {
@@ -165,7 +166,9 @@ void SideChannelServer::Close(int fd) {
   const auto found = channels_.find(fd);
   const std::unique_ptr<Channel> channel = std::move(found->second);
   channels_.erase(found);
-  if (!channel->peer.role.empty()) --role_channels_;
+  if (const auto counted = by_role_.find(channel->peer.role); --counted->second == 0) {
+    by_role_.erase(counted);
+  }
   (void)loop_.RemoveFd(fd);
 }
 

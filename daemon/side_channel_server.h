@@ -80,7 +80,7 @@ class SideChannelServer {
   const absl::Duration greeting_timeout_;
   LogLimiter log_;
   absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
-  size_t role_channels_ = 0;  // those of workers with a role
+  absl::flat_hash_map<std::string, size_t> by_role_;  // how many there are of each; "": no role
   absl::Time next_deadline_ = absl::InfiniteFuture();
 };
 

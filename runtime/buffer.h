@@ -23,8 +23,8 @@ struct BufferView {
   uint8_t* data = nullptr;
   size_t size = 0;
   bool writable = false;
-  uint64_t id = 0;                    // 0: it has none, and its bytes travel in messages
-  size_t offset = 0;                  // of `data` in what the id names
+  uint64_t id = 0;                       // 0: it has none, and its bytes travel in messages
+  size_t offset = 0;                     // of `data` in what the id names
   const BufferNotice* notice = nullptr;  // of the host, for the worker; null: it gives none
   std::shared_ptr<const void> keeps;     // the memory; what the last reference to it does
 };

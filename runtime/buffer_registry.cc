@@ -193,10 +193,13 @@ void BufferRegistry::Drop(Holdings& holdings, const Session& session, uint64_t i
 
 absl::Status BufferRegistry::Release(const Session& session, uint64_t id) {
   Freed freed;
-  absl::MutexLock lock(&mutex_);
-  const auto holdings = sessions_.find(&session);
-  if (holdings == sessions_.end() || !holdings->second.buffers.contains(id)) return Unknown(id);
-  Drop(holdings->second, session, id, freed);
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto holdings = sessions_.find(&session);
+    if (holdings == sessions_.end() || !holdings->second.buffers.contains(id)) return Unknown(id);
+    Drop(holdings->second, session, id, freed);
+  }
+  reaper_.Free(std::move(freed));
   return absl::OkStatus();
 }
 
@@ -266,15 +269,18 @@ absl::StatusOr<UniqueFd> BufferRegistry::TakeDescriptor(const Session& session, 
 void BufferRegistry::EndSession(const Session& session) {
   Freed freed;
   absl::flat_hash_map<uint64_t, Descriptor> descriptors;
-  absl::MutexLock lock(&mutex_);
-  const auto found = sessions_.find(&session);
-  if (found == sessions_.end()) return;
-  Holdings& holdings = found->second;
-  while (!holdings.buffers.empty()) {
-    Drop(holdings, session, holdings.buffers.begin()->first, freed);
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = sessions_.find(&session);
+    if (found == sessions_.end()) return;
+    Holdings& holdings = found->second;
+    while (!holdings.buffers.empty()) {
+      Drop(holdings, session, holdings.buffers.begin()->first, freed);
+    }
+    descriptors.swap(holdings.descriptors);
+    sessions_.erase(found);
   }
-  descriptors.swap(holdings.descriptors);
-  sessions_.erase(found);
+  reaper_.Free(std::move(freed));
 }
 
 void BufferRegistry::EndAll() {

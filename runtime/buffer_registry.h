@@ -17,6 +17,7 @@
 #include "runloop/runtime/bounds.h"
 #include "runloop/runtime/buffer.h"
 #include "runloop/runtime/buffer_memory.h"
+#include "runloop/runtime/buffer_reaper.h"
 #include "runloop/runtime/session.h"
 #include "runloop/runtime/unique_fd.h"
 
@@ -101,7 +102,7 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
     absl::flat_hash_map<uint64_t, Entry> buffers = {};
     absl::flat_hash_map<uint64_t, Descriptor> descriptors = {};
   };
-  using Freed = std::vector<std::shared_ptr<BufferMemory>>;
+  using Freed = BufferReaper::Memory;
 
   // Adds it, unless it has ended.
   absl::StatusOr<Holdings*> HoldingsOf(const Session& session)
@@ -119,6 +120,7 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
   absl::Status Unknown(uint64_t id);
 
   const BufferBounds bounds_;
+  BufferReaper reaper_;
   const std::shared_ptr<Account> total_;
   std::atomic<uint64_t> refused_{0};
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "runloop/runtime/core.h"
@@ -214,6 +215,19 @@ TEST_F(BufferBoundsTest, DescriptorsThatWaitCountAndAreClosedWithTheSession) {
   session->End();
   char byte;
   EXPECT_EQ(read(reader.get(), &byte, 1), 0);  // the other end is closed
+}
+
+TEST_F(BufferTest, MuchMemoryIsFreedOnAThreadOfItsOwn) {
+  for (int round = 0; round < 3; ++round) {
+    const auto session = NewSession();
+    for (int i = 0; i < 4; ++i) {
+      const auto made = buffers().Create(session, 3 << 20);
+      ASSERT_TRUE(made.ok()) << made.status();
+      buffers().Open(*session, Ref(made->id, 0, 1))->mutable_data()[0] = 1;
+    }
+    session->End();
+  }
+  while (buffers().GetBounds()[0].held.items != 0) std::this_thread::yield();
 }
 
 TEST_F(BufferTest, InProcessABufferIsPlainMemoryThatItsLastCopyReleases) {
