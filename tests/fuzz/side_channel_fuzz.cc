@@ -59,23 +59,35 @@ void Open(internal::BufferRegistry& buffers, const Session& session, const std::
   }
 }
 
+// Made once: what a run leaves behind is in its registry alone.
+struct Sessions {
+  Sessions()
+      : runtime(*Runtime::Create({.thread = RuntimeThread::kSpawn})),
+        own(runtime->core()->OpenSession({.peer = kPeer, .transport = "stream"})),
+        other(runtime->core()->OpenSession({.peer = kPeer, .transport = "stream"})),
+        token(tokens.Add(own)) {
+    tokens.Add(other);
+  }
+
+  const std::unique_ptr<Runtime> runtime;
+  const std::shared_ptr<Session> own, other;
+  SessionTokens tokens;
+  const std::string token;
+};
+
 void Run(std::string_view input) {
-  static Runtime& runtime = *(*Runtime::Create({.thread = RuntimeThread::kSpawn})).release();
-  auto buffers = std::make_shared<internal::BufferRegistry>(
+  static const Sessions& sessions = *new Sessions;
+  const std::shared_ptr<Session>&own = sessions.own, &other = sessions.other;
+  const auto buffers = std::make_shared<internal::BufferRegistry>(
       BufferBounds{.total = {.items = 64, .bytes = 1 << 20},
                    .user = {.items = 32, .bytes = 1 << 20},
                    .session = {.items = 16, .bytes = 1 << 18}},
       0);
-  SessionTokens tokens;
-  const auto own = runtime.core()->OpenSession({.peer = kPeer, .transport = "stream"});
-  const auto other = runtime.core()->OpenSession({.peer = kPeer, .transport = "stream"});
-  const std::string token = tokens.Add(own);
-  tokens.Add(other);
   const SideChannelServices services{
       .add_role_socket = [](UniqueFd, const std::string&) { return absl::OkStatus(); },
       .remove_role_socket = [](int) {},
       .buffers = buffers.get(),
-      .sessions = &tokens};
+      .sessions = &sessions.tokens};
   {
     SideChannelRequests requests(services, kPeer);
     SideChannelDecoder decoder;
@@ -94,7 +106,7 @@ void Run(std::string_view input) {
         std::vector<UniqueFd> fds;
         for (int i = 0; i < (header & 3); ++i) fds.emplace_back(::open("/dev/null", O_RDONLY));
         const SideChannelRequests::Answer answer =
-            requests.Handle(WithSecrets(**message, *own, *other, token), std::move(fds));
+            requests.Handle(WithSecrets(**message, *own, *other, sessions.token), std::move(fds));
         open = !answer.ends;
         if (answer.response.has_buffer() != (answer.memory != nullptr)) abort();
         Open(*buffers, *own, **message, held);
@@ -104,7 +116,6 @@ void Run(std::string_view input) {
     }
   }
   for (const auto& session : {own, other}) {
-    session->End();
     buffers->EndSession(*session);
   }
   const Bound left = buffers->GetBounds()[0].held;
