@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runloop/client/daemon_channel.h"
 #include "runloop/client/session_client.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/clock.h"
@@ -24,6 +25,7 @@ using internal::DispatchTarget;
 using internal::InvocationState;
 using internal::RemoteInvocation;
 using internal::Reply;
+using internal::SessionBuffers;
 using internal::SessionClient;
 using internal::WaitScope;
 
@@ -38,8 +40,10 @@ constexpr size_t kLongestClientName = 128;
 // What the contexts of one Connect share.
 class RemoteTarget final : public DispatchTarget {
  public:
-  RemoteTarget(std::shared_ptr<SessionClient> client, absl::Duration give_up_grace)
-      : client_(std::move(client)), give_up_grace_(give_up_grace) {}
+  RemoteTarget(std::shared_ptr<SessionClient> client, const ConnectOptions& options)
+      : client_(std::move(client)),
+        give_up_grace_(options.internal.give_up_grace),
+        buffers_in_messages_(options.buffers_in_messages) {}
   ~RemoteTarget() override { client_->Close(kCloseTimeout); }
 
   absl::Status WaitUntilConnected() { return client_->WaitUntilConnected(); }
@@ -72,7 +76,52 @@ class RemoteTarget final : public DispatchTarget {
     }
   }
 
+  absl::StatusOr<Buffer> NewBuffer(size_t size) override {
+    const absl::StatusOr<std::shared_ptr<SessionBuffers>> buffers = Buffers();
+    if (buffers.ok()) return (*buffers)->New(size);
+    if (!absl::IsFailedPrecondition(buffers.status())) return buffers.status();
+    return Buffer::OfBytes(std::string(size, '\0'));
+  }
+  absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) override {
+    const absl::StatusOr<std::shared_ptr<SessionBuffers>> buffers = Buffers();
+    if (buffers.ok()) return (*buffers)->Open(std::move(ref));
+    return internal::OpenPiece(
+        std::move(ref),
+        [&](uint64_t) -> absl::StatusOr<internal::BufferView> { return buffers.status(); });
+  }
+  absl::Status Grant(const Buffer& buffer, const std::string& session_id,
+                     BufferAccess access) override {
+    const absl::StatusOr<std::shared_ptr<SessionBuffers>> buffers = Buffers();
+    if (!buffers.ok()) return buffers.status();
+    if (BufferId(buffer) == 0) return NoDescriptors();
+    return (*buffers)->Grant(buffer, session_id, access == BufferAccess::kWrite);
+  }
+  absl::StatusOr<uint64_t> SendDescriptor(int fd) override {
+    const absl::StatusOr<std::shared_ptr<SessionBuffers>> buffers = Buffers();
+    if (!buffers.ok()) return buffers.status();
+    return (*buffers)->SendDescriptor(fd);
+  }
+  std::string SessionId() override {
+    const std::shared_ptr<SessionBuffers> buffers = client_->buffers();
+    return buffers == nullptr ? "" : buffers->session_id();
+  }
+
  private:
+  static absl::Status NoDescriptors() {
+    return absl::FailedPreconditionError(
+        "the connection carries no file descriptors: the bytes of buffers travel in messages");
+  }
+  // FAILED_PRECONDITION: their bytes travel in messages.
+  absl::StatusOr<std::shared_ptr<SessionBuffers>> Buffers() const {
+    if (buffers_in_messages_) return NoDescriptors();
+    std::shared_ptr<SessionBuffers> buffers = client_->buffers();
+    if (buffers == nullptr) {
+      return internal::NotConnected("there is no session with the daemon: try again");
+    }
+    if (!buffers->offered()) return NoDescriptors();
+    return buffers;
+  }
+
   // Takes the names out of `call` and leaves its request.
   absl::StatusOr<Reply> Once(Call& call) {
     const absl::Duration timeout = call.timeout;
@@ -111,6 +160,7 @@ class RemoteTarget final : public DispatchTarget {
 
   const std::shared_ptr<SessionClient> client_;
   const absl::Duration give_up_grace_;
+  const bool buffers_in_messages_;
 };
 
 // What fits the field of the protocol: short, and UTF-8.
@@ -141,7 +191,7 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
                             .on_session_lost = options.on_session_lost,
                             .before_session_lost = options.internal.before_session_lost});
   if (!client.ok()) return client.status();
-  auto target = std::make_shared<RemoteTarget>(*std::move(client), options.internal.give_up_grace);
+  auto target = std::make_shared<RemoteTarget>(*std::move(client), options);
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;
   return RuntimeContext(std::move(target));
 }

@@ -22,6 +22,9 @@ struct ConnectOptions {
   // Bytes of requests that may be unsent or unanswered; a dispatch beyond that is refused with
   // RESOURCE_EXHAUSTED, or waits (WhenFull).
   int64_t max_unfinished_bytes = int64_t{256} << 20;
+  // Buffers are memory of this process, and their bytes travel in messages, as where the connection
+  // carries no descriptors: to compare.
+  bool buffers_in_messages = false;
   // Called once for each session that is lost, or ends because the daemon drained, after its
   // invocations have their outcomes and before the next session opens; on the thread that runs
   // Watch callbacks, so it must not block and must not throw. It may dispatch, for the next

@@ -53,6 +53,11 @@ absl::Status SessionClient::WaitUntilConnected() {
   return *first_result_;
 }
 
+std::shared_ptr<SessionBuffers> SessionClient::buffers() const {
+  absl::MutexLock lock(&mutex_);
+  return buffers_;
+}
+
 bool SessionClient::OnClientThread() const { return current_client == this; }
 
 namespace {
@@ -317,10 +322,12 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
   // Destroyed without the lock.
   std::unique_ptr<OpenSession> session;
   std::shared_ptr<SessionStream> stream;
+  std::shared_ptr<SessionBuffers> buffers;
   {
     absl::MutexLock lock(&mutex_);
     session.swap(session_);
     stream.swap(stream_);
+    buffers.swap(buffers_);
     rest = session->TakeRest();
     writing = session->writing();
     const bool settled = rest.sent.empty() && rest.unsent.empty();
@@ -338,6 +345,7 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
       lost.unknown.push_back({.id = invocation->id, .operation = std::move(invocation->operation)});
     }
   }
+  buffers->End();
   const absl::Status sent =
       drained ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                           absl::StrCat(what,

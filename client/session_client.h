@@ -19,6 +19,7 @@
 #include "runloop/client/open_session.h"
 #include "runloop/client/remote_invocation.h"
 #include "runloop/client/request_batch.h"
+#include "runloop/client/session_buffers.h"
 #include "runloop/client/session_lost.h"
 #include "runloop/client/session_stream.h"
 #include "runloop/ipc/address.h"
@@ -86,6 +87,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // session if that takes more than `timeout`. On the client's own thread it only begins this, and
   // on_session_lost is not called any more. Call it once.
   void Close(absl::Duration timeout);
+
+  // Of the session that is open now; null while there is none.
+  std::shared_ptr<SessionBuffers> buffers() const;
 
   // True on the thread that Watch callbacks run on.
   bool OnClientThread() const;
@@ -211,6 +215,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // Set while the stream is being opened and until it has ended.
   std::shared_ptr<SessionStream> stream_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<OpenSession> session_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<SessionBuffers> buffers_ ABSL_GUARDED_BY(mutex_);  // with session_
   // Empty while there is a session.
   Backlog backlog_ ABSL_GUARDED_BY(mutex_);
   // Until when the thread sleeps between two attempts; InfinitePast while it does not.

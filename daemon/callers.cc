@@ -61,12 +61,14 @@ absl::StatusOr<std::shared_ptr<Session>> Callers::SessionOf(
                    "another process; open one with Dispatcher.Session");
 }
 
-void Callers::AddSession(const std::shared_ptr<Session>& session) {
+std::string Callers::AddSession(const std::shared_ptr<Session>& session) {
   absl::MutexLock lock(&mutex_);
   sessions_[session->info().id] = session;
+  return tokens_.Add(session);
 }
 
 void Callers::RemoveSession(const Session& session) {
+  tokens_.Remove(session);
   absl::MutexLock lock(&mutex_);
   sessions_.erase(session.info().id);
 }

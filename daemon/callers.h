@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "runloop/daemon/connection_table.h"
+#include "runloop/daemon/session_tokens.h"
 #include "runloop/runtime/core.h"
 
 namespace runloop::daemon {
@@ -23,8 +24,9 @@ namespace runloop::daemon {
 // the pid 0 of another pid namespace, joins none.
 class Callers {
  public:
-  Callers(std::shared_ptr<internal::RuntimeCore> core, const ConnectionTable& connections)
-      : core_(std::move(core)), connections_(connections) {}
+  Callers(std::shared_ptr<internal::RuntimeCore> core, const ConnectionTable& connections,
+          SessionTokens& tokens)
+      : core_(std::move(core)), connections_(connections), tokens_(tokens) {}
 
   // The connection that a call came by; to be asked while the call lives. UNAVAILABLE: it has gone
   // meanwhile.
@@ -39,13 +41,14 @@ class Callers {
   // (QUEUE_FULL): the peer has as many sessions as it may.
   absl::StatusOr<std::shared_ptr<Session>> SessionOf(const grpc::ServerContextBase& context) const;
 
-  // The sessions that calls may join.
-  void AddSession(const std::shared_ptr<Session>& session);
+  // The sessions that calls may join, and side channels attach to with the token that it returns.
+  std::string AddSession(const std::shared_ptr<Session>& session);
   void RemoveSession(const Session& session);
 
  private:
   const std::shared_ptr<internal::RuntimeCore> core_;
   const ConnectionTable& connections_;
+  SessionTokens& tokens_;
 
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);

@@ -60,7 +60,15 @@ void FillLedger(const Ledger::Counts& counts, v1::Ledger& ledger) {
   ledger.set_given_up(counts.given_up);
 }
 
-void FillSession(const Session& session, v1::SessionStatus& status) {
+void FillBound(const BoundStatus& bound, v1::Bound& status) {
+  status.set_holder(bound.holder);
+  status.set_items(bound.held.items);
+  status.set_max_items(bound.bound.items);
+  status.set_bytes(bound.held.bytes);
+  status.set_max_bytes(bound.bound.bytes);
+}
+
+void FillSession(const Session& session, const Bound& buffers, v1::SessionStatus& status) {
   const Session::Info& info = session.info();
   const Session::Counts counts = session.counts();
   status.set_session_id(info.id);
@@ -76,6 +84,8 @@ void FillSession(const Session& session, v1::SessionStatus& status) {
   status.set_handles(counts.handles);
   status.set_bytes(counts.bytes);
   status.set_closing(session.ended());
+  status.set_buffers(buffers.items);
+  status.set_buffer_bytes(buffers.bytes);
   *status.mutable_start_time() = daemon::ToProto(info.start_time);
 }
 
@@ -105,8 +115,8 @@ void FillOperation(const Operation& operation, v1::OperationStatus& status) {
 
 std::unique_ptr<CallHandler> DiagnosticsService::NewGetStatus(Call& call) const {
   return NewRequestCall<v1::GetStatusRequest, v1::GetStatusResponse>(
-      call, [this](Call& call, const v1::GetStatusRequest&, v1::GetStatusResponse& response) {
-        absl::Status allowed = options_.callers->CheckMainSocket(call.context());
+      call, [this](Call& asked, const v1::GetStatusRequest&, v1::GetStatusResponse& response) {
+        absl::Status allowed = options_.callers->CheckMainSocket(asked.context());
         if (allowed.ok()) FillStatus(response);
         return allowed;
       });
@@ -115,8 +125,8 @@ std::unique_ptr<CallHandler> DiagnosticsService::NewGetStatus(Call& call) const 
 std::unique_ptr<CallHandler> DiagnosticsService::NewListOperations(Call& call) const {
   return NewRequestCall<v1::ListOperationsRequest, v1::ListOperationsResponse>(
       call,
-      [this](Call& call, const v1::ListOperationsRequest&, v1::ListOperationsResponse& response) {
-        absl::Status allowed = options_.callers->CheckMainSocket(call.context());
+      [this](Call& asked, const v1::ListOperationsRequest&, v1::ListOperationsResponse& response) {
+        absl::Status allowed = options_.callers->CheckMainSocket(asked.context());
         if (!allowed.ok()) return allowed;
         for (const Operation* operation : options_.core->operations().List()) {
           FillOperation(*operation, *response.add_operations());
@@ -134,20 +144,19 @@ void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {
   FillThread(snapshot, *response.mutable_thread());
   FillLedger(snapshot.ledger, *response.mutable_ledger());
   for (const std::shared_ptr<const Session>& session : snapshot.sessions) {
-    FillSession(*session, *response.add_sessions());
+    FillSession(*session, options_.core->buffers().HeldBy(*session), *response.add_sessions());
   }
   response.set_connections(static_cast<uint32_t>(options_.connections->size()));
   for (const std::string& address : options_.addresses) response.add_addresses(address);
   *response.mutable_limits() =
       LimitsOf(*options_.core, options_.max_message_bytes, options_.max_unfinished);
   for (const BoundStatus& bound : snapshot.bounds) {
-    v1::Bound& added = *response.add_bounds();
-    added.set_holder(bound.holder);
-    added.set_items(bound.held.items);
-    added.set_max_items(bound.bound.items);
-    added.set_bytes(bound.held.bytes);
-    added.set_max_bytes(bound.bound.bytes);
+    FillBound(bound, *response.add_bounds());
   }
+  for (const BoundStatus& bound : options_.core->buffers().GetBounds()) {
+    FillBound(bound, *response.add_buffer_bounds());
+  }
+  response.set_refused_buffers(options_.core->buffers().refused());
   response.set_draining(snapshot.draining);
   response.set_open_files(CountOpenFiles());
   response.set_threads(CountThreads());

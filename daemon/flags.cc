@@ -79,6 +79,9 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   std::string total = FormatBound(flags.bounds.total);
   std::string user = FormatBound(flags.bounds.user);
   std::string session = FormatBound(flags.bounds.session);
+  std::string total_buffers = FormatBound(flags.buffer_bounds.total);
+  std::string user_buffers = FormatBound(flags.buffer_bounds.user);
+  std::string session_buffers = FormatBound(flags.buffer_bounds.session);
   std::string close_timeout = absl::FormatDuration(runtime_defaults.close_timeout);
   std::string loop = "epoll";
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
@@ -115,6 +118,13 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   app.add_option("--user_bound", user, "The same for all sessions of a uid or role")
       ->capture_default_str();
   app.add_option("--total_bound", total, "The same for all together")->capture_default_str();
+  app.add_option("--session_buffers", session_buffers,
+                 "Buffers in shared memory of one session, as ITEMS,BYTES; more are refused")
+      ->capture_default_str();
+  app.add_option("--user_buffers", user_buffers, "The same for all sessions of a uid or role")
+      ->capture_default_str();
+  app.add_option("--total_buffers", total_buffers, "The same for all together")
+      ->capture_default_str();
   app.add_option("--probe_plugin", flags.probe_plugins)->allow_extra_args(false)->group("");
   try {
     app.parse(argc, argv);
@@ -123,6 +133,9 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
     flags.bounds = {.total = ParseBound("--total_bound", total),
                     .user = ParseBound("--user_bound", user),
                     .session = ParseBound("--session_bound", session)};
+    flags.buffer_bounds = {.total = ParseBound("--total_buffers", total_buffers),
+                           .user = ParseBound("--user_buffers", user_buffers),
+                           .session = ParseBound("--session_buffers", session_buffers)};
     for (const auto& [flag, bound] : {std::pair("--session_bound", flags.bounds.session),
                                       std::pair("--user_bound", flags.bounds.user),
                                       std::pair("--total_bound", flags.bounds.total)}) {

@@ -20,6 +20,7 @@ struct Flags {
   absl::Duration drain_timeout;
   absl::Duration close_timeout;
   WorkBounds bounds;
+  BufferBounds buffer_bounds;
   size_t max_handles = 0;
   // Not for people: probe these instead of serving (plugin_loader.h).
   std::vector<std::string> probe_plugins;

@@ -122,6 +122,7 @@ class Host::Impl {
   std::vector<std::string> hosted_;  // in the process's table
 
   daemon::ConnectionTable connections_;
+  daemon::SessionTokens sessions_;
   // Set by Start, and there until the end: a drain may be asked for while the owner closes it.
   std::unique_ptr<daemon::Server> server_, role_server_;
   const std::shared_ptr<daemon::CompletionThread> completion_ =
@@ -170,6 +171,8 @@ absl::Status Host::Impl::Start() {
                                       (role.empty() ? server_ : role_server_)->ConnectionEnded();
                                     },
                                 .connections = &connections_,
+                                .buffers = &core_->buffers(),
+                                .sessions = &sessions_,
                                 .log = log_});
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
@@ -186,6 +189,7 @@ absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_ca
       {.core = core_,
        .completion = completion_,
        .connections = &connections_,
+       .sessions = &sessions_,
        .addresses = listener_addresses_,
        .max_message_bytes = options_.max_message_bytes,
        .max_unfinished = options_.max_unfinished,

@@ -11,6 +11,8 @@ v1::Limits LimitsOf(const internal::RuntimeCore& core, int64_t max_message_bytes
   limits.set_max_unfinished(std::min(max_unfinished, core.bounds().session.items));
   limits.set_max_unfinished_bytes(core.bounds().session.bytes);
   limits.set_max_handles(core.max_handles());
+  limits.set_max_buffers(core.buffers().bounds().session.items);
+  limits.set_max_buffer_bytes(core.buffers().bounds().session.bytes);
   return limits;
 }
 

@@ -71,12 +71,14 @@ Listener::Listener(ListenerOptions options)
       timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
       log_(options.log),
       side_channels_(loop_,
-                     {.add =
+                     {.add_role_socket =
                           [this](UniqueFd socket, const std::string& role) {
                             const int fd = socket.get();
                             return AddSource({.fd = fd, .owned = std::move(socket), .role = role});
                           },
-                      .remove = [this](int fd) { RemoveSource(fd); }},
+                      .remove_role_socket = [this](int fd) { RemoveSource(fd); },
+                      .buffers = options.buffers,
+                      .sessions = options.sessions},
                      options.first_byte_timeout, options.log) {
   for (const ListeningSocket& socket : sockets_) addresses_.push_back(socket.name());
 }

@@ -31,8 +31,10 @@ struct ListenerOptions {
   std::function<void(int fd, const std::string& role)> serve;
   // Called on the accept thread after one of those has ended. May be null.
   std::function<void(const std::string& role)> ended;
-  // Must outlive the listener.
+  // These must outlive the listener.
   ConnectionTable* connections = nullptr;
+  internal::BufferRegistry* buffers = nullptr;
+  const SessionTokens* sessions = nullptr;
   LogSink log;
   // A connection that says nothing for so long is closed, and so is a side channel that has not
   // sent its greeting.

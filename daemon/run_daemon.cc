@@ -57,6 +57,7 @@ int RunDaemon(const Flags& flags) {
       Runtime::Create({.loop = flags.glib ? NewGlibLoop() : NewEpollLoop(),
                        .operations = std::move(operations),
                        .bounds = flags.bounds,
+                       .buffer_bounds = flags.buffer_bounds,
                        .max_handles = flags.max_handles,
                        .close_timeout = flags.close_timeout});
   if (!runtime.ok()) return Fail(kExitFailed, runtime.status());

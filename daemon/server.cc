@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options) {
 Server::Server(ServerOptions options)
     : core_(options.core),
       completion_(options.completion),
-      callers_(options.core, *options.connections),
+      callers_(options.core, *options.connections, *options.sessions),
       sessions_({.core = options.core,
                  .completion = options.completion,
                  .callers = &callers_,

@@ -28,8 +28,9 @@ struct ServerOptions {
   std::shared_ptr<internal::RuntimeCore> core;
   // Serves the RPCs. It is started and stopped by whoever owns it.
   std::shared_ptr<CompletionThread> completion;
-  // Must outlive the server.
+  // Both must outlive the server.
   const ConnectionTable* connections = nullptr;
+  SessionTokens* sessions = nullptr;
   // What status shows as listened on.
   std::vector<std::string> addresses;
   int64_t max_message_bytes = 0;

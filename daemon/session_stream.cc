@@ -282,7 +282,8 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
                                       .transport = "stream"});
   if (!session.ok()) return session.status();
   session_ = *std::move(session);
-  server_.options().callers->AddSession(session_);
+  response_.mutable_welcome()->set_side_channel_token(
+      server_.options().callers->AddSession(session_));
   outbox_ = std::make_shared<SessionOutbox>(server_.options().completion, this);
   stage_ = Stage::kOpen;
   server_.SessionOpened();

@@ -1,25 +1,20 @@
 #include "runloop/daemon/side_channel_server.h"
 
-#include <fcntl.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "runloop/ipc/side_channel_frame.h"
 #include "runloop/runtime/clock.h"
-#include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
 namespace {
 
 constexpr size_t kLengthBytes = 4;
 constexpr size_t kMaxChannels = 1024;
-constexpr size_t kMaxRoleChannels = 64;  // of all roles, beside those
-constexpr size_t kMaxRoleSockets = 64;   // of one channel
-constexpr size_t kMaxRole = 64;
+constexpr size_t kMaxRoleChannels = 128;  // of one role, beside those
 
 size_t DecodeLength(std::string_view bytes) {
   size_t length = 0;
@@ -29,20 +24,12 @@ size_t DecodeLength(std::string_view bytes) {
   return length;
 }
 
-bool IsRole(std::string_view role) {
-  return !role.empty() && role.size() <= kMaxRole && absl::ascii_islower(role[0]) &&
-         std::all_of(role.begin(), role.end(), [](char c) {
-           return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '_' ||
-                  c == '-';
-         });
-}
-
 }  // namespace
 
-SideChannelServer::SideChannelServer(EpollLoop& loop, RoleSockets role_sockets,
+SideChannelServer::SideChannelServer(EpollLoop& loop, SideChannelServices services,
                                      absl::Duration greeting_timeout, LogSink log)
     : loop_(loop),
-      role_sockets_(std::move(role_sockets)),
+      services_(std::move(services)),
       greeting_timeout_(greeting_timeout),
       log_(std::move(log)) {}
 
@@ -53,10 +40,11 @@ SideChannelServer::~SideChannelServer() {
 void SideChannelServer::Add(AcceptedSocket accepted) {
   const int fd = accepted.socket.get();
   const bool by_role = !accepted.peer.role.empty();
-  const size_t open = by_role ? role_channels_ : channels_.size() - role_channels_;
+  size_t& open = by_role_[accepted.peer.role];
   if (open >= (by_role ? kMaxRoleChannels : kMaxChannels)) {
     log_.Warn(absl::StrCat("refused a side channel of process ", accepted.peer.pid, ": ", open,
-                           by_role ? " of workers with a role" : "", " are open"));
+                           by_role ? absl::StrCat(" with the role '", accepted.peer.role, "'") : "",
+                           " are open"));
     return;
   }
   if (absl::Status added = loop_.AddFd(fd, EPOLLIN, [this, fd](uint32_t) { OnReadable(fd); });
@@ -64,11 +52,11 @@ void SideChannelServer::Add(AcceptedSocket accepted) {
     log_.Warn(absl::StrCat("closed a side channel: ", added.message()));
     return;
   }
-  auto channel = std::make_unique<Channel>(std::move(accepted));
+  auto channel = std::make_unique<Channel>(std::move(accepted), services_);
+  ++open;
   channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
   next_deadline_ = std::min(next_deadline_, channel->deadline);
   channels_[fd] = std::move(channel);
-  if (by_role) ++role_channels_;
 }
 
 void SideChannelServer::CloseLate(absl::Time now) {
@@ -124,10 +112,14 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     const absl::StatusOr<SocketIo> io =
         ReceiveWithFds(channel.socket.get(),
                        absl::MakeSpan(buffer, std::min(*missing, sizeof(buffer))), channel.fds);
-    if (!io.ok()) return io.status();
+    if (!io.ok()) {
+      if (absl::IsInvalidArgument(io.status())) services_.buffers->CountRefused(1);
+      return io.status();
+    }
     if (io->would_block) return absl::OkStatus();
     if (io->end) return absl::CancelledError("the peer closed it");
     if (channel.fds.size() > kMaxFdsPerMessage) {
+      services_.buffers->CountRefused(channel.fds.size());
       return absl::InvalidArgumentError("too many descriptors in one frame");
     }
     channel.frame.append(buffer, io->bytes);
@@ -141,74 +133,32 @@ absl::Status SideChannelServer::Read(Channel& channel) {
       channel.greeted = true;
       if (channel.peer.role.empty()) channel.deadline = absl::InfiniteFuture();
       channel.frame.clear();
+      services_.buffers->CountRefused(channel.fds.size());
       channel.fds.clear();
       continue;
     }
     const std::string message = channel.frame.substr(kLengthBytes);
     channel.frame.clear();
-    v1::SideChannelResponse response;
-    *response.mutable_status() = ToProto(Handle(channel, message, std::exchange(channel.fds, {})));
-    const absl::StatusOr<std::string> encoded = EncodeSideChannelFrame(response);
+    const SideChannelRequests::Answer answer =
+        channel.requests.Handle(message, std::exchange(channel.fds, {}));
+    if (channel.requests.attached()) channel.deadline = absl::InfiniteFuture();
+    const absl::StatusOr<std::string> encoded = EncodeSideChannelFrame(answer.response);
     if (!encoded.ok()) return encoded.status();
-    const absl::StatusOr<SocketIo> sent = SendWithFds(channel.socket.get(), *encoded, {});
+    std::vector<int> fds;
+    if (answer.memory != nullptr) fds.push_back(answer.memory->fd());
+    const absl::StatusOr<SocketIo> sent = SendWithFds(channel.socket.get(), *encoded, fds);
     if (!sent.ok()) return sent.status();
     if (sent->bytes < encoded->size()) {
       return absl::ResourceExhaustedError("it does not read its responses");
     }
-    if (!channel.peer.role.empty()) {
-      return absl::PermissionDeniedError(absl::StrCat("it has the role '", channel.peer.role, "'"));
+    if (answer.ends) {
+      const std::string& why = answer.response.status().message();
+      return absl::PermissionDeniedError(
+          channel.peer.role.empty()
+              ? why
+              : absl::StrCat(why, " (it has the role '", channel.peer.role, "')"));
     }
   }
-  return absl::OkStatus();
-}
-
-absl::Status SideChannelServer::Handle(Channel& channel, const std::string& message,
-                                       std::vector<UniqueFd> fds) {
-  v1::SideChannelRequest request;
-  if (!request.ParseFromString(message)) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     "the frame holds no SideChannelRequest");
-  }
-  switch (request.request_case()) {
-    case v1::SideChannelRequest::kAddRoleSocket:
-      return AddRoleSocket(channel, request.add_role_socket(), std::move(fds));
-    case v1::SideChannelRequest::REQUEST_NOT_SET:
-      break;
-  }
-  return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_INVALID_REQUEST,
-                   "the side channel request is empty or of a later version");
-}
-
-absl::Status SideChannelServer::AddRoleSocket(Channel& channel, const v1::AddRoleSocket& request,
-                                              std::vector<UniqueFd> fds) {
-  const auto invalid = [](const std::string& message) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST, message);
-  };
-  if (!channel.peer.role.empty()) {
-    return MakeError(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_ALLOWED,
-                     absl::StrCat("a worker with the role '", channel.peer.role,
-                                  "' cannot add role sockets; connect to the main socket"),
-                     {{"role", channel.peer.role}});
-  }
-  if (!IsRole(request.role())) {
-    return invalid("a role is 1 to 64 characters of [a-z0-9._-], the first a letter");
-  }
-  if (fds.size() != 1) {
-    return invalid(absl::StrCat("exactly one descriptor rides along, not ", fds.size()));
-  }
-  if (absl::Status checked = CheckListeningUnixSocket(fds[0].get()); !checked.ok()) {
-    return invalid(std::string(checked.message()));
-  }
-  if (channel.role_sockets.size() >= kMaxRoleSockets) {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-                     absl::StrCat("a side channel holds at most ", kMaxRoleSockets,
-                                  " role sockets; open another"));
-  }
-  const int fd = fds[0].get();
-  if (absl::Status added = role_sockets_.add(std::move(fds[0]), request.role()); !added.ok()) {
-    return added;
-  }
-  channel.role_sockets.push_back(fd);
   return absl::OkStatus();
 }
 
@@ -216,8 +166,9 @@ void SideChannelServer::Close(int fd) {
   const auto found = channels_.find(fd);
   const std::unique_ptr<Channel> channel = std::move(found->second);
   channels_.erase(found);
-  if (!channel->peer.role.empty()) --role_channels_;
-  for (const int role_socket : channel->role_sockets) role_sockets_.remove(role_socket);
+  if (const auto counted = by_role_.find(channel->peer.role); --counted->second == 0) {
+    by_role_.erase(counted);
+  }
   (void)loop_.RemoveFd(fd);
 }
 

@@ -1,7 +1,6 @@
 #ifndef RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
 #define RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,9 +10,9 @@
 #include "absl/time/time.h"
 #include "runloop/daemon/log_limiter.h"
 #include "runloop/daemon/peer_process.h"
+#include "runloop/daemon/side_channel_requests.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/epoll_loop.h"
-#include "runloop/v1/side_channel.pb.h"
 
 namespace runloop::daemon {
 
@@ -36,19 +35,12 @@ struct AcceptedSocket {
 // What is distrusted: every byte and every descriptor. A frame's length is checked before anything
 // is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
 // it is. Descriptors that were not expected are closed. A peer that breaks the framing, does not
-// read its responses or does not greet in time loses the channel. A worker with a role gets one
-// refusal and loses it too; those of roles take no room from the others.
+// read its responses, does not greet in time or attaches to what is not its session loses the
+// channel, and so does a worker with a role that asks for anything else than what concerns its
+// session; those of roles take no room from the others.
 class SideChannelServer {
  public:
-  // What the channels act on. Called on the loop's thread.
-  struct RoleSockets {
-    // Accepts on `listening` under `role` from now on.
-    std::function<absl::Status(UniqueFd listening, const std::string& role)> add;
-    // Stops accepting on it; connections that it accepted stay.
-    std::function<void(int fd)> remove;
-  };
-
-  SideChannelServer(EpollLoop& loop, RoleSockets role_sockets, absl::Duration greeting_timeout,
+  SideChannelServer(EpollLoop& loop, SideChannelServices services, absl::Duration greeting_timeout,
                     LogSink log);
   ~SideChannelServer();
 
@@ -65,14 +57,15 @@ class SideChannelServer {
 
  private:
   struct Channel : AcceptedSocket {
-    explicit Channel(AcceptedSocket accepted) : AcceptedSocket(std::move(accepted)) {}
+    Channel(AcceptedSocket accepted, const SideChannelServices& services)
+        : AcceptedSocket(std::move(accepted)), requests(services, peer) {}
 
-    // For the greeting; for a worker with a role, which may do nothing, for everything.
+    // For the greeting; for a worker with a role also for attaching to its session.
     absl::Time deadline;
     bool greeted = false;       // the magic was read
     std::string frame;          // what has arrived of the current one, its length included
     std::vector<UniqueFd> fds;  // that came with it
-    std::vector<int> role_sockets;
+    SideChannelRequests requests;
   };
 
   void OnReadable(int fd);
@@ -80,17 +73,14 @@ class SideChannelServer {
   absl::Status Read(Channel& channel);
   // How many bytes complete what is being read: magic, length or message.
   static absl::StatusOr<size_t> Missing(const Channel& channel);
-  absl::Status Handle(Channel& channel, const std::string& message, std::vector<UniqueFd> fds);
-  absl::Status AddRoleSocket(Channel& channel, const v1::AddRoleSocket& request,
-                             std::vector<UniqueFd> fds);
   void Close(int fd);
 
   EpollLoop& loop_;
-  const RoleSockets role_sockets_;
+  const SideChannelServices services_;
   const absl::Duration greeting_timeout_;
   LogLimiter log_;
   absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
-  size_t role_channels_ = 0;  // those of workers with a role
+  absl::flat_hash_map<std::string, size_t> by_role_;  // how many there are of each; "": no role
   absl::Time next_deadline_ = absl::InfiniteFuture();
 };
 

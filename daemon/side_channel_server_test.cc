@@ -158,11 +158,11 @@ TEST_F(SideChannelTest, OfTooManyThatSayNothingThoseOfARoleGoFirst) {
 }
 
 TEST_F(SideChannelTest, SideChannelsOfRolesLeaveRoomForOthers) {
-  max_role_connections_ = 100;
+  max_role_connections_ = 200;
   Start();
   const UniqueFd channel = OpenRole();
   std::vector<UniqueFd> channels;
-  for (int i = 0; i < 65; ++i) {
+  for (int i = 0; i < 129; ++i) {
     channels.push_back(*ConnectUnix(role_address_));
     Send(channels.back(), kSideChannelMagic);
   }

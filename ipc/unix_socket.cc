@@ -50,15 +50,6 @@ union FdControl {
 
 }  // namespace
 
-void UniqueFd::Reset(int fd) {
-  if (fd_ >= 0 && fd_ != fd) {
-    const int saved = errno;
-    close(fd_);
-    errno = saved;
-  }
-  fd_ = fd;
-}
-
 absl::StatusOr<UniqueFd> ConnectUnix(const Address& address) {
   const std::string what = absl::StrCat("cannot connect to ", address.ToString());
   // Non-blocking while it connects, since a full backlog would make connect(2) wait.

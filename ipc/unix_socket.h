@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,32 +12,9 @@
 #include "absl/types/span.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/session.h"
+#include "runloop/runtime/unique_fd.h"
 
 namespace runloop {
-
-// A file descriptor that is closed when its owner goes. Not thread-safe.
-class UniqueFd {
- public:
-  UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
-  UniqueFd(UniqueFd&& other) noexcept : fd_(other.Release()) {}
-  UniqueFd& operator=(UniqueFd&& other) noexcept {
-    Reset(other.Release());
-    return *this;
-  }
-  ~UniqueFd() { Reset(); }
-
-  // -1 if it holds none.
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-  // Gives the descriptor away.
-  int Release() { return std::exchange(fd_, -1); }
-  // Closes what it held.
-  void Reset(int fd = -1);
-
- private:
-  int fd_ = -1;
-};
 
 // Connects to the socket at `address`; never waits. The descriptor blocks unless it is told
 // otherwise and is closed on exec.

@@ -35,6 +35,19 @@ struct WorkBounds {
   Bound session{.items = 100'000, .bytes = int64_t{128} << 20};
 };
 
+// How many buffers (buffer.h) there may be, and of how many bytes; file descriptors that a worker has
+// sent and no operation has taken count as buffers without bytes. What operations hold counts until
+// they let go of it. One more is refused with RESOURCE_EXHAUSTED (BUFFERS_FULL). The kernel takes
+// memory only as it is written to.
+struct BufferBounds {
+  // All together.
+  Bound total{.items = 8192, .bytes = int64_t{4} << 30};
+  // All sessions of one uid or, for workers in a role, of that role.
+  Bound user{.items = 4096, .bytes = int64_t{2} << 30};
+  // One session of another process. Sessions of this process are bounded by `total` alone.
+  Bound session{.items = 256, .bytes = int64_t{1} << 30};
+};
+
 // A bound and how much of it is held, for status.
 struct BoundStatus {
   std::string holder;  // `runtime`, `uid 1000`, `role camera`

@@ -99,6 +99,7 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       id_(RandomId()),
       start_time_(absl::Now()),
       loop_(options.loop ? std::move(options.loop) : NewEpollLoop()),
+      buffers_(std::make_shared<BufferRegistry>(options.buffer_bounds, FirstHandle())),
       lifecycle_(
           options.bounds,
           [this](const Account* among, const Session* asks) { return LargestHolder(among, asks); }),
@@ -487,6 +488,7 @@ size_t RuntimeCore::Shutdown() {
   }
   // What handlers keep may lead back here: a completion, for one, that was never finished.
   for (const Operation* operation : operations_.List()) operation->DropHandler();
+  buffers_->EndAll();
   loop_->Detach();
   lifecycle_.closures().Close();
   if (runtime_of_this_thread == this) runtime_of_this_thread = nullptr;

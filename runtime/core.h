@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/adaptive_spin.h"
+#include "runloop/runtime/buffer_registry.h"
 #include "runloop/runtime/deferred_tasks.h"
 #include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
@@ -73,6 +74,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const OperationRegistry& operations() const { return operations_; }
   const WorkBounds& bounds() const { return lifecycle_.bounds(); }
   size_t max_handles() const { return max_handles_; }
+  BufferRegistry& buffers() { return *buffers_; }
+  const BufferRegistry& buffers() const { return *buffers_; }
   Clock& clock() const { return *clock_; }
   const std::string& id() const { return id_; }
   absl::Time start_time() const { return start_time_; }
@@ -249,6 +252,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const std::string id_;
   const absl::Time start_time_;
   const std::unique_ptr<RunLoop> loop_;
+  const std::shared_ptr<BufferRegistry> buffers_;  // the buffers of this process refer to it
 
   Lifecycle lifecycle_;
   mutable TaskQueue queue_;  // a look does intake

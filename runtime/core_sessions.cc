@@ -25,8 +25,7 @@ std::string InWords(const Session& session) {
 
 std::shared_ptr<Account> RuntimeCore::UserOf(const Session::Info& info) {
   if (info.in_process) return nullptr;
-  return lifecycle_.AccountOf(info.peer.role.empty() ? absl::StrCat("uid ", info.peer.uid)
-                                                     : absl::StrCat("role ", info.peer.role));
+  return lifecycle_.AccountOf(HolderOf(info.peer));
 }
 
 std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
@@ -68,6 +67,7 @@ std::shared_ptr<Session> RuntimeCore::AddSession(Session::Info info,
 }
 
 void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
+  buffers_->EndSession(*session);
   const Lane* const lane = session->info().in_process ? nullptr : &session->lane_;
   EndQueued(OutcomeKind::kAbandoned, lane,
             [&](Task& task) { return task.session == session && !task.is_cleanup; });

@@ -9,6 +9,7 @@
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/local_buffers.h"
 
 namespace runloop {
 namespace internal {
@@ -160,7 +161,8 @@ class LocalTarget final : public DispatchTarget {
   LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name)
       : core_(std::move(core)),
         use_(std::make_shared<SessionUse>(core_->OpenSession(
-            {.client_name = std::move(client_name), .transport = "local", .in_process = true}))) {}
+            {.client_name = std::move(client_name), .transport = "local", .in_process = true}))),
+        buffers_(core_->buffers().shared_from_this(), use_->session) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
     return DispatchWithRoom(std::move(call));
@@ -182,6 +184,17 @@ class LocalTarget final : public DispatchTarget {
     if (!invocation->GiveUp()) return reply;
     return invocation->AwaitReply(absl::InfiniteDuration());
   }
+
+  absl::StatusOr<Buffer> NewBuffer(size_t size) override { return buffers_.New(size); }
+  absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) override {
+    return buffers_.Open(std::move(ref));
+  }
+  absl::Status Grant(const Buffer&, const std::string&, BufferAccess) override {
+    return absl::FailedPreconditionError(
+        "a buffer of the host's own process cannot be granted: it is no shared memory");
+  }
+  absl::StatusOr<uint64_t> SendDescriptor(int fd) override { return buffers_.SendDescriptor(fd); }
+  std::string SessionId() override { return use_->session->info().id; }
 
  private:
   // With WhenFull::kWait, tries again while a bound stands in the way and the timeout allows.
@@ -283,6 +296,7 @@ class LocalTarget final : public DispatchTarget {
 
   const std::shared_ptr<RuntimeCore> core_;
   const std::shared_ptr<SessionUse> use_;
+  LocalBuffers buffers_;
 };
 
 }  // namespace

@@ -11,9 +11,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/buffer.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
 #include "runloop/runtime/session.h"
+#include "runloop/runtime/unique_fd.h"
 
 namespace runloop {
 
@@ -66,6 +68,22 @@ class OperationContext {
   absl::StatusOr<Handle> Keep(std::unique_ptr<T> object) {
     return KeepObject(std::make_unique<internal::HeldObjectOf<T>>(std::move(object)), typeid(T));
   }
+
+  // What a field of the request refers to (buffer.h); mapped already, so that it costs no call of
+  // the kernel. It may be kept after the handler, and used on any thread. Its bytes are a peer's.
+  //
+  // NOT_FOUND (UNKNOWN_BUFFER): the session has no such buffer, or no more. INVALID_ARGUMENT
+  // (INVALID_REQUEST): the piece does not lie within the buffer.
+  absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) const;
+
+  // A buffer of the session's, for the reply: the worker opens it (RuntimeContext::OpenBuffer) and
+  // gives it back with its last copy; it ends with the session. RESOURCE_EXHAUSTED (BUFFERS_FULL).
+  absl::StatusOr<Buffer> NewBuffer(size_t size) const;
+
+  // The file descriptor that the worker has sent (RuntimeContext::SendDescriptor); one call gets
+  // it. It may be of anything: ask the kernel what it is before using it. NOT_FOUND
+  // (UNKNOWN_BUFFER): there is none of this id.
+  absl::StatusOr<UniqueFd> TakeDescriptor(uint64_t id) const;
 
  private:
   absl::StatusOr<Handle> KeepObject(std::unique_ptr<internal::HeldObject> object,

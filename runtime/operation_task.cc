@@ -16,6 +16,19 @@ std::string_view OperationContext::operation() const { return task_.operation->n
 const std::shared_ptr<Session>& OperationContext::session() const { return task_.session; }
 absl::Time OperationContext::deadline() const { return task_.deadline; }
 LocalRuntimeContext OperationContext::runtime() const { return task_.core().context(); }
+absl::StatusOr<Buffer> OperationContext::OpenBuffer(v1::BufferRef ref) const {
+  return task_.core().buffers().Open(*task_.session, std::move(ref));
+}
+absl::StatusOr<Buffer> OperationContext::NewBuffer(size_t size) const {
+  const auto made = task_.core().buffers().Create(task_.session, size);
+  if (!made.ok()) return made.status();
+  internal::BufferView view = internal::BufferMemory::Hold(made->memory, made->id, true);
+  view.size = size;
+  return Buffer(std::move(view));
+}
+absl::StatusOr<UniqueFd> OperationContext::TakeDescriptor(uint64_t id) const {
+  return task_.core().buffers().TakeDescriptor(*task_.session, id);
+}
 absl::StatusOr<Handle> OperationContext::KeepObject(std::unique_ptr<internal::HeldObject> object,
                                                     std::type_index type) {
   return task_.Keep(std::move(object), type);

@@ -39,6 +39,8 @@ struct RuntimeOptions {
   RuntimeThread thread = RuntimeThread::kBind;
   // How much work may be unfinished; more is refused.
   WorkBounds bounds;
+  // How many buffers there may be, and of what size.
+  BufferBounds buffer_bounds;
   // Objects that one session may hold by handle.
   size_t max_handles = 10'000;
   // How long an object may take to close (handle.h) before it is destroyed as it is.

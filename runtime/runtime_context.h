@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/buffer.h"
 #include "runloop/runtime/invocation.h"
 #include "runloop/runtime/wait_chain.h"
 
@@ -41,6 +42,9 @@ struct DispatchOptions {
   std::string coalesce_key;
   WhenFull when_full = WhenFull::kFail;
 };
+
+// What another session may do with a buffer that it is granted.
+enum class BufferAccess { kRead, kWrite };
 
 namespace internal {
 
@@ -73,6 +77,14 @@ class DispatchTarget {
   virtual std::shared_ptr<InvocationState> Dispatch(Call call) = 0;
   // Dispatch and a wait.
   virtual absl::StatusOr<Reply> DispatchBlocking(Call call);
+
+  // As RuntimeContext's.
+  virtual absl::StatusOr<Buffer> NewBuffer(size_t size) = 0;
+  virtual absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) = 0;
+  virtual absl::Status Grant(const Buffer& buffer, const std::string& session_id,
+                             BufferAccess access) = 0;
+  virtual absl::StatusOr<uint64_t> SendDescriptor(int fd) = 0;
+  virtual std::string SessionId() = 0;
 };
 
 }  // namespace internal
@@ -135,6 +147,47 @@ class RuntimeContext {
                            .coalesce_key = options.coalesce_key,
                            .when_full = options.when_full}));
   }
+
+  // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an
+  // earlier buffer of this session held. Where the connection carries no descriptors it is memory of
+  // this process, whose bytes travel in messages.
+  //
+  // Asks the daemon, but not its runtime thread, unless a buffer of about this size was given back
+  // before: the client keeps some, so that a worker that makes, sends and drops a buffer for each
+  // frame mostly makes no call of the kernel.
+  //
+  // RESOURCE_EXHAUSTED (BUFFERS_FULL): with whose bound it is, and who holds the room. UNAVAILABLE:
+  // not connected.
+  absl::StatusOr<Buffer> NewBuffer(size_t size) const { return target_->NewBuffer(size); }
+
+  // What a reply refers to: a buffer that the operation made for this session, which is given back
+  // with the last copy, or one that another session granted to it, which is mapped once and stays
+  // known until its owner releases it. NOT_FOUND (UNKNOWN_BUFFER), INVALID_ARGUMENT
+  // (INVALID_REQUEST).
+  absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) const {
+    return target_->OpenBuffer(std::move(ref));
+  }
+
+  // Lets another session use a buffer of this one's until this one releases it; tell it by a
+  // message with its ref, by way of an operation. A buffer that was granted is not recycled, so
+  // whoever sends many keeps some, granted once. With kRead nobody, not even this session, can map
+  // it for writing from now on; this Buffer stays writable.
+  //
+  // FAILED_PRECONDITION: its bytes travel in messages, or it was granted otherwise before.
+  // INVALID_ARGUMENT (UNKNOWN_SESSION). NOT_FOUND (UNKNOWN_BUFFER): it is not this session's own.
+  absl::Status Grant(const Buffer& buffer, const std::string& session_id,
+                     BufferAccess access = BufferAccess::kRead) const {
+    return target_->Grant(buffer, session_id, access);
+  }
+
+  // Hands a file descriptor over, such as a file or a dma-buf; the caller keeps its own. The id is
+  // for a request: one operation takes it (OperationContext::TakeDescriptor). FAILED_PRECONDITION:
+  // the connection carries no descriptors. RESOURCE_EXHAUSTED (BUFFERS_FULL): too many wait.
+  absl::StatusOr<uint64_t> SendDescriptor(int fd) const { return target_->SendDescriptor(fd); }
+
+  // Names this session to others, for Grant; empty while there is none. Another one after the
+  // session was lost, in which buffers of the former are unknown.
+  std::string session_id() const { return target_->SessionId(); }
 
  private:
   std::shared_ptr<internal::DispatchTarget> target_;

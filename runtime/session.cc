@@ -8,6 +8,10 @@
 
 namespace runloop {
 
+std::string HolderOf(const PeerIdentity& peer) {
+  return peer.role.empty() ? absl::StrCat("uid ", peer.uid) : absl::StrCat("role ", peer.role);
+}
+
 Session::Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
                  std::shared_ptr<internal::Account> user, const Bound& bound)
     : core_(std::move(core)),

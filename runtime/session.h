@@ -39,6 +39,9 @@ struct PeerIdentity {
   bool operator==(const PeerIdentity&) const = default;
 };
 
+// Whose share of the room a peer's sessions take: `uid 1000`, or `role camera` for one with a role.
+std::string HolderOf(const PeerIdentity& peer);
+
 // One worker's standing with the runtime: its order, its share of the room, and the objects that it
 // holds by handle. In process there is one for each RuntimeContext that Connect returned.
 //

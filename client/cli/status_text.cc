@@ -68,6 +68,25 @@ std::string LimitsText(const v1::Limits& limits) {
   return text;
 }
 
+// What there is in buffers, if there is or was anything.
+std::string BuffersText(const v1::GetStatusResponse& status) {
+  std::string text;
+  for (const v1::Bound& bound : status.buffer_bounds()) {
+    if (bound.items() == 0 &&
+        (&bound != &status.buffer_bounds(0) || status.refused_buffers() == 0)) {
+      continue;
+    }
+    absl::StrAppend(&text, text.empty() ? "buffers  " : "         ", Printable(bound.holder()),
+                    ": ", bound.items(), " of ", bound.max_items(), ", ", HumanBytes(bound.bytes()),
+                    " of ", HumanBytes(bound.max_bytes()));
+    if (&bound == &status.buffer_bounds(0)) {
+      absl::StrAppend(&text, "; ", status.refused_buffers(), " refused");
+    }
+    text += '\n';
+  }
+  return text;
+}
+
 // How full what bounds unfinished work is: a line each.
 std::string BoundsText(const v1::GetStatusResponse& status) {
   std::string text;
@@ -124,10 +143,11 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                   " open files, ", status.connections(),
                   " connections; turned away: ", status.refused_peers(), " by identity, ",
                   status.rejected_connections(), " by protocol\n");
-  absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status));
+  absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status),
+                  BuffersText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
   Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
-               "BYTES", "HANDLES", "AGE"});
+               "BYTES", "HANDLES", "BUFFERS", "AGE"});
   for (const v1::SessionStatus& session : status.sessions()) {
     table.Add({Printable(session.session_id()), NameOrDash(session.client_name()),
                absl::StrCat(session.peer_pid()), absl::StrCat(session.peer_uid()),
@@ -135,6 +155,9 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                absl::StrCat(session.queued()), absl::StrCat(session.running()),
                absl::StrCat(session.finished()), HumanBytes(session.bytes()),
                absl::StrCat(session.handles()),
+               session.buffers() == 0
+                   ? "0"
+                   : absl::StrCat(session.buffers(), " (", HumanBytes(session.buffer_bytes()), ")"),
                absl::StrCat(Age(session.start_time(), now), session.closing() ? " closing" : "")});
   }
   return absl::StrCat(text, "\n", table.ToString());

@@ -93,6 +93,13 @@ TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
   all.set_bytes(1536);
   all.set_max_bytes(256 << 20);
   status.add_bounds()->set_holder("role evil\x1B[2J");
+  v1::Bound& buffers = *status.add_buffer_bounds();
+  buffers.set_holder("runtime");
+  buffers.set_items(2);
+  buffers.set_max_items(100);
+  buffers.set_bytes(8192);
+  buffers.set_max_bytes(1 << 30);
+  status.set_refused_buffers(5);
   status.mutable_limits()->set_max_unfinished(7);
   status.mutable_limits()->set_max_unfinished_bytes(128 << 20);
   status.mutable_limits()->set_max_handles(1000);
@@ -100,14 +107,17 @@ TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
   session.set_session_id("s1");
   session.set_bytes(2048);
   session.set_handles(3);
+  session.set_buffers(2);
+  session.set_buffer_bytes(8192);
   session.set_closing(true);
   session.mutable_start_time()->set_seconds(1060);
   const std::string text = StatusText(status, absl::FromUnixSeconds(1065));
   EXPECT_THAT(text, HasSubstr("0 refused, 4 told that it still runs\n"));
   EXPECT_THAT(text, HasSubstr("bounds   runtime: 12 of 1000 unfinished, 1.5 KiB of 256 MiB\n"
                               "         role evil?[2J: 0 of 0 unfinished, 0 bytes of 0 bytes\n"));
+  EXPECT_THAT(text, HasSubstr("buffers  runtime: 2 of 100, 8 KiB of 1 GiB; 5 refused\n"));
   EXPECT_THAT(text, HasSubstr("a session: 7 unfinished invocations of 128 MiB, 1000 handles\n"));
-  EXPECT_THAT(text, HasSubstr("2 KiB        3  5s closing\n"));
+  EXPECT_THAT(text, HasSubstr("2 KiB        3  2 (8 KiB)  5s closing\n"));
   EXPECT_THAT(text, HasSubstr("s1       -         0    0  -     -"));  // no name, no role
 }
 

@@ -46,6 +46,8 @@ class ListenerFixture : public ::testing::Test {
                                   served_.push_back(fd);
                                 },
                             .connections = &connections_,
+                            .buffers = buffers_.get(),
+                            .sessions = &sessions_,
                             .log =
                                 [this](LogSeverity, std::string_view line) {
                                   absl::MutexLock lock(&mutex_);
@@ -90,6 +92,9 @@ class ListenerFixture : public ::testing::Test {
   size_t max_connections_ = 512;
   size_t max_role_connections_ = 2;
   ConnectionTable connections_;
+  const std::shared_ptr<internal::BufferRegistry> buffers_ =
+      std::make_shared<internal::BufferRegistry>(BufferBounds(), 1000);
+  SessionTokens sessions_;
   absl::Mutex mutex_;
   std::vector<int> served_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> log_ ABSL_GUARDED_BY(mutex_);

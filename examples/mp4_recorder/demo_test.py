@@ -27,8 +27,16 @@ class DemoTest(harness.TestCase):
         self.assertIn('worker 1 recorded 50 frames; INPUT has 50', result.stdout)
         self.assertRegex(result.stdout, r'recording-2.mp4: 640x360, 150 frames, .* sound \(aac\)')
         self.assertRegex(result.stdout, r'both recorded at the same time for \d+\.\d+ s; queue wait: median')
+        self.assertRegex(result.stdout, r'processor time: worker 1 \S+ s, worker 2 \S+ s, daemon \S+ s, of which')
         self.assertEqual(sorted(os.listdir(out)),
                          ['recording-1.mp4', 'recording-1.png', 'recording-2.mp4', 'recording-2.png'])
+
+    def test_three_sandboxed_workers_pass_frames_on(self):
+        out = os.path.join(self.directory, 'out')
+        result = self.demo('--pipeline', '--out', out)
+        self.assertEqual(result.code, 0, result.stdout + result.stderr)
+        self.assertIn('pipeline.mp4: 1920x1080, 300 frames through three processes', result.stdout)
+        self.assertEqual(os.listdir(out), ['pipeline.mp4'])
 
     def test_what_cannot_be_recorded_is_refused_in_one_line_that_says_what_to_do(self):
         text = os.path.join(self.directory, 'text')
@@ -39,6 +47,7 @@ class DemoTest(harness.TestCase):
                                  ((self.directory,), ('is not a file',)),
                                  (('--out', os.path.join(text, 'out')), ('cannot make', '--out')),
                                  (('--out', '/proc'), ('cannot write', '--out')),
+                                 (('--pipeline', text), ('takes no INPUT', '--help')),
                                  (('--bogus',), ('no such option', '--help'))):
             result = self.demo(*arguments)
             self.assertNotEqual(result.code, 0)

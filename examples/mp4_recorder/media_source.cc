@@ -17,7 +17,6 @@ namespace runloop::examples {
 
 using media::v1::AudioChunk;
 using media::v1::AudioFormat;
-using media::v1::VideoFrame;
 
 namespace {
 
@@ -351,18 +350,39 @@ absl::StatusOr<std::optional<MediaSource::Item>> MediaSource::TakeFrame() {
       !gst_video_frame_map(&mapped, &info, gst_sample_get_buffer(sample.get()), GST_MAP_READ)) {
     return absl::InternalError(absl::StrCat("a frame of ", name_, " cannot be read"));
   }
-  VideoFrame frame;
-  frame.set_pts_nanos(video_.last_pts);
-  std::string& bytes = *frame.mutable_i420();
-  bytes.reserve(GST_VIDEO_INFO_SIZE(&info));
+  Frame frame;
+  frame.frame.set_pts_nanos(video_.last_pts);
+  std::string* bytes = nullptr;  // one of both
+  uint8_t* next = nullptr;
+  if (new_buffer_) {
+    const size_t size = static_cast<size_t>(GST_VIDEO_INFO_WIDTH(&info)) *
+                        static_cast<size_t>(GST_VIDEO_INFO_HEIGHT(&info)) * 3 / 2;
+    absl::StatusOr<Buffer> pixels = new_buffer_(size);
+    if (!pixels.ok()) {
+      gst_video_frame_unmap(&mapped);
+      return pixels.status();
+    }
+    frame.pixels = *std::move(pixels);
+    next = frame.pixels.mutable_data().data();
+  } else {
+    bytes = frame.frame.mutable_i420();
+    bytes->reserve(GST_VIDEO_INFO_SIZE(&info));
+  }
   for (guint plane = 0; plane < 3; ++plane) {
     const char* row = static_cast<const char*>(GST_VIDEO_FRAME_PLANE_DATA(&mapped, plane));
     for (gint y = 0; y < GST_VIDEO_FRAME_COMP_HEIGHT(&mapped, plane); ++y) {
-      bytes.append(row, static_cast<size_t>(GST_VIDEO_FRAME_COMP_WIDTH(&mapped, plane)));
+      const auto width = static_cast<size_t>(GST_VIDEO_FRAME_COMP_WIDTH(&mapped, plane));
+      if (bytes != nullptr) {
+        bytes->append(row, width);
+      } else {
+        next = std::copy_n(row, width, next);
+      }
       row += GST_VIDEO_FRAME_PLANE_STRIDE(&mapped, plane);
     }
   }
   gst_video_frame_unmap(&mapped);
+  // Where there are no buffers this puts the bytes into the message.
+  if (new_buffer_) *frame.frame.mutable_buffer() = frame.pixels.ref();
   return Item(std::move(frame));
 }
 

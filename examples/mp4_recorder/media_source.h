@@ -5,6 +5,7 @@
 #include <gst/gst.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,7 @@
 #include "absl/time/time.h"
 #include "runloop/examples/media/v1/mp4_writer.pb.h"
 #include "runloop/examples/mp4_recorder/gst_ptr.h"
+#include "runloop/runtime/buffer.h"
 
 namespace runloop::examples {
 
@@ -52,13 +54,21 @@ class MediaSource {
   // Nothing if there is no sound.
   std::optional<media::v1::AudioFormat> audio_format() const;
 
+  // Gives the memory that a frame of so many bytes is put into.
+  using NewBuffer = std::function<absl::StatusOr<Buffer>(size_t)>;
+  // From now on frames are put into buffers of its, instead of the messages.
+  void UseBuffers(NewBuffer new_buffer) { new_buffer_ = std::move(new_buffer); }
+
+  struct Frame {
+    media::v1::VideoFrame frame;
+    Buffer pixels;  // to be kept until the frame was appended
+  };
   struct EndOfStream {  // the other stream goes on
     media::v1::Stream stream;
   };
   struct EndOfMedia {};
   struct NothingYet {};
-  using Item = std::variant<media::v1::VideoFrame, media::v1::AudioChunk, EndOfStream, EndOfMedia,
-                            NothingYet>;
+  using Item = std::variant<Frame, media::v1::AudioChunk, EndOfStream, EndOfMedia, NothingYet>;
   // The next piece of those that are ready, by time; NothingYet after `timeout`. INTERNAL: the
   // decoder failed, with its own text, or has given nothing for long.
   absl::StatusOr<Item> Next(absl::Duration timeout);
@@ -101,6 +111,7 @@ class MediaSource {
   absl::StatusOr<std::optional<Item>> TakeSound();
 
   const std::string name_;  // of the file, for errors
+  NewBuffer new_buffer_;    // empty: in messages
   GstPtr<GstElement> pipeline_;
   Track video_;
   Track audio_;

@@ -189,13 +189,25 @@ void Mp4Service::Append(OperationContext& context, AppendRequest request,
     completion.Finish(recording.status());
     return;
   }
+  Buffer pixels;
+  if (request.video().has_buffer()) {
+    absl::StatusOr<Buffer> opened =
+        context.OpenBuffer(std::move(*request.mutable_video()->mutable_buffer()));
+    if (!opened.ok()) {
+      completion.Finish(opened.status());
+      return;
+    }
+    pixels = *std::move(opened);
+  }
   (*recording)
       ->writer()
-      .Append(std::move(request),
-              [completion = std::move(completion)](absl::Status status) mutable {
-                completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply())
-                                              : std::move(status));
-              });
+      .Append(
+          std::move(request),
+          [completion = std::move(completion)](absl::Status status) mutable {
+            completion.Finish(status.ok() ? absl::StatusOr<AppendReply>(AppendReply())
+                                          : std::move(status));
+          },
+          std::move(pixels));
 }
 
 void Mp4Service::Finish(OperationContext& context, FinishRequest request,

@@ -142,6 +142,36 @@ TEST_F(Mp4ServiceTest, RecordsFramesThatWereAppendedWithoutWaiting) {
   for (const Invocation& append : appends) EXPECT_EQ(append.Await(), absl::OkStatus());
 }
 
+TEST_F(Mp4ServiceTest, RecordsFramesThatLieInBuffersAndRefusesWhatDoesNot) {
+  RuntimeContext worker = Worker(), other = Worker("other");
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  constexpr size_t kFrame = 64 * 64 * 3 / 2;
+  absl::StatusOr<Buffer> frames = worker.NewBuffer(2 * kFrame);
+  const absl::StatusOr<Buffer> foreign = other.NewBuffer(kFrame);
+  ASSERT_TRUE(frames.ok() && foreign.ok());
+  int64_t next = 0;
+  const auto append = [&](v1::BufferRef pixels) {
+    AppendRequest request;
+    request.set_writer(writer);
+    *request.mutable_video()->mutable_buffer() = std::move(pixels);
+    request.mutable_video()->set_pts_nanos(next * kFrameNanos);
+    const absl::Status status =
+        worker.DispatchAsync(absl::StrCat(kService, "Append"), std::move(request)).Await();
+    if (status.ok()) ++next;
+    return status.code();
+  };
+  EXPECT_EQ(append(frames->ref(0, kFrame)), absl::StatusCode::kOk);
+  EXPECT_EQ(append(frames->ref(kFrame, kFrame)), absl::StatusCode::kOk);
+  EXPECT_EQ(append(Buffer::OfBytes(std::string(kFrame, 7)).ref()), absl::StatusCode::kOk);
+  EXPECT_EQ(append(frames->ref(1, kFrame - 1)), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(append(frames->ref(2 * kFrame, kFrame)), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(append(foreign->ref()), absl::StatusCode::kNotFound);
+  frames = Buffer();  // the encoder may still read it
+  const absl::StatusOr<FinishReply> reply = Finish(worker, writer);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->video_frames(), 3);
+}
+
 TEST_F(Mp4ServiceTest, AWriterIsUnknownInEverySessionButItsOwn) {
   RuntimeContext owner = Worker("owner"), other = Worker("other");
   const uint64_t writer = MustOpen(owner, "a.mp4");

@@ -19,7 +19,6 @@ using media::v1::AudioFormat;
 using media::v1::FinishReply;
 using media::v1::OpenRequest;
 using media::v1::VideoFormat;
-using media::v1::VideoFrame;
 
 namespace {
 
@@ -60,12 +59,13 @@ absl::Status CheckSide(absl::string_view name, int32_t value) {
       absl::StrCat(name, " is ", value, "; I420 needs an even number"));
 }
 
-// The buffer takes the bytes over; no copy.
-GstBuffer* NewBuffer(std::string bytes, int64_t pts, int64_t duration) {
-  auto* owned = new std::string(std::move(bytes));
+// Holds the bytes where they are; no copy.
+GstBuffer* NewBuffer(Buffer bytes, int64_t pts, int64_t duration) {
+  auto* held = new Buffer(std::move(bytes));
+  // GStreamer takes no pointer to const, but is told not to write.
   GstBuffer* buffer = gst_buffer_new_wrapped_full(
-      GST_MEMORY_FLAG_READONLY, owned->data(), owned->size(), 0, owned->size(), owned,
-      [](gpointer string) { delete static_cast<std::string*>(string); });
+      GST_MEMORY_FLAG_READONLY, const_cast<uint8_t*>(held->data().data()), held->size(), 0,
+      held->size(), held, [](gpointer pointer) { delete static_cast<Buffer*>(pointer); });
   GST_BUFFER_PTS(buffer) = static_cast<GstClockTime>(pts);
   GST_BUFFER_DURATION(buffer) = static_cast<GstClockTime>(duration);
   return buffer;
@@ -224,12 +224,15 @@ absl::Status Mp4Writer::Start() {
                    "': ", error ? ErrorText(error.get()) : "GStreamer does not say why"));
 }
 
-void Mp4Writer::Append(AppendRequest request, Done done) {
+void Mp4Writer::Append(AppendRequest request, Done done, Buffer pixels) {
   absl::Status status;
   Stream* stream = &video_;
   switch (request.media_case()) {
     case AppendRequest::kVideo:
-      status = AppendVideo(std::move(*request.mutable_video()));
+      if (!request.video().has_buffer()) {
+        pixels = Buffer::OfBytes(std::move(*request.mutable_video()->mutable_i420()));
+      }
+      status = AppendVideo(request.video().pts_nanos(), std::move(pixels));
       break;
     case AppendRequest::kAudio:
       stream = &audio_;
@@ -257,15 +260,14 @@ void Mp4Writer::Append(AppendRequest request, Done done) {
   }
 }
 
-absl::Status Mp4Writer::AppendVideo(VideoFrame frame) {
+absl::Status Mp4Writer::AppendVideo(int64_t pts, Buffer pixels) {
   if (absl::Status status = CheckOpen(video_); !status.ok()) return status;
   const size_t size = GST_VIDEO_INFO_SIZE(&video_info_);
-  if (frame.i420().size() != size) {
+  if (pixels.size() != size) {
     return absl::InvalidArgumentError(absl::StrCat("a frame of ", video_format_.width(), "x",
                                                    video_format_.height(), " I420 has ", size,
-                                                   " bytes; this one has ", frame.i420().size()));
+                                                   " bytes; this one has ", pixels.size()));
   }
-  const int64_t pts = frame.pts_nanos();
   if (pts <= video_.last_pts || pts > kMaxPts) {
     return absl::InvalidArgumentError(absl::StrCat("pts_nanos of a frame is ", pts,
                                                    "; it must be from ", video_.last_pts + 1,
@@ -274,7 +276,7 @@ absl::Status Mp4Writer::AppendVideo(VideoFrame frame) {
   if (absl::Status status = CheckRoom(video_, size); !status.ok()) return status;
   const int64_t duration = kNanosPerSecond * video_format_.frame_rate_denominator() /
                            video_format_.frame_rate_numerator();
-  GstBuffer* buffer = NewBuffer(std::move(*frame.mutable_i420()), pts, duration);
+  GstBuffer* buffer = NewBuffer(std::move(pixels), pts, duration);
   gst_buffer_add_video_meta_full(buffer, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_FORMAT_I420,
                                  video_format_.width(), video_format_.height(),
                                  GST_VIDEO_INFO_N_PLANES(&video_info_), video_info_.offset,
@@ -306,7 +308,7 @@ absl::Status Mp4Writer::AppendAudio(AudioChunk chunk) {
   if (absl::Status status = CheckRoom(audio_, chunk.s16le().size()); !status.ok()) return status;
   const int64_t samples = static_cast<int64_t>(chunk.s16le().size() / sample_bytes);
   const int64_t duration = samples * kNanosPerSecond / audio_format_->sample_rate();
-  GstBuffer* buffer = NewBuffer(std::move(*chunk.mutable_s16le()), pts, duration);
+  GstBuffer* buffer = NewBuffer(Buffer::OfBytes(std::move(*chunk.mutable_s16le())), pts, duration);
   if (absl::Status status = Push(audio_, buffer); !status.ok()) return status;
   audio_.last_pts = pts;
   audio_.end = pts + duration;
@@ -365,7 +367,7 @@ void Mp4Writer::End(Stream& stream) {
     // moment of silence.
     const size_t samples = static_cast<size_t>(audio_format_->sample_rate()) / 50;
     const std::string silence(samples * 2 * audio_format_->channels(), '\0');
-    Push(audio_, NewBuffer(silence, 0, kNanosPerSecond / 50))
+    Push(audio_, NewBuffer(Buffer::OfBytes(silence), 0, kNanosPerSecond / 50))
         .IgnoreError();  // an error comes by the bus
   }
   stream.ended = true;

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "runloop/examples/media/v1/mp4_writer.pb.h"
 #include "runloop/examples/mp4_recorder/gst_ptr.h"
+#include "runloop/runtime/buffer.h"
 
 namespace runloop::examples {
 
@@ -68,9 +69,11 @@ class Mp4Writer {
   Mp4Writer& operator=(const Mp4Writer&) = delete;
 
   // Takes the request's media; calls `done` with OK when there is room for more, or with why it was
-  // not taken. Errors as Mp4Writer.Append. An append that finds room is never refused for those of
+  // not taken. `pixels` are those of a frame that is in a buffer: held until the encoder is done
+  // with them, and only read, once, so that it does no harm if somebody else writes to them
+  // meanwhile. Errors as Mp4Writer.Append. An append that finds room is never refused for those of
   // the other stream that wait: they may wait for this one.
-  void Append(media::v1::AppendRequest request, Done done);
+  void Append(media::v1::AppendRequest request, Done done, Buffer pixels = {});
 
   // Ends the streams and calls `finished` when the file is complete, or with DEADLINE_EXCEEDED
   // after `timeout`. The pipeline's threads have ended by then. Appends that still wait end first.
@@ -106,7 +109,7 @@ class Mp4Writer {
                                                   GstElement* muxer, const char* muxer_pad);
   absl::Status Start();
 
-  absl::Status AppendVideo(media::v1::VideoFrame frame);
+  absl::Status AppendVideo(int64_t pts, Buffer pixels);
   absl::Status AppendAudio(media::v1::AudioChunk chunk);
   absl::Status EndStream(media::v1::Stream which);
   absl::Status CheckOpen(const Stream& stream) const;

@@ -1,6 +1,7 @@
 #include "runloop/examples/mp4_recorder/recorder.h"
 
 #include <gst/gst.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -16,7 +17,6 @@ using media::v1::FinishReply;
 using media::v1::FinishRequest;
 using media::v1::OpenReply;
 using media::v1::OpenRequest;
-using media::v1::VideoFrame;
 
 namespace {
 
@@ -36,6 +36,15 @@ constexpr absl::Duration kFinishTimeout =
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(500);
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) / 1e9; }
+// Processor time of this process.
+double CpuSeconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 double UnixSeconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
 
 }  // namespace
@@ -54,6 +63,9 @@ absl::Status Recorder::Setup(const RuntimeContext& context) {
                                                             : MediaSource::OpenFile(options_.input);
   if (!source.ok()) return source.status();
   source_ = *std::move(source);
+  if (!options_.frames_in_message) {
+    source_->UseBuffers([context](size_t size) { return context.NewBuffer(size); });
+  }
   return absl::OkStatus();
 }
 
@@ -70,18 +82,23 @@ absl::StatusOr<Processor::Next> Recorder::Process() {
   }
   AppendRequest request;
   request.set_writer(writer_);
-  if (auto* frame = std::get_if<VideoFrame>(&*item)) {
+  Buffer pixels;
+  if (auto* frame = std::get_if<MediaSource::Frame>(&*item)) {
     const auto& format = source_->video_format();
-    media_nanos_ = frame->pts_nanos() + int64_t{1'000'000'000} * format.frame_rate_denominator() /
-                                            format.frame_rate_numerator();
+    media_nanos_ = frame->frame.pts_nanos() + int64_t{1'000'000'000} *
+                                                  format.frame_rate_denominator() /
+                                                  format.frame_rate_numerator();
     ++frames_;
-    *request.mutable_video() = std::move(*frame);
+    *request.mutable_video() = std::move(frame->frame);
+    pixels = std::move(frame->pixels);
   } else if (auto* chunk = std::get_if<AudioChunk>(&*item)) {
     *request.mutable_audio() = std::move(*chunk);
   } else {
     request.set_end(std::get<MediaSource::EndOfStream>(*item).stream);
   }
-  if (absl::Status status = Append(std::move(request)); !status.ok()) return status;
+  if (absl::Status status = Append(std::move(request), std::move(pixels)); !status.ok()) {
+    return status;
+  }
   if (options_.progress && absl::Now() >= next_progress_) PrintProgress();
   return Next::kContinue;
 }
@@ -107,15 +124,17 @@ absl::Status Recorder::Open() {
   return absl::OkStatus();
 }
 
-absl::Status Recorder::Append(AppendRequest request) {
-  const size_t bytes = request.video().i420().size() + request.audio().s16le().size();
+absl::Status Recorder::Append(AppendRequest request, Buffer pixels) {
+  const size_t bytes = request.video().i420().size() + request.video().buffer().length() +
+                       request.audio().s16le().size();
   while (!unfinished_.empty() &&
          (unfinished_.size() >= kMaxUnfinished || unfinished_bytes_ + bytes > kMaxUnfinishedBytes ||
           unfinished_.front().append.done())) {
     if (absl::Status status = AwaitOldest(); !status.ok()) return status;
   }
   unfinished_bytes_ += bytes;
-  unfinished_.push_back({context_->DispatchAsync(kAppend, std::move(request)), bytes});
+  unfinished_.push_back(
+      {context_->DispatchAsync(kAppend, std::move(request)), bytes, std::move(pixels)});
   return absl::OkStatus();
 }
 
@@ -144,11 +163,12 @@ absl::Status Recorder::Teardown() {
   if (!status.ok()) return status;
   if (!reply.ok()) return failed_ ? absl::OkStatus() : reply.status();
   if (options_.progress) {
-    std::printf("finished at=%.3f frames=%llu sound_samples=%llu seconds=%.3f bytes=%llu path=%s\n",
-                UnixSeconds(absl::Now()), static_cast<unsigned long long>(reply->video_frames()),
-                static_cast<unsigned long long>(reply->audio_samples()),
-                Seconds(reply->duration_nanos()), static_cast<unsigned long long>(reply->bytes()),
-                reply->path().c_str());
+    std::printf(
+        "finished at=%.3f frames=%llu sound_samples=%llu seconds=%.3f bytes=%llu cpu=%.3f "
+        "path=%s\n",
+        UnixSeconds(absl::Now()), static_cast<unsigned long long>(reply->video_frames()),
+        static_cast<unsigned long long>(reply->audio_samples()), Seconds(reply->duration_nanos()),
+        static_cast<unsigned long long>(reply->bytes()), CpuSeconds(), reply->path().c_str());
     std::fflush(stdout);
   }
   return absl::OkStatus();

@@ -32,6 +32,7 @@ class Recorder final : public Processor {
     MediaSource::TestOptions test;
     int64_t max_frames = std::numeric_limits<int64_t>::max();
     absl::Duration max_duration = absl::InfiniteDuration();  // of the media
+    bool frames_in_message = false;                          // instead of buffers
     bool progress = false;                                   // lines on stdout, see PrintProgress
   };
 
@@ -44,7 +45,7 @@ class Recorder final : public Processor {
  private:
   absl::Status Open();
   // Sends one append and waits for the oldest if too many are on their way.
-  absl::Status Append(media::v1::AppendRequest request);
+  absl::Status Append(media::v1::AppendRequest request, Buffer pixels);
   absl::Status AwaitOldest();
   // Lines of `key=value`, the first word says what happened: `started`, `progress`, `finished`.
   // Times are seconds since 1970 (`at`) or of media (`seconds`).
@@ -53,6 +54,7 @@ class Recorder final : public Processor {
   struct Unfinished {
     Invocation append;
     size_t bytes;
+    Buffer pixels;
   };
 
   const Options options_;

@@ -38,6 +38,8 @@ int main(int argc, char** argv) {
   app.add_option("--height", options.test.height, "Of the test picture")->capture_default_str();
   app.add_option("--rate", options.test.frame_rate, "Frames a second of the test picture")
       ->capture_default_str();
+  app.add_flag("--frames-in-message", options.frames_in_message,
+               "Send frames in messages instead of shared memory, to compare");
   app.add_flag("--progress", options.progress,
                "Print lines of key=value: started, progress, finished");
   try {

@@ -119,9 +119,10 @@ class Driver {
   void Run() {
     ChildProcess server(With({"--role=server"}));
     Check(server.ReadLine() == "ready", "the server did not start");
-    if (Wanted("B1")) Forward("B1");
+    const bool small = system_.flood > 0;
+    if (small && Wanted("B1")) Forward("B1");
     for (const int workers : kWorkers) {
-      if (Wanted("B2")) Flood(workers, FloodSize(system_.flood) / workers);
+      if (small && Wanted("B2")) Flood(workers, FloodSize(system_.flood) / workers);
     }
     if (Wanted("B3")) Forward("B3");
     server.Terminate();

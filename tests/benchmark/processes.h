@@ -19,7 +19,7 @@ struct System {
   int (*serve)(const std::string& socket);
   // In a worker's process.
   std::unique_ptr<Path> (*connect)(const std::string& socket);
-  int64_t flood = 0;  // how many operations B2 hands over
+  int64_t flood = 0;  // how many operations B2 hands over; 0: it is for large payloads alone
 };
 
 // The main function of a program that measures B1, B2 and B3 of `systems`, one after the other, and

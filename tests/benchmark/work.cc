@@ -14,6 +14,10 @@ constexpr size_t kMostMarks = 8;
 
 }  // namespace
 
+uint64_t Sum(absl::Span<const uint8_t> bytes) {
+  return Sum(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+}
+
 uint64_t Sum(std::string_view payload) {
   uint64_t sum = payload.size();
   const size_t step = payload.size() > 4096 ? 4096 : 8;
@@ -30,10 +34,18 @@ v1::OperateRequest MakeRequest(std::string_view payload) {
 void RegisterWork(OperationRegistry& operations) {
   const auto operated = std::make_shared<int64_t>(0);
   Check(operations.Register<v1::OperateRequest, v1::OperateReply>(
-      kOperate, [operated](OperationContext&, const v1::OperateRequest& request) {
+      kOperate,
+      [operated](OperationContext& context,
+                 const v1::OperateRequest& request) -> absl::StatusOr<v1::OperateReply> {
         ++*operated;
         v1::OperateReply reply;
-        reply.set_sum(Sum(request.payload()));
+        if (request.has_buffer()) {
+          const absl::StatusOr<Buffer> buffer = context.OpenBuffer(request.buffer());
+          if (!buffer.ok()) return buffer.status();
+          reply.set_sum(Sum(buffer->data()));
+        } else {
+          reply.set_sum(Sum(request.payload()));
+        }
         return reply;
       }));
   Check(operations.Register<v1::GetUsageRequest, v1::GetUsageReply>(

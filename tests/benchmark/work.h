@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/types/span.h"
 #include "runloop/benchmark/v1/work.pb.h"
 #include "runloop/runtime/operation_registry.h"
 #include "runloop/runtime/runtime_context.h"
@@ -21,6 +22,7 @@ inline constexpr size_t kBulkPayload = size_t{8} << 20;
 
 // What Operate answers.
 uint64_t Sum(std::string_view payload);
+uint64_t Sum(absl::Span<const uint8_t> bytes);
 
 v1::OperateRequest MakeRequest(std::string_view payload);
 

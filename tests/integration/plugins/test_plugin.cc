@@ -6,6 +6,7 @@
 #include "runloop/client/connect.h"
 #include "runloop/runtime/plugin.h"
 #include "runloop/test/v1/test_control.pb.h"
+#include "runloop/tests/testing/test_buffers.h"
 #include "runloop/tests/testing/test_operations.h"
 
 // The test operations, for tests that are processes of their own: see test_control.proto.
@@ -54,6 +55,7 @@ RelayReply Relay(TestOperations& tests, RelayRequest request) {
 
 absl::Status RegisterAll(OperationRegistry& operations) {
   const std::shared_ptr<TestOperations> tests = TestOperations::Register(operations);
+  RegisterTestBuffers(operations);
 
   absl::Status added = operations.Register<SteerRequest, SteerReply>(
       "runloop.test.v1.TestControl/Steer",
