@@ -270,8 +270,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // Since when closures that nobody waits for have been running, nearly: in nanoseconds of the
   // clock since the epoch of Unix; kNone while none is. For status and the service thread.
+  //
+  // It begins the lines that the runtime thread alone writes, all the time: what posts read lies
+  // elsewhere.
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
-  std::atomic<int64_t> closures_since_{kNone};
+  alignas(64) std::atomic<int64_t> closures_since_{kNone};
 
   // The runtime thread only.
   ClosureNode* closures_ = nullptr;  // taken out of the queue, and next to run
@@ -281,7 +284,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const Task* running_ = nullptr;  // the one of the queue
   Handle last_handle_ = 0;
 
-  mutable absl::Mutex current_mutex_;
+  alignas(64) mutable absl::Mutex current_mutex_;
   Current current_ ABSL_GUARDED_BY(current_mutex_);
 
   mutable absl::Mutex sessions_mutex_;

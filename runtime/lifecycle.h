@@ -105,10 +105,11 @@ class Lifecycle {
   Ledger ledger_;
   Account total_;  // bytes; its items are the ledger's
   std::atomic<int64_t> stale_{0};
-  std::atomic<int64_t> mean_run_nanos_{0};
   const std::shared_ptr<ClosurePool> closures_;
+  alignas(64) std::atomic<int64_t> mean_run_nanos_{
+      0};  // written all the time, apart from what posts read
 
-  mutable absl::Mutex mutex_;
+  alignas(64) mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, std::weak_ptr<Account>> accounts_ ABSL_GUARDED_BY(mutex_);
 };
 
