@@ -9,8 +9,8 @@ const installed = createRequire(path.join(clients, 'package.json'));
 const grpc = installed('@grpc/grpc-js');
 const definitions = grpc.loadPackageDefinition(installed('@grpc/proto-loader').loadSync(
     ['runloop/examples/media/v1/mp4_writer.proto', 'grpc/reflection/v1/reflection.proto'],
-    {includeDirs: [path.join(source, 'examples/mp4_recorder/proto'), '/usr/share/grpc-proto'], keepCase: true,
-     longs: String}));
+    {includeDirs: [...['examples/mp4_recorder/proto', 'proto'].map(part => path.join(source, part)), '/usr/share/grpc-proto'],
+     keepCase: true, longs: String}));
 
 const [address, file] = process.argv.slice(2);
 const options = () => ({deadline: Date.now() + 60_000});
