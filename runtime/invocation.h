@@ -130,7 +130,7 @@ class Invocation {
 
   // Runs `callback` with the outcome's status: now, if it is known, else on the thread that learns
   // of it. In process that is the runtime thread, the one that finished a deferred completion or
-  // cancelled, or the runtime's service thread; else the client's reader thread. It must not block
+  // cancelled, or the runtime's service thread; else the client's own thread. It must not block
   // there, and must not throw.
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
     state_->Watch(std::move(callback));
