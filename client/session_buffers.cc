@@ -167,8 +167,18 @@ absl::StatusOr<Buffer> SessionBuffers::New(size_t size) {
       }
     }
     if (!answer.ok()) return answer.status();
+    const uint64_t id = answer->response.buffer().buffer();
     absl::StatusOr<Mapping> mapping = Map(*std::move(answer));
-    if (!mapping.ok()) return mapping.status();
+    if (mapping.ok() && (mapping->size < size || !mapping->writable || !mapping->owned)) {
+      mapping = absl::InternalError("the daemon gave another buffer than it was asked for");
+    }
+    if (!mapping.ok()) {
+      // Else it would count until the session ends.
+      v1::SideChannelRequest release;
+      release.mutable_release_buffer()->set_buffer(id);
+      Ask(release).status().IgnoreError();
+      return mapping.status();
+    }
     absl::MutexLock lock(&mutex_);
     use = AddUse(*std::move(mapping));
   }
@@ -195,13 +205,12 @@ absl::StatusOr<Buffer> SessionBuffers::Open(v1::BufferRef ref) {
     const bool foreign = !mapping->owned;
     const std::shared_ptr<Use> use = AddUse(*std::move(mapping));
     if (foreign) {
-      const auto stale = [](const std::shared_ptr<Use>& other) {
-        return other->mapping().notice().released.load(std::memory_order_acquire) != 0;
-      };
-      for (const std::shared_ptr<Use>& other : foreign_) {
-        if (stale(other)) dropped.push_back(other);
-      }
-      std::erase_if(foreign_, stale);
+      // Read once: the other side writes it at any time, and what is dropped locks again.
+      std::erase_if(foreign_, [&dropped](std::shared_ptr<Use>& other) {
+        const bool stale = other->mapping().notice().released.load(std::memory_order_acquire) != 0;
+        if (stale) dropped.push_back(std::move(other));
+        return stale;
+      });
       if (foreign_.size() >= kMaxForeign) {
         dropped.push_back(std::move(foreign_.front()));
         foreign_.pop_front();

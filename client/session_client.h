@@ -104,6 +104,11 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
     void Send();
   };
+  // What was left to be run when an invocation is done, and its outcome.
+  struct Watched {
+    InvocationState::Watchers watchers;
+    absl::Status outcome;
+  };
   // A thread in BringOutcome that waits for its turn or for `invocation`.
   struct Sleeper {
     const RemoteInvocation& invocation;
@@ -134,15 +139,17 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Serve();
   // What there is to do for the client's thread; waits until there is something.
   struct OwnWork {
-    Finished watched;                           // to be finished
+    std::vector<Watched> watched;               // to be run
     bool late = false;                          // Close has waited for long enough
     std::optional<SessionStream::Event> event;  // with the turn, of the thread that had it before
     bool has_turn = false;
     absl::Time deadline;  // for reading
   };
   OwnWork AwaitOwnWork();
-  // The turn to read for a thread that waits: null, once it need not wait any more.
-  std::shared_ptr<SessionStream> AwaitTurn(RemoteInvocation& invocation, absl::Time deadline);
+  // The turn to read for a thread that waits: null, once it need not wait any more. `had_turn`: it
+  // has just ended one.
+  std::shared_ptr<SessionStream> AwaitTurn(RemoteInvocation& invocation, absl::Time deadline,
+                                           bool had_turn);
   // Ends the calling thread's turn.
   void EndTurn(bool stream_ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The turn is free: somebody takes it.
@@ -204,9 +211,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // The client's thread leaves it to those that wait until then.
   absl::Time turn_left_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::vector<Sleeper*> sleepers_ ABSL_GUARDED_BY(mutex_);
-  // What the client's thread has to do: the turn's last event, invocations with callbacks.
+  // What the client's thread has to do: the turn's last event, and callbacks.
   std::optional<SessionStream::Event> unhandled_ ABSL_GUARDED_BY(mutex_);
-  Finished watched_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Watched> watched_ ABSL_GUARDED_BY(mutex_);
   absl::Status violation_ ABSL_GUARDED_BY(mutex_);
   // The client's thread sleeps until the turn is passed to it.
   bool awaits_turn_ ABSL_GUARDED_BY(mutex_) = false;

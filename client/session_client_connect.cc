@@ -128,6 +128,8 @@ void SessionClient::BeginSession() {
   {
     absl::MutexLock lock(&mutex_);
     session_ = std::make_unique<OpenSession>(stream_->welcome());
+    turn_taken_ = true;  // until Serve: what is refused here is not done before
+    violation_ = absl::OkStatus();
     buffers_ = std::make_shared<SessionBuffers>(options_.address, stream_->welcome());
     session_began_ = Now();
     if (!first_result_.has_value()) first_result_ = absl::OkStatus();

@@ -12,6 +12,9 @@ namespace {
 // How long the client's thread leaves the turn to threads that wait, after one of them had it. It
 // is woken once in so long while they come and go, not once a call.
 constexpr absl::Duration kLeftToWaiters = absl::Milliseconds(1);
+// How long a thread reads before it looks whether its invocation was finished by something that did
+// not come from the daemon, such as a cancel before it was sent.
+constexpr absl::Duration kLookAgain = absl::Milliseconds(100);
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
 
@@ -22,11 +25,15 @@ void SessionClient::Serve() {
   {
     absl::MutexLock lock(&mutex_);
     stream = stream_;
-    violation_ = absl::OkStatus();
+    // BeginSession had it.
+    turn_taken_ = false;
+    if (!sleepers_.empty()) PassTurn();
   }
   while (true) {
     OwnWork work = AwaitOwnWork();
-    FinishAll(std::move(work.watched));
+    for (Watched& watched : work.watched) {
+      for (auto& watcher : watched.watchers) std::move(watcher)(watched.outcome);
+    }
     if (work.late) stream->Cancel();
     if (!work.event.has_value() && !work.has_turn) continue;
     const SessionStream::Event event =
@@ -133,11 +140,11 @@ void SessionClient::Receive(SessionStream& stream) {
     return;
   }
   // Callbacks run on the client's thread, all of them.
-  Finished watched;
+  std::vector<Watched> watched;
   for (auto& [invocation, outcome] : finished) {
-    if (!invocation->FinishUnlessWatched(outcome)) {
-      watched.emplace_back(std::move(invocation), std::move(outcome));
-    }
+    absl::Status status = outcome.status();
+    InvocationState::Watchers watchers = invocation->FinishWithoutWatchers(std::move(outcome));
+    if (!watchers.empty()) watched.push_back({std::move(watchers), std::move(status)});
   }
   if (watched.empty()) return;
   absl::MutexLock lock(&mutex_);
@@ -153,15 +160,15 @@ void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadli
     if (!turn_taken_) own_thread_.Signal();
     return;
   }
-  while (const std::shared_ptr<SessionStream> stream = AwaitTurn(invocation, deadline)) {
-    bool ended = false;
-    bool late = false;
-    while (!ended && !late && !invocation.done()) {
-      const SessionStream::Event event = stream->Next(deadline);
+  bool had_turn = false;
+  while (const std::shared_ptr<SessionStream> stream = AwaitTurn(invocation, deadline, had_turn)) {
+    had_turn = true;
+    bool ended;
+    do {
+      const SessionStream::Event event = stream->Next(std::min(deadline, Now() + kLookAgain));
       ended = event == SessionStream::Event::kEnded;
-      late = event == SessionStream::Event::kTimeout;
       Handle(event, *stream);
-    }
+    } while (!ended && !invocation.done() && Now() < deadline);
     absl::MutexLock lock(&mutex_);
     EndTurn(ended);
   }
@@ -177,7 +184,9 @@ void SessionClient::EndTurn(bool stream_ended) {
 }
 
 std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invocation,
-                                                        absl::Time deadline) {
+                                                        absl::Time deadline, bool had_turn) {
+  // Who neither had it nor slept has kept nobody from it: looking again and again must not, either.
+  bool pass = had_turn;
   absl::MutexLock lock(&mutex_);
   absl::Time now;
   while (!invocation.done() && (now = Now()) < deadline) {
@@ -188,11 +197,12 @@ std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invoca
     Sleeper sleeper{.invocation = invocation, .wake = {}};
     sleepers_.push_back(&sleeper);
     ++invocation.sleepers;
+    pass = true;
     if (!invocation.done()) sleeper.wake.WaitWithTimeout(&mutex_, deadline - now);
     --invocation.sleepers;
     sleepers_.erase(std::find(sleepers_.begin(), sleepers_.end(), &sleeper));
   }
-  if (!turn_taken_ && session_ != nullptr) PassTurn();
+  if (pass && !turn_taken_ && session_ != nullptr) PassTurn();
   return nullptr;
 }
 

@@ -40,7 +40,8 @@ void Call::OnAccepted(bool ok) {
   handler_->Start();
 }
 
-void Call::OnRead(bool ok) { handler_->OnRead(ok ? &incoming_ : nullptr); }
+// What was on its way when the peer went is not acted upon.
+void Call::OnRead(bool ok) { handler_->OnRead(ok && !gone_ ? &incoming_ : nullptr); }
 
 void Call::OnDone(bool) {
   if (!context_.IsCancelled()) return;  // finished

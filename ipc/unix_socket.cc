@@ -189,6 +189,11 @@ absl::StatusOr<SocketIo> ReceiveWithFds(int socket, absl::Span<char> buffer,
       arrived.emplace_back(fd);
     }
   }
+  // Closing a socket may wait for as long as its sender has set, and who receives must not.
+  const linger none{};
+  for (const UniqueFd& fd : arrived) {
+    (void)setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &none, sizeof(none));  // no socket: ENOTSOCK
+  }
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
     return absl::InvalidArgumentError(
         "the peer sent more descriptors at once than are taken, or "

@@ -22,17 +22,16 @@ absl::Status NoMemory(const char* what, int error) {
                    absl::StrCat("no buffer could be made: ", what, ": ", std::strerror(error)));
 }
 
-// Buffers take at most half of the descriptors: the kernel gives the lowest number.
-bool Scarce(int fd) {
-  rlimit limit;
-  return getrlimit(RLIMIT_NOFILE, &limit) == 0 && static_cast<rlim_t>(fd) >= limit.rlim_cur / 2;
-}
-
 absl::Status Sealed(const char* how) {
   return absl::FailedPreconditionError(absl::StrCat("the buffer can no more be granted so: ", how));
 }
 
 }  // namespace
+
+bool IsScarce(int fd) {
+  rlimit limit;
+  return getrlimit(RLIMIT_NOFILE, &limit) == 0 && static_cast<rlim_t>(fd) >= limit.rlim_cur / 2;
+}
 
 absl::StatusOr<MappedMemory> MappedMemory::Map(int fd, size_t size, bool writable) {
   void* const data =
@@ -65,7 +64,7 @@ absl::StatusOr<std::shared_ptr<BufferMemory>> BufferMemory::CreateShared(size_t 
   memory->file_.Reset(memfd_create("runloop-buffer", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!memory->file_.valid()) return NoMemory("memfd_create", errno);
   const int fd = memory->file_.get();
-  if (Scarce(fd)) return NoMemory("buffers may take half of the descriptors", EMFILE);
+  if (IsScarce(fd)) return NoMemory("buffers may take half of the descriptors", EMFILE);
   if (ftruncate(fd, static_cast<off_t>(file_size)) != 0) return NoMemory("ftruncate", errno);
   // Never smaller, so that no access faults; the other seals come when it is granted. This mapping
   // for writing is there as long as the memory, so that no peer can forbid all writing.

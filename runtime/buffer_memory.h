@@ -16,6 +16,10 @@
 
 namespace runloop::internal {
 
+// True for a descriptor beyond the half of those that the process may have, which is what buffers
+// and what peers send may take: the kernel gives the lowest number.
+bool IsScarce(int fd);
+
 // A buffer is rounded up to whole pages of this size, on any machine.
 inline constexpr size_t kBufferPage = 4096;
 

@@ -1,6 +1,7 @@
 #include "runloop/runtime/buffer_reaper.h"
 
 #include <iterator>
+#include <system_error>
 #include <utility>
 
 namespace runloop::internal {
@@ -24,12 +25,19 @@ void BufferReaper::Free(Memory memory) {
   size_t bytes = 0;
   for (const std::shared_ptr<BufferMemory>& each : memory) bytes += each->size();
   if (bytes <= kLittle) return;
+  Memory rest;  // freed here, without the lock
   absl::MutexLock lock(&mutex_);
   std::move(memory.begin(), memory.end(), std::back_inserter(waiting_));
   memory.clear();
   if (std::exchange(running_, true)) return;
   if (thread_.joinable()) thread_.join();  // has nothing more to do
-  thread_ = std::thread([this] { Run(); });
+  try {
+    thread_ = std::thread([this] { Run(); });
+  } catch (const std::system_error&) {
+    // There are as many threads as there may be, perhaps by a peer's doing.
+    running_ = false;
+    rest.swap(waiting_);
+  }
 }
 
 void BufferReaper::Run() {

@@ -245,6 +245,11 @@ absl::Status BufferRegistry::Grant(const Session& owner, uint64_t id,
 
 absl::StatusOr<uint64_t> BufferRegistry::AddDescriptor(const std::shared_ptr<Session>& session,
                                                        UniqueFd fd) {
+  if (IsScarce(fd.get())) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUFFERS_FULL,
+                     "descriptors and buffers may take half of the process's descriptors: take or "
+                     "release some");
+  }
   absl::MutexLock lock(&mutex_);
   const absl::StatusOr<Holdings*> holdings = HoldingsOf(*session);
   if (!holdings.ok()) return holdings.status();

@@ -8,35 +8,24 @@
 
 namespace runloop::internal {
 
-bool InvocationState::Settle(absl::StatusOr<Reply>& outcome) {
-  if (done_) return false;
-  status_ = outcome.status();
-  if (outcome.ok()) reply_ = *std::move(outcome);
-  done_ = true;
-  changed_.SignalAll();
-  return true;
+void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
+  const absl::Status status = outcome.status();
+  for (auto& watcher : FinishWithoutWatchers(std::move(outcome))) std::move(watcher)(status);
 }
 
-void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
-  std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers;
-  const absl::Status status = outcome.status();
+InvocationState::Watchers InvocationState::FinishWithoutWatchers(absl::StatusOr<Reply> outcome) {
+  Watchers watchers;
   {
     absl::MutexLock lock(&mutex_);
-    if (!Settle(outcome)) return;
+    if (done_) return watchers;
+    status_ = outcome.status();
+    if (outcome.ok()) reply_ = *std::move(outcome);
+    done_ = true;
+    changed_.SignalAll();
     watchers.swap(watchers_);
   }
   OnDone();
-  for (auto& watcher : watchers) std::move(watcher)(status);
-}
-
-bool InvocationState::FinishUnlessWatched(absl::StatusOr<Reply>& outcome) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!watchers_.empty()) return false;
-    if (!Settle(outcome)) return true;
-  }
-  OnDone();
-  return true;
+  return watchers;
 }
 
 bool InvocationState::done() const {

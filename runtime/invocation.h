@@ -36,8 +36,9 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
 
   // Gives the outcome and runs what Watch left. The first call counts; any thread.
   void Finish(absl::StatusOr<Reply> outcome);
-  // As Finish, but false, and nothing was done, if it would run what Watch left.
-  bool FinishUnlessWatched(absl::StatusOr<Reply>& outcome);
+  // As Finish, but returns what Watch left, to be run on another thread.
+  using Watchers = std::vector<absl::AnyInvocable<void(const absl::Status&) &&>>;
+  Watchers FinishWithoutWatchers(absl::StatusOr<Reply> outcome);
 
   bool done() const;
   absl::Status Await(absl::Duration timeout);
@@ -59,15 +60,12 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
   virtual void OnDone() {}
 
  private:
-  // False if it is done, and `outcome` does not count.
-  bool Settle(absl::StatusOr<Reply>& outcome) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::optional<Reply> reply_ ABSL_GUARDED_BY(mutex_);  // until it is taken
-  std::vector<absl::AnyInvocable<void(const absl::Status&) &&>> watchers_ ABSL_GUARDED_BY(mutex_);
+  Watchers watchers_ ABSL_GUARDED_BY(mutex_);
 };
 
 // To be kept while this thread waits for `state`: if it is a runtime's, the runtime is known to

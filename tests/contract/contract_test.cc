@@ -394,6 +394,21 @@ TEST_P(ContractTest, WorkQueuedBeforeTheLoopStartsRunsOnceItDoes) {
   EXPECT_EQ(operations_->record().size(), 2u);
 }
 
+TEST_P(ContractTest, WhoAwaitsWhatIsWatchedHearsOfIt) {
+  Start();
+  const RuntimeContext context = Context();
+  // Twice: a client's thread that has waited before reads for itself.
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(context.DispatchBlocking<EchoReply>(kEcho, Echo("")).ok());
+    const Invocation hold = Hold(context);
+    absl::Notification watched;
+    hold.Watch([&watched](const absl::Status&) { watched.Notify(); });
+    operations_->LetGo();
+    EXPECT_TRUE(hold.Await(absl::Seconds(20)).ok());
+    watched.WaitForNotification();
+  }
+}
+
 TEST_P(ContractTest, AStoppedRuntimeAnswersUnavailableAndNeverHangs) {
   Start();
   const RuntimeContext context = Context();
