@@ -35,10 +35,10 @@ struct WorkBounds {
   Bound session{.items = 100'000, .bytes = int64_t{128} << 20};
 };
 
-// How many buffers (buffer.h) there may be, and of how many bytes; file descriptors that a worker has
-// sent and no operation has taken count as buffers without bytes. What operations hold counts until
-// they let go of it. One more is refused with RESOURCE_EXHAUSTED (BUFFERS_FULL). The kernel takes
-// memory only as it is written to.
+// How many buffers (buffer.h) there may be, and of how many bytes; file descriptors that a worker
+// has sent and no operation has taken count as buffers without bytes. What operations hold counts
+// until they let go of it. One more is refused with RESOURCE_EXHAUSTED (BUFFERS_FULL). The kernel
+// takes memory only as it is written to.
 struct BufferBounds {
   // All together.
   Bound total{.items = 8192, .bytes = int64_t{4} << 30};

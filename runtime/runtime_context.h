@@ -149,8 +149,8 @@ class RuntimeContext {
   }
 
   // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an
-  // earlier buffer of this session held. Where the connection carries no descriptors it is memory of
-  // this process, whose bytes travel in messages.
+  // earlier buffer of this session held. Where the connection carries no descriptors it is memory
+  // of this process, whose bytes travel in messages.
   //
   // Asks the daemon, but not its runtime thread, unless a buffer of about this size was given back
   // before: the client keeps some, so that a worker that makes, sends and drops a buffer for each
