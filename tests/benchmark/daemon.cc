@@ -23,8 +23,11 @@ int ServeDaemon(const std::string& socket) {
   const std::unique_ptr<Runtime> runtime =
       Check(Runtime::Create({.operations = std::move(operations), .log = log}));
   const std::unique_ptr<Host> host = Check(Host::Start(*runtime, {.listen = socket, .log = log}));
-  std::puts("ready");
-  std::fflush(stdout);
+  // From the loop, so that signals are watched by then.
+  Check(runtime->context().RunOnRuntimeThreadAsync([] {
+    std::puts("ready");
+    std::fflush(stdout);
+  }));
   return host->ServeUntilSignal();
 }
 
