@@ -103,10 +103,10 @@ void FillOperation(const Operation& operation, v1::OperationStatus& status) {
   status.set_name(operation.name());
   status.set_request_type(operation.method().input_type()->full_name());
   status.set_reply_type(operation.method().output_type()->full_name());
-  status.set_succeeded(statistics.succeeded.load(std::memory_order_relaxed));
-  status.set_failed(statistics.failed.load(std::memory_order_relaxed));
+  status.set_succeeded(statistics.succeeded.load());
+  status.set_failed(statistics.failed.load());
   status.set_not_started(statistics.not_started.load(std::memory_order_relaxed));
-  status.set_queued(statistics.queued.load(std::memory_order_relaxed));
+  status.set_queued(statistics.queued());
   FillLatency(statistics.queue_wait, *status.mutable_queue_wait());
   FillLatency(statistics.run_time, *status.mutable_run_time());
 }

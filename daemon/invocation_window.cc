@@ -23,7 +23,8 @@ size_t InvocationWindow::IndexOf(uint64_t number) const {
 }
 
 void InvocationWindow::SetTask(uint64_t number, std::shared_ptr<internal::OperationTask> task) {
-  At(number).task = std::move(task);
+  Entry& last = entries_.back();  // mostly
+  (last.number == number ? last : At(number)).task = std::move(task);
 }
 
 std::optional<InvocationWindow::Found> InvocationWindow::Find(uint64_t id) const {
@@ -40,17 +41,31 @@ void InvocationWindow::GiveUp(uint64_t number) {
   entry.task = nullptr;
 }
 
-bool InvocationWindow::Expects(uint64_t number, bool given_up) const {
-  if (entries_.empty() || number < entries_.front().number) return false;
+const InvocationWindow::Entry* InvocationWindow::FindUnsettled(uint64_t number) const {
+  if (entries_.empty() || number < entries_.front().number) return nullptr;
   const size_t index = IndexOf(number);
-  if (index >= entries_.size() || entries_[index].number != number) return false;
-  return !entries_[index].settled && entries_[index].given_up == given_up;
+  if (index >= entries_.size()) return nullptr;
+  const Entry& entry = entries_[index];
+  return entry.number == number && !entry.settled ? &entry : nullptr;
+}
+
+bool InvocationWindow::Expects(uint64_t number, bool given_up) const {
+  const Entry* const entry = FindUnsettled(number);
+  return entry != nullptr && entry->given_up == given_up;
+}
+
+bool InvocationWindow::SettleIfExpected(uint64_t number) {
+  const Entry* const entry = FindUnsettled(number);
+  if (entry == nullptr || entry->given_up) return false;
+  Settle(const_cast<Entry&>(*entry));
+  return true;
 }
 
 uint64_t InvocationWindow::IdOf(uint64_t number) const { return entries_[IndexOf(number)].id; }
 
-void InvocationWindow::Settle(uint64_t number) {
-  Entry& entry = At(number);
+void InvocationWindow::Settle(uint64_t number) { Settle(At(number)); }
+
+void InvocationWindow::Settle(Entry& entry) {
   entry.settled = true;
   entry.task = nullptr;
   --unsettled_;

@@ -45,6 +45,8 @@ class InvocationWindow {
 
   // The worker is told its end. Once for each number.
   void Settle(uint64_t number);
+  // The same if it expects the end of one that was not given up; else false.
+  bool SettleIfExpected(uint64_t number);
 
   // Writes the settled set: the watermark is the last id before the first unsettled one. Ranges
   // that were written before are left out where there are more than `kRepeatedRanges`.
@@ -81,6 +83,9 @@ class InvocationWindow {
   // Where the entry of an unsettled number is.
   size_t IndexOf(uint64_t number) const;
   Entry& At(uint64_t number) { return entries_[IndexOf(number)]; }
+  // Null if there is none that is unsettled.
+  const Entry* FindUnsettled(uint64_t number) const;
+  void Settle(Entry& entry);
   void SettleFirst(const Entry& entry);
   void SettleLater(const Entry& entry);
 

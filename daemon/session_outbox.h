@@ -1,59 +1,62 @@
 #ifndef RUNLOOP_DAEMON_SESSION_OUTBOX_H_
 #define RUNLOOP_DAEMON_SESSION_OUTBOX_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
-#include "google/protobuf/message.h"
 #include "runloop/daemon/completion_thread.h"
+#include "runloop/runtime/operation_task.h"
 
 namespace runloop::daemon {
 
 class SessionStream;
 
-// One invocation's end, on its way to the worker.
-struct Finished {
-  uint64_t number = 0;  // InvocationWindow
-  absl::Status status;
-  std::unique_ptr<google::protobuf::Message> reply;  // if it was asked for
-  size_t bytes = 0;                                  // what it counts for while it is unsent
-  bool given_up = false;                             // not its end: the worker gave it up
-};
-
-// Where the outcomes of one session stream gather until the stream writes them: the runtime thread
-// appends under a lock that is held for a few instructions, and wakes the stream's thread only if
-// that has run out of outcomes. Shared by the stream and its invocations, which may outlive it.
-class SessionOutbox : public std::enable_shared_from_this<SessionOutbox> {
+// Where the invocations of one session stream gather that have their outcome, until the stream
+// writes those: a lock-free list, which the runtime thread adds to, waking the stream's thread only
+// if that has run out of outcomes. Shared by the stream and its invocations, which may outlive it.
+class SessionOutbox final : public internal::OutcomeSink,
+                            public std::enable_shared_from_this<SessionOutbox> {
  public:
+  using Tasks = std::vector<std::shared_ptr<internal::OperationTask>>;
+
   SessionOutbox(std::shared_ptr<CompletionThread> completion, SessionStream* stream)
       : completion_(std::move(completion)), stream_(stream) {}
 
   // Any thread. Dropped if the stream is closed.
-  void Append(Finished finished);
+  void Deliver(std::shared_ptr<internal::OperationTask> task) override;
 
-  // Moves what has gathered to the end of `to`; if it is nothing, the next Append wakes. The
-  // stream's thread.
-  void Take(std::vector<Finished>& to);
+  // Moves what has gathered to the end of `to`, oldest first; if it is nothing, the next Deliver
+  // wakes. The stream's thread. What they count for has been let go of.
+  void Take(Tasks& to);
 
-  // Bytes that have gathered. Any thread.
-  size_t bytes() const;
+  // Of the replies that have gathered. Any thread.
+  size_t reply_bytes() const { return reply_bytes_.load(std::memory_order_relaxed); }
 
   // From now on outcomes are dropped. The stream's thread.
   void Close();
 
  private:
+  using Task = internal::OperationTask;
+
+  // What head_ is besides the newest task.
+  static Task* Empty() { return nullptr; }
+  static Task* EmptyAndAsleep() { return reinterpret_cast<Task*>(uintptr_t{1}); }
+  static Task* Closed() { return reinterpret_cast<Task*>(uintptr_t{2}); }
+  static bool IsTask(const Task* head) { return reinterpret_cast<uintptr_t>(head) > 2; }
+
+  static size_t ReplyBytes(const Task& task);
+  // The list from `newest` on, turned round; none of them is in the outbox any more.
+  void Release(Task* newest, Tasks& to);
+
   const std::shared_ptr<CompletionThread> completion_;
   SessionStream* stream_;  // the stream's thread only
 
-  mutable absl::Mutex mutex_;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  bool wake_ ABSL_GUARDED_BY(mutex_) = true;
-  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<Finished> finished_ ABSL_GUARDED_BY(mutex_);
+  alignas(64) std::atomic<Task*> head_{EmptyAndAsleep()};
+  std::atomic<size_t> reply_bytes_{0};
 };
 
 }  // namespace runloop::daemon

@@ -11,7 +11,6 @@
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
 #include "runloop/daemon/request_charge.h"
-#include "runloop/daemon/session_request_parser.h"
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
@@ -30,11 +29,6 @@ constexpr size_t kOutcomeBytes = 64;
 constexpr int64_t kEnvelopeBytes = 64;
 // A status of so much goes out as it is.
 constexpr size_t kSmallStatus = 512;
-// What the message that is read into may have grown by before it is made anew, and what one item
-// of it counts for beside its bytes.
-constexpr size_t kKeptRequestBytes = size_t{64} << 10;
-constexpr size_t kRequestItemBytes = 64;
-
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                    "the daemon is draining; connect again when its socket is back");
@@ -53,6 +47,11 @@ Finished Failed(uint64_t number, absl::Status status) {
   if (SizeOf(status) > kSmallStatus) status = FromGrpcStatus(ToGrpcStatus(status));
   const size_t bytes = kOutcomeBytes + SizeOf(status);
   return {.number = number, .status = std::move(status), .bytes = bytes};
+}
+
+Finished Succeeded(uint64_t number, std::unique_ptr<google::protobuf::Message> reply) {
+  const size_t bytes = kOutcomeBytes + reply->ByteSizeLong();
+  return {.number = number, .reply = std::move(reply), .bytes = bytes};
 }
 
 // 128 random bits: what is not known cannot be joined.
@@ -90,7 +89,8 @@ std::string CleanName(std::string name) {
 
 }  // namespace
 
-SessionStream::SessionStream(SessionServer& server, Call& call) : server_(server), call_(call) {
+SessionStream::SessionStream(SessionServer& server, Call& call)
+    : server_(server), call_(call), request_(server.options().max_unfinished) {
   server_.Add(this);
 }
 
@@ -117,9 +117,7 @@ void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
   } else if (ending_) {
     // Too late: what it brings was never admitted.
-  } else if (absl::Status status =
-                 ParseSessionRequest(*bytes, server_.options().max_unfinished, request_);
-             stage_ == Stage::kHello) {
+  } else if (absl::Status status = request_.Read(*bytes); stage_ == Stage::kHello) {
     status.ok() ? HandleHello() : End(std::move(status));
   } else if (status = status.ok() ? HandleRequest() : status; !status.ok()) {
     server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
@@ -127,18 +125,8 @@ void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
     End(std::move(status));
   }
   if (bytes != nullptr) bytes->Clear();
-  TrimRequest();
+  request_.Clear();
   Advance();
-}
-
-void SessionStream::TrimRequest() {
-  kept_request_bytes_ +=
-      request_.ByteSizeLong() +
-      kRequestItemBytes * static_cast<size_t>(request_.dispatches_size() + request_.cancels_size() +
-                                              request_.waiting_size());
-  if (kept_request_bytes_ <= kKeptRequestBytes) return;
-  kept_request_bytes_ = 0;
-  request_ = v1::SessionRequest();
 }
 
 void SessionStream::OnWritten(bool ok) {
@@ -172,7 +160,8 @@ void SessionStream::Advance() {
     }
   }
   if (reading_ || half_closed_ || ending_) return;
-  if (outbox_ != nullptr && outbox_->bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
+  if (outbox_ != nullptr &&
+      outbox_->reply_bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
     return;
   }
   reading_ = true;
@@ -189,21 +178,16 @@ bool SessionStream::FillResponse() {
 
   response_.Clear();
   const size_t bound = std::min<size_t>(kResponseBytes, server_.options().max_message_bytes / 2);
-  bool acknowledged = false;
+  const bool acknowledged = std::exchange(acknowledges_, false);
   std::vector<uint64_t> told;  // with an outcome of their own
   size_t bytes = 0;
   while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
     Finished& finished = unsent_.front();
     unsent_bytes_ -= finished.bytes;
     written_bytes_ += finished.bytes;
-    if (finished.status.ok() && finished.reply == nullptr) {
-      window_.Settle(finished.number);
-      acknowledged = true;
-    } else {
-      bytes += finished.bytes;
-      FillOutcome(finished, *response_.add_outcomes());
-      told.push_back(finished.number);
-    }
+    bytes += finished.bytes;
+    FillOutcome(finished, *response_.add_outcomes());
+    told.push_back(finished.number);
     unsent_.pop_front();
   }
   // The ranges pass over invocations with an outcome of their own only once that was sent in an
@@ -226,12 +210,18 @@ void SessionStream::TakeFinished() {
   do {
     taken_.clear();
     outbox_->Take(taken_);
-    for (Finished& finished : taken_) {
-      if (!window_.Expects(finished.number, finished.given_up)) continue;
-      unsent_bytes_ += finished.bytes;
-      unsent_.push_back(std::move(finished));
+    for (const std::shared_ptr<internal::OperationTask>& task : taken_) {
+      const uint64_t number = task->ticket();
+      absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
+      if (outcome.ok() && *outcome == nullptr) {
+        acknowledges_ |= window_.SettleIfExpected(number);
+      } else if (window_.Expects(number, false)) {
+        unsent_.push_back(outcome.ok() ? Succeeded(number, *std::move(outcome))
+                                       : Failed(number, std::move(outcome).status()));
+        unsent_bytes_ += unsent_.back().bytes;
+      }
     }
-  } while (!taken_.empty() && unsent_.empty());
+  } while (!taken_.empty() && unsent_.empty() && !acknowledges_);
   taken_.clear();
 }
 
@@ -250,12 +240,13 @@ void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
 }
 
 void SessionStream::HandleHello() {
-  if (!request_.has_hello() || request_.dispatches_size() > 0 || request_.cancels_size() > 0 ||
-      request_.waiting_size() > 0 || request_.has_received()) {
+  const v1::SessionRequest& rest = request_.rest();
+  if (!rest.has_hello() || !request_.dispatches().empty() || rest.cancels_size() > 0 ||
+      rest.waiting_size() > 0 || rest.has_received()) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }
-  if (absl::Status welcomed = Welcome(request_.hello()); !welcomed.ok()) End(std::move(welcomed));
+  if (absl::Status welcomed = Welcome(rest.hello()); !welcomed.ok()) End(std::move(welcomed));
 }
 
 absl::Status SessionStream::Welcome(const v1::Hello& hello) {
@@ -307,19 +298,23 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
 }
 
 absl::Status SessionStream::HandleRequest() {
-  if (request_.has_hello()) return Violation("a second hello");
-  for (const v1::Dispatch& dispatch : request_.dispatches()) {
-    if (dispatch.invocation_id() <= window_.last_id()) {
-      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id(), " came after ",
+  const v1::SessionRequest& rest = request_.rest();
+  if (rest.has_hello()) return Violation("a second hello");
+  internal::RuntimeCore::Group group(server_.core(), session_);
+  for (const DispatchView& dispatch : request_.dispatches()) {
+    if (dispatch.invocation_id <= window_.last_id()) {
+      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
                                     window_.last_id(), "; ids start at 1 and rise"));
     }
-    const uint64_t number = window_.Add(dispatch.invocation_id());
-    if (absl::Status refused = Dispatch(number, dispatch); !refused.ok()) {
+    const uint64_t number = window_.Add(dispatch.invocation_id);
+    if (absl::Status refused = Dispatch(number, dispatch, group); !refused.ok()) {
       Refuse(number, std::move(refused));
     }
   }
-  for (const v1::Cancel& cancel : request_.cancels()) Cancel(cancel);
-  for (const v1::Waiting& waiting : request_.waiting()) {
+  group.Flush();
+  if (!request_.dispatches().empty()) call_.completion().ExpectPost();
+  for (const v1::Cancel& cancel : rest.cancels()) Cancel(cancel);
+  for (const v1::Waiting& waiting : rest.waiting()) {
     const auto invocation = window_.Find(waiting.invocation_id());
     absl::StatusOr<internal::Chain> chain = ReadChain(waiting.chain());
     if (!chain.ok()) return Violation(chain.status().message());
@@ -364,26 +359,24 @@ void SessionStream::Cancel(const v1::Cancel& cancel) {
   }
 }
 
-absl::StatusOr<const Operation*> SessionStream::FindOperation(const v1::Dispatch& dispatch) const {
-  switch (dispatch.operation_case()) {
-    case v1::Dispatch::kOperationId: {
-      const std::vector<const Operation*>& operations = server_.operations();
-      const uint32_t id = dispatch.operation_id();
-      if (id >= 1 && id <= operations.size()) return operations[id - 1];
-      return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
-                       absl::StrCat("no operation has the id ", id,
-                                    "; welcome.operations lists those there are"));
-    }
-    case v1::Dispatch::kOperationName:
-      return server_.core().FindOperation(dispatch.operation_name());
-    case v1::Dispatch::OPERATION_NOT_SET:
-      break;
+absl::StatusOr<const Operation*> SessionStream::FindOperation(const DispatchView& dispatch) const {
+  const std::vector<const Operation*>& operations = server_.operations();
+  const uint32_t id = dispatch.operation_id;
+  if (id >= 1 && id <= operations.size()) return operations[id - 1];
+  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::kOperationName) {
+    return server_.core().FindOperation(dispatch.message->operation_name());
   }
-  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                   "the dispatch names no operation");
+  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::OPERATION_NOT_SET) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     "the dispatch names no operation");
+  }
+  return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+                   absl::StrCat("no operation has the id ", id,
+                                "; welcome.operations lists those there are"));
 }
 
-absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispatch) {
+absl::Status SessionStream::Dispatch(uint64_t number, const DispatchView& dispatch,
+                                     internal::RuntimeCore::Group& group) {
   const int64_t max_unfinished = server_.options().max_unfinished;
   if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
     return MakeError(
@@ -396,50 +389,44 @@ absl::Status SessionStream::Dispatch(uint64_t number, const v1::Dispatch& dispat
   }
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();
-  absl::Time deadline = absl::InfiniteFuture();
-  if (dispatch.has_timeout()) {
-    const absl::StatusOr<absl::Duration> timeout = FromProto(dispatch.timeout());
+  internal::RuntimeCore::Call call{.operation = *operation,
+                                   .number = dispatch.invocation_id,
+                                   .reply_wanted = dispatch.reply_wanted,
+                                   .sink = outbox_,
+                                   .ticket = number};
+  if (dispatch.has_timeout) {
+    google::protobuf::Duration asked;
+    asked.set_seconds(dispatch.timeout_seconds);
+    asked.set_nanos(dispatch.timeout_nanos);
+    const absl::StatusOr<absl::Duration> timeout = FromProto(asked);
     if (!timeout.ok()) return timeout.status();
-    if (*timeout > absl::ZeroDuration()) deadline = server_.core().clock().Now() + *timeout;
+    if (*timeout > absl::ZeroDuration()) call.deadline = server_.core().clock().Now() + *timeout;
   }
   const absl::StatusOr<size_t> charge =
-      ChargeOf(dispatch.request(), *(*operation)->method().input_type(), server_.core().bounds());
+      ChargeOf(dispatch.request, *(*operation)->method().input_type(), server_.core().bounds());
   if (!charge.ok()) return charge.status();
+  call.request_bytes = *charge;
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> request =
-      (*operation)->ParseRequest(dispatch.request());
+      (*operation)->ParseRequest(dispatch.request);
   if (!request.ok()) return request.status();
-  absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.chain());
-  if (!chain.ok()) return chain.status();
-  if (absl::Status key = CheckCoalesceKey(dispatch.coalesce_key()); !key.ok()) return key;
-
-  // Runs on the runtime thread, mostly: it keeps the reply only if it was asked for, and leaves
-  // serializing it to the stream's thread.
-  auto done = [outbox = outbox_, number, wanted = dispatch.reply_wanted()](
-                  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome) {
-    if (!outcome.ok()) {
-      outbox->Append(Failed(number, outcome.status()));
-      return;
-    }
-    Finished finished{.number = number, .bytes = kOutcomeBytes};
-    if (wanted) {
-      finished.reply = *std::move(outcome);
-      finished.bytes += finished.reply->ByteSizeLong();
-    }
-    outbox->Append(std::move(finished));
-  };
-  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
-      server_.core().Dispatch({.operation = *operation,
-                               .request = *std::move(request),
-                               .request_bytes = *charge,
-                               .session = session_,
-                               .deadline = deadline,
-                               .coalesce_key = dispatch.coalesce_key(),
-                               .chain = *std::move(chain),
-                               .number = dispatch.invocation_id(),
-                               .done = std::move(done)});
+  call.request = *std::move(request);
+  if (dispatch.message != nullptr) {
+    absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.message->chain());
+    if (!chain.ok()) return chain.status();
+    call.chain = *std::move(chain);
+    call.coalesce_key = dispatch.message->coalesce_key();
+    if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
+  }
+  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
+  if (call.chain.empty() && call.coalesce_key.empty()) {
+    task = group.Dispatch(std::move(call));
+  } else {
+    group.Flush();
+    call.session = session_;
+    task = server_.core().Dispatch(std::move(call));
+  }
   if (!task.ok()) return task.status();
   window_.SetTask(number, *std::move(task));
-  call_.completion().ExpectPost();
   return absl::OkStatus();
 }
 

@@ -12,10 +12,20 @@
 #include "absl/status/status.h"
 #include "runloop/daemon/invocation_window.h"
 #include "runloop/daemon/session_outbox.h"
+#include "runloop/daemon/session_request_reader.h"
 #include "runloop/daemon/session_server.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::daemon {
+
+// An end that the worker is told of by itself: of an invocation with a reply or an error.
+struct Finished {
+  uint64_t number = 0;  // InvocationWindow
+  absl::Status status;
+  std::unique_ptr<google::protobuf::Message> reply;
+  size_t bytes = 0;       // what it counts for while it is unsent
+  bool given_up = false;  // not its end: the worker gave it up
+};
 
 // One session stream.
 //
@@ -51,23 +61,21 @@ class SessionStream final : public CallHandler {
   void Advance();
   // True if there is something to write.
   bool FillResponse();
-  // Moves what the outbox has to unsent_.
+  // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished();
   void FillOutcome(Finished& finished, v1::Outcome& outcome);
 
   void HandleHello();
   absl::Status Welcome(const v1::Hello& hello);
-  // Gives the memory of what was read back when there is much of it: a message keeps what it once
-  // had.
-  void TrimRequest();
   // An error is a violation of the protocol.
   absl::Status HandleRequest();
   void Cancel(const v1::Cancel& cancel);
   // Tells the worker of an end that did not come from the runtime.
   void Refuse(uint64_t number, absl::Status why);
   // An error is the invocation's outcome.
-  absl::Status Dispatch(uint64_t number, const v1::Dispatch& dispatch);
-  absl::StatusOr<const Operation*> FindOperation(const v1::Dispatch& dispatch) const;
+  absl::Status Dispatch(uint64_t number, const DispatchView& dispatch,
+                        internal::RuntimeCore::Group& group);
+  absl::StatusOr<const Operation*> FindOperation(const DispatchView& dispatch) const;
 
   // Ends the stream with `status` as soon as no write is outstanding.
   void End(absl::Status status);
@@ -87,14 +95,14 @@ class SessionStream final : public CallHandler {
   bool finishing_ = false;              // Finish was started
   std::optional<absl::Status> ending_;  // what to finish with
 
-  v1::SessionRequest request_;
-  size_t kept_request_bytes_ = 0;  // request_ keeps this at most
+  SessionRequestReader request_;
   v1::SessionResponse response_;
   std::shared_ptr<Session> session_;
   bool session_ended_ = false;
   std::shared_ptr<SessionOutbox> outbox_;
   InvocationWindow window_;
-  std::vector<Finished> taken_;  // empty but inside FillResponse
+  SessionOutbox::Tasks taken_;   // empty but inside FillResponse
+  bool acknowledges_ = false;    // what was settled since the last response
   std::deque<Finished> unsent_;  // taken out of the outbox, or refused
   size_t unsent_bytes_ = 0;      // of unsent_
   size_t written_bytes_ = 0;     // of the outstanding write

@@ -177,16 +177,18 @@ absl::StatusOr<const Operation*> RuntimeCore::FindOperation(std::string_view nam
                    {{"operation", std::string(name.substr(0, kLongestNameTold))}});
 }
 
+absl::Status RuntimeCore::WhyClosed(const Session& session) const {
+  if (stopped()) return StoppedError();
+  if (draining_.load(std::memory_order_acquire)) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                     "the runtime is draining and takes no new work; reconnect later");
+  }
+  return session.ended() ? SessionEndedError(session) : absl::OkStatus();
+}
+
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) {
-  absl::Status refusal;
-  if (stopped()) {
-    refusal = StoppedError();
-  } else if (draining_.load(std::memory_order_acquire)) {
-    refusal = MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
-                        "the runtime is draining and takes no new work; reconnect later");
-  } else if (call.session->ended()) {
-    refusal = SessionEndedError(*call.session);
-  } else if (ClosesCycle(call.chain)) {
+  absl::Status refusal = WhyClosed(*call.session);
+  if (refusal.ok() && ClosesCycle(call.chain)) {
     refusal = DeadlockError(call.chain, id_, call.operation->name());
   }
   if (!refusal.ok()) {
@@ -198,7 +200,8 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   if (!call.session->info().peer.role.empty()) call.chain.clear();
   const Chain chain = call.chain;
   const std::string key = call.coalesce_key;
-  const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
+  const auto task =
+      std::make_shared<OperationTask>(shared_from_this(), std::move(call), clock_->Now());
   std::shared_ptr<OperationTask> old;
   if (!key.empty()) old = task->session->FindKeyed(key);
   const bool replaces = old != nullptr && old->state() == Task::State::kQueued;
@@ -206,7 +209,7 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
       !admitted.ok()) {
     return admitted;
   }
-  task->HoldForQueue();
+  task->HoldForQueue(task);
   bool queued;
   if (key.empty()) {
     queued = Enqueue(task.get());
@@ -226,6 +229,53 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   return task;
 }
 
+RuntimeCore::Group::Group(RuntimeCore& core, std::shared_ptr<Session> session)
+    : core_(core), session_(std::move(session)) {}
+
+absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Group::Dispatch(Call call) {
+  // The runtime thread begins on the first while others are taken in.
+  constexpr int64_t kMost = 64;
+  if (counts_.items == kMost) Flush();
+  if (newest_ == nullptr) {
+    now_ = core_.clock_->Now();
+    counts_ = core_.lifecycle_.BeginGroup(*session_);
+  }
+  if (absl::Status closed = core_.WhyClosed(*session_); !closed.ok()) {
+    core_.lifecycle_.Refuse();
+    return closed;
+  }
+  call.session = session_;
+  auto task =
+      std::make_shared<OperationTask>(core_.shared_from_this(), std::move(call), now_);
+  if (absl::Status admitted = core_.lifecycle_.Add(*task, counts_); !admitted.ok()) {
+    return admitted;
+  }
+  task->HoldForQueue(task);
+  if (oldest_ == nullptr) oldest_ = task.get();
+  TaskQueue::LinkAfter(*task, newest_);
+  newest_ = task.get();
+  return task;
+}
+
+void RuntimeCore::Group::Flush() {
+  Task* const newest = std::exchange(newest_, nullptr);
+  Task* const oldest = std::exchange(oldest_, nullptr);
+  if (newest == nullptr) return;
+  core_.lifecycle_.AdmitGroup(counts_);
+  counts_ = {};
+  if (core_.queue_.Push(newest, oldest)) {
+    core_.WakeLoop();
+    // If it ended meanwhile, they may not have been found.
+    if (session_->ended()) core_.AbandonQueued(session_);
+    return;
+  }
+  for (Task *task = newest, *before; task != nullptr; task = before) {
+    before = TaskQueue::LinkedBefore(*task);
+    if (core_.lifecycle_.EndUnstarted(*task, OutcomeKind::kAbandoned)) task->Skip(StoppedError());
+    task->Release();
+  }
+}
+
 bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task) {
   if (old == nullptr || !lifecycle_.EndUnstarted(*old, OutcomeKind::kSuperseded)) {
     return Enqueue(task);
@@ -239,7 +289,8 @@ bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::DispatchInPlace(Call call) {
-  const auto task = std::make_shared<OperationTask>(shared_from_this(), std::move(call));
+  const auto task =
+      std::make_shared<OperationTask>(shared_from_this(), std::move(call), clock_->Now());
   if (absl::Status entered = EnterInPlace(*task); !entered.ok()) return entered;
   task->Run();
   AfterInPlace();
@@ -258,7 +309,7 @@ absl::Status RuntimeCore::EnterInPlace(Task& task) {
 }
 
 void RuntimeCore::LeaveInPlace(Task& task, bool succeeded) {
-  lifecycle_.Finish(task, succeeded);
+  lifecycle_.Finish(task, succeeded, true);
   AfterInPlace();
 }
 
@@ -338,10 +389,10 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       continue;
     }
     if (next.task != nullptr) {
+      const absl::Time before = now;
       RunTask(*next.task, now);
       ++ran;
       if (stopped()) return false;
-      const absl::Time before = std::exchange(now, clock_->Now());
       lifecycle_.NoteRunTime(now - before);
       continue;
     }
@@ -356,33 +407,24 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   }
 }
 
-void RuntimeCore::RunTask(Task& task, absl::Time now) {
+void RuntimeCore::RunTask(Task& task, absl::Time& now) {
   const bool abandoned = task.session != nullptr && task.session->ended();
   if (abandoned || task.deadline <= now) {
     const OutcomeKind kind = abandoned ? OutcomeKind::kAbandoned : OutcomeKind::kExpired;
     if (lifecycle_.EndUnstarted(task, kind)) task.Skip(WhyNeverRan(task, kind));
+    now = clock_->Now();
   } else if (lifecycle_.Start(task, now)) {
-    {
-      absl::MutexLock lock(&current_mutex_);
-      current_ = {
-          .active = true, .operation = task.operation, .session = task.session, .since = now};
-    }
+    current_.Set(task.operation, task.session.get(), now);
     ++depth_;
     running_ = &task;
     const Task::RunResult result = task.Run();
     running_ = nullptr;
     --depth_;
-    if (task.operation != nullptr) {
-      task.operation->statistics().run_time.Add(clock_->Now() - now);
-    }
-    std::shared_ptr<Session> session;  // released outside the lock
-    {
-      absl::MutexLock lock(&current_mutex_);
-      current_.active = false;
-      session = std::move(current_.session);
-    }
+    current_.Clear();
+    const absl::Time began = std::exchange(now, clock_->Now());
+    if (task.operation != nullptr) task.operation->statistics().run_time.Add(now - began);
     if (result != Task::RunResult::kTold) {
-      lifecycle_.Finish(task, result == Task::RunResult::kSucceeded);
+      lifecycle_.Finish(task, result == Task::RunResult::kSucceeded, true);
     }
   } else if (task.operation == nullptr) {
     lifecycle_.CountStale(-1);

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "runloop/runtime/adaptive_spin.h"
 #include "runloop/runtime/buffer_registry.h"
+#include "runloop/runtime/current_task.h"
 #include "runloop/runtime/deferred_tasks.h"
 #include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
@@ -48,6 +49,28 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL; MESSAGE_TOO_LARGE if
   // it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
+  // Dispatches of one session, one after the other: each as by Dispatch, but what was admitted is
+  // counted and queued together, by Flush or earlier. One thread.
+  class Group {
+   public:
+    Group(RuntimeCore& core, std::shared_ptr<Session> session);
+    ~Group() { Flush(); }
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+
+    // `call.session` is the group's. Has no `chain` and no `coalesce_key`, and has a sink.
+    absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
+    void Flush();
+
+   private:
+    RuntimeCore& core_;
+    const std::shared_ptr<Session> session_;
+    absl::Time now_;
+    Lifecycle::Group counts_;
+    OperationTask* newest_ = nullptr;
+    OperationTask* oldest_ = nullptr;
+  };
+
   // Runs it in place, on the runtime thread, which the caller has checked; also while draining,
   // since what drains may need it. The task may be deferred then. UNAVAILABLE (RUNTIME_STOPPED).
   absl::StatusOr<std::shared_ptr<OperationTask>> DispatchInPlace(Call call);
@@ -81,8 +104,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Time start_time() const { return start_time_; }
   void Log(LogSeverity severity, std::string_view line) const { log_(severity, line); }
   Runtime::Snapshot GetSnapshot() const;
-  // Only what the runtime thread does and whether it drains: waits neither for the queue nor for
-  // the sessions.
+  // Only what the runtime thread does and whether it drains: does not wait for the queue.
   Runtime::Snapshot GetThreadSnapshot() const;
   bool OnRuntimeThread() const;
   LocalRuntimeContext context() { return LocalRuntimeContext(shared_from_this()); }
@@ -151,18 +173,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   RunLoop& loop() const { return *loop_; }
 
  private:
-  // What runs now, for status and the service thread.
-  struct Current {
-    bool active = false;
-    const Operation* operation = nullptr;  // null: a closure
-    std::shared_ptr<Session> session;
-    absl::Time since;
-    bool stall_logged = false;
-
-    std::string_view name() const {
-      return active && operation ? std::string_view(operation->name()) : "(closure)";
-    }
-  };
+  static std::string_view NameOf(const CurrentTask::Look& look);
+  // What `look` saw running for, unless it has gone meanwhile.
+  std::shared_ptr<Session> SessionOf(const CurrentTask::Look& look) const;
   // Who was found to have most unfinished work.
   struct Largest {
     absl::Time looked = absl::InfinitePast();
@@ -173,7 +186,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
-  void RunTask(Task& task, absl::Time now);
+  // Moves `now` on.
+  void RunTask(Task& task, absl::Time& now);
   // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
   // `now` on. So many tasks have run in this slice before.
   int RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most);
@@ -182,9 +196,13 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Ends what is in the queue and `wanted`, with the queue's reference. Any thread, but with
   // closures the runtime thread.
   void EndQueued(OutcomeKind kind, const Lane* only, absl::FunctionRef<bool(Task&)> wanted);
+  // Ends what is in the queue of a session that has ended.
+  void AbandonQueued(const std::shared_ptr<Session>& session);
   // Tells of a task that was ended unstarted, taken out of the queue or not.
   void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
   static absl::Status StoppedError();
+  // Why nothing of the session is taken in now, if so, but for bounds.
+  absl::Status WhyClosed(const Session& session) const;
   // Queues without looking at a bound; false if the queue is closed.
   bool Enqueue(Task* task);
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
@@ -284,10 +302,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const Task* running_ = nullptr;  // the one of the queue
   Handle last_handle_ = 0;
 
-  alignas(64) mutable absl::Mutex current_mutex_;
-  Current current_ ABSL_GUARDED_BY(current_mutex_);
+  CurrentTask current_;  // written by it, read by others
 
-  mutable absl::Mutex sessions_mutex_;
+  alignas(64) mutable absl::Mutex sessions_mutex_;
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(sessions_mutex_);
   uint64_t next_session_ ABSL_GUARDED_BY(sessions_mutex_) = 1;
   // By the account's holder; empty: of all.
@@ -304,6 +321,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Time deferred_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   bool not_started_logged_ ABSL_GUARDED_BY(service_mutex_) = false;
+  uint64_t stalled_task_ ABSL_GUARDED_BY(service_mutex_) = 0;     // logged; its version
   uint64_t stalled_closure_ ABSL_GUARDED_BY(service_mutex_) = 0;  // logged; by how many had started
   std::thread service_;
 };

@@ -113,10 +113,11 @@ void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
       noticed.line = StallNotice("(closure)", nullptr, age);
     }
   } else {
-    absl::MutexLock lock(&current_mutex_);
-    if (!current_.active || now - current_.since < kIntakeAfter) return;
-    if (now - current_.since >= stall_threshold_ && !std::exchange(current_.stall_logged, true)) {
-      noticed.line = StallNotice(current_.name(), current_.session.get(), now - current_.since);
+    const CurrentTask::Look look = current_.Read();
+    if (!look.active || now - look.since < kIntakeAfter) return;
+    if (now - look.since >= stall_threshold_ &&
+        std::exchange(stalled_task_, look.version) != look.version) {
+      noticed.line = StallNotice(NameOf(look), SessionOf(look).get(), now - look.since);
     }
   }
   queue_.Intake(now);

@@ -68,14 +68,18 @@ std::shared_ptr<Session> RuntimeCore::AddSession(Session::Info info,
 
 void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
   buffers_->EndSession(*session);
-  const Lane* const lane = session->info().in_process ? nullptr : &session->lane_;
-  EndQueued(OutcomeKind::kAbandoned, lane,
-            [&](Task& task) { return task.session == session && !task.is_cleanup; });
+  AbandonQueued(session);
   AbortDeferred(session.get(), MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
                                          "the session ended before the operation finished",
                                          {{"session", session->info().id}}));
   // If the queue is closed, Shutdown has taken what the session held.
   RunCleanup([this, session = std::move(session)] { CloseSession(session); });
+}
+
+void RuntimeCore::AbandonQueued(const std::shared_ptr<Session>& session) {
+  const Lane* const lane = session->info().in_process ? nullptr : &session->lane_;
+  EndQueued(OutcomeKind::kAbandoned, lane,
+            [&](Task& task) { return task.session == session && !task.is_cleanup; });
 }
 
 void RuntimeCore::CloseSession(const std::shared_ptr<Session>& session) {
@@ -178,37 +182,53 @@ std::string RuntimeCore::LargestHolder(const Account* among, const Session* asks
 
 // ---- looking ----
 
+std::string_view RuntimeCore::NameOf(const CurrentTask::Look& look) {
+  return look.active && look.operation != nullptr ? std::string_view(look.operation->name())
+                                                  : "(closure)";
+}
+
+std::shared_ptr<Session> RuntimeCore::SessionOf(const CurrentTask::Look& look) const {
+  if (look.session == nullptr) return nullptr;
+  absl::MutexLock lock(&sessions_mutex_);
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& session) {
+    return session.get() == look.session;
+  });
+  // Another may have its address by now.
+  const bool still = found != sessions_.end() && current_.Read().version == look.version;
+  return still ? *found : nullptr;
+}
+
 Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   using State = Runtime::Snapshot::State;
   const absl::Time now = clock_->Now();
   Runtime::Snapshot snapshot;
   snapshot.loop = std::string(loop_->kind());
   snapshot.draining = draining_.load(std::memory_order_acquire);
-  {
-    absl::MutexLock lock(&current_mutex_);
-    if (stopped()) {
-      snapshot.state = State::kStopped;
-    } else if (!started_.load(std::memory_order_acquire)) {
-      snapshot.state = State::kNotStarted;
-      snapshot.notice = NotStartedNotice(now);
-    } else if (const int64_t closures_since = closures_since_.load();
-               current_.active || closures_since != kNone) {
-      const absl::Time since =
-          current_.active ? current_.since : absl::FromUnixNanos(closures_since);
-      snapshot.current_age = now - since;
-      snapshot.current_operation = std::string(current_.name());
-      if (current_.active) snapshot.current_session = current_.session;
-      snapshot.state = State::kRunning;
-      if (snapshot.current_age >= stall_threshold_) {
-        snapshot.state = State::kStalled;
-        snapshot.notice = absl::StrCat(
-            "the runtime thread is stalled: ", snapshot.current_operation,
-            snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
-            " has been running for ", absl::FormatDuration(snapshot.current_age));
-      }
-    } else {
-      snapshot.state = State::kIdle;
-    }
+  if (stopped()) {
+    snapshot.state = State::kStopped;
+    return snapshot;
+  }
+  if (!started_.load(std::memory_order_acquire)) {
+    snapshot.state = State::kNotStarted;
+    snapshot.notice = NotStartedNotice(now);
+    return snapshot;
+  }
+  const CurrentTask::Look look = current_.Read();
+  const int64_t closures_since = closures_since_.load();
+  if (!look.active && closures_since == kNone) {
+    snapshot.state = State::kIdle;
+    return snapshot;
+  }
+  snapshot.state = State::kRunning;
+  snapshot.current_age = now - (look.active ? look.since : absl::FromUnixNanos(closures_since));
+  snapshot.current_operation = std::string(NameOf(look));
+  if (look.active) snapshot.current_session = SessionOf(look);
+  if (snapshot.current_age >= stall_threshold_) {
+    snapshot.state = State::kStalled;
+    snapshot.notice = absl::StrCat(
+        "the runtime thread is stalled: ", snapshot.current_operation,
+        snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
+        " has been running for ", absl::FormatDuration(snapshot.current_age));
   }
   return snapshot;
 }

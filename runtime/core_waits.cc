@@ -19,12 +19,8 @@ bool HoldsTheThread(const Task& task) {
 void RuntimeCore::PassOn(const Chain& chain) {
   const std::shared_ptr<Waits::Forward> forward = waits_.forward();
   if (forward == nullptr) return;
-  std::string operation;
-  {
-    absl::MutexLock lock(&current_mutex_);
-    operation = std::string(current_.name());
-  }
-  (*forward)(Longer(chain, {.runtime_id = id_, .operation = operation, .wait = waits_.number()}));
+  std::string operation(NameOf(current_.Read()));
+  (*forward)(Longer(chain, {.runtime_id = id_, .operation = std::move(operation), .wait = waits_.number()}));
 }
 
 bool RuntimeCore::ClosesCycle(const Chain& chain) const {

@@ -4,10 +4,15 @@
 #include <bit>
 
 namespace runloop {
+namespace {
+
+constexpr int64_t kLongest = int64_t{24} * 3600 * 1'000'000'000;
+
+}  // namespace
 
 void LatencyHistogram::Add(absl::Duration value) {
   const auto ns = static_cast<uint64_t>(
-      std::max<int64_t>(0, std::min(value, absl::Hours(24)) / absl::Nanoseconds(1)));
+      std::clamp<int64_t>(absl::ToInt64Nanoseconds(value), 0, kLongest));
   // Below 16 ns a bucket a nanosecond; above, 16 buckets an octave.
   const int octave = std::max(0, static_cast<int>(std::bit_width(ns)) - 5);
   const int exponent = std::min(ns < kSubBuckets ? 0 : octave + 1, kExponents - 1);

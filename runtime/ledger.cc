@@ -6,46 +6,67 @@
 
 namespace runloop {
 
-void Ledger::Start() {
-  running_.fetch_add(1);
-  queued_.fetch_sub(1);
+namespace {
+
+// By the runtime thread alone.
+void AddAlone(std::atomic<uint64_t>& count, uint64_t change) {
+  count.store(count.load(std::memory_order_relaxed) + change, std::memory_order_release);
 }
 
-void Ledger::Defer() {
-  deferred_.fetch_add(1);
-  running_.fetch_sub(1);
-}
+constexpr int kFirstUnstarted = static_cast<int>(OutcomeKind::kCancelled);
 
-void Ledger::Undefer() {
-  running_.fetch_add(1);
-  deferred_.fetch_sub(1);
-}
+// What is counted later has been read later, so this is not below zero but while something moves.
+uint64_t Difference(uint64_t of, uint64_t without) { return of > without ? of - without : 0; }
 
-void Ledger::Finish(OutcomeKind kind, bool was_deferred) {
-  ended_[static_cast<int>(kind)].fetch_add(1);
-  (was_deferred ? deferred_ : running_).fetch_sub(1);
+}  // namespace
+
+void Ledger::Start() { AddAlone(started_, 1); }
+
+void Ledger::Defer() { AddAlone(deferred_, 1); }
+
+void Ledger::Undefer() { AddAlone(deferred_, ~uint64_t{0}); }
+
+void Ledger::Finish(OutcomeKind kind, bool was_deferred, bool on_runtime_thread) {
+  if (was_deferred) ended_deferred_.Add(1, on_runtime_thread);
+  (kind == OutcomeKind::kSucceeded ? succeeded_ : failed_).Add(1, on_runtime_thread);
 }
 
 void Ledger::EndQueued(OutcomeKind kind) {
-  ended_[static_cast<int>(kind)].fetch_add(1);
-  queued_.fetch_sub(1);
+  unstarted_[static_cast<int>(kind) - kFirstUnstarted].fetch_add(1);
+}
+
+uint64_t Ledger::ended() const {
+  uint64_t ended = succeeded_.load() + failed_.load();
+  for (const std::atomic<uint64_t>& count : unstarted_) ended += count.load();
+  return ended;
+}
+
+bool Ledger::idle() const {
+  const uint64_t gone = ended();
+  return gone == admitted_.load();
+}
+
+int64_t Ledger::unfinished() const {
+  const uint64_t gone = ended();
+  return static_cast<int64_t>(Difference(admitted_.load(), gone));
 }
 
 Ledger::Counts Ledger::counts() const {
-  auto ended = [this](OutcomeKind kind) { return ended_[static_cast<int>(kind)].load(); };
-  auto place = [](const std::atomic<int64_t>& count) {
-    return static_cast<uint64_t>(std::max<int64_t>(0, count.load()));
+  auto unstarted = [this](OutcomeKind kind) {
+    return unstarted_[static_cast<int>(kind) - kFirstUnstarted].load();
   };
   Counts counts;
-  counts.queued = place(queued_);
-  counts.running = place(running_);
-  counts.deferred = place(deferred_);
-  counts.succeeded = ended(OutcomeKind::kSucceeded);
-  counts.failed = ended(OutcomeKind::kFailed);
-  counts.cancelled = ended(OutcomeKind::kCancelled);
-  counts.expired = ended(OutcomeKind::kExpired);
-  counts.superseded = ended(OutcomeKind::kSuperseded);
-  counts.abandoned = ended(OutcomeKind::kAbandoned);
+  counts.succeeded = succeeded_.load();
+  counts.failed = failed_.load();
+  counts.cancelled = unstarted(OutcomeKind::kCancelled);
+  counts.expired = unstarted(OutcomeKind::kExpired);
+  counts.superseded = unstarted(OutcomeKind::kSuperseded);
+  counts.abandoned = unstarted(OutcomeKind::kAbandoned);
+  const uint64_t ended_deferred = ended_deferred_.load();
+  counts.deferred = Difference(deferred_.load(), ended_deferred);
+  const uint64_t started = started_.load(std::memory_order_acquire);
+  counts.running = Difference(started, counts.succeeded + counts.failed + counts.deferred);
+  counts.queued = Difference(admitted_.load(), counts.ended() + counts.running + counts.deferred);
   counts.refused = refused_.load();
   counts.given_up = given_up_.load();
   counts.admitted = counts.ended() + counts.queued + counts.running + counts.deferred;

@@ -10,8 +10,31 @@ namespace runloop {
 // How an invocation can end. All but the first two mean that it never started.
 enum class OutcomeKind { kSucceeded, kFailed, kCancelled, kExpired, kSuperseded, kAbandoned };
 
-// Where every admitted invocation is counted in exactly one place. Any thread. Sequentially
-// consistent, so that of the last one to end and the one who waits for that, one sees the other.
+// A count with one writer that is on the way of every invocation, the runtime thread, which so needs
+// no locked instruction; others may add to it, too. Any thread reads.
+class SplitCount {
+ public:
+  // `by_owner`: on the runtime thread.
+  void Add(uint64_t count, bool by_owner) {
+    if (by_owner) {
+      own_.store(own_.load(std::memory_order_relaxed) + count, std::memory_order_release);
+    } else {
+      others_.fetch_add(count);
+    }
+  }
+  uint64_t load() const { return own_.load(std::memory_order_acquire) + others_.load(); }
+
+ private:
+  std::atomic<uint64_t> own_{0}, others_{0};
+};
+
+// Where every admitted invocation is counted in exactly one place. Any thread, but what is said to
+// be the runtime thread's.
+//
+// What counts is only ever counted up, by the runtime thread alone or by whoever, apart from each
+// other; the places are differences. Others than the runtime thread count sequentially consistently,
+// and so does the runtime thread's announcement that it sleeps: of the last one to end and the one
+// who waits for that, one sees the other.
 class Ledger {
  public:
   struct Counts {
@@ -30,32 +53,38 @@ class Ledger {
   };
 
   // -> queued
-  void Admit() { queued_.fetch_add(1); }
+  void Admit(int64_t count) { admitted_.fetch_add(static_cast<uint64_t>(count)); }
   // Takes Admit back, for one that the queue turned out not to take.
-  void Unadmit() { queued_.fetch_sub(1); }
+  void Unadmit() { admitted_.fetch_sub(1); }
   void Refuse() { refused_.fetch_add(1); }
   void GiveUp() { given_up_.fetch_add(1); }
-  // queued -> running
+  // queued -> running. The runtime thread.
   void Start();
-  // running -> deferred, and back for one that has ended meanwhile
+  // running -> deferred, and back for one that has ended meanwhile. The runtime thread.
   void Defer();
   void Undefer();
   // running or deferred -> ended
-  void Finish(OutcomeKind kind, bool was_deferred);
+  void Finish(OutcomeKind kind, bool was_deferred, bool on_runtime_thread);
   // queued -> ended
   void EndQueued(OutcomeKind kind);
 
   // `admitted` is the sum of the places. Exact whenever no invocation is moving between two places.
   Counts counts() const;
   // Neither queued nor running nor deferred.
-  bool idle() const { return queued_.load() == 0 && running_.load() == 0 && deferred_.load() == 0; }
-  int64_t queued() const { return queued_.load(); }
+  bool idle() const;
   // Queued, running or deferred.
-  int64_t unfinished() const { return queued_.load() + running_.load() + deferred_.load(); }
+  int64_t unfinished() const;
 
  private:
-  std::atomic<uint64_t> ended_[6] = {};
-  std::atomic<int64_t> queued_{0}, running_{0}, deferred_{0};
+  uint64_t ended() const;
+
+  std::atomic<uint64_t> admitted_{0};
+  // The runtime thread writes these all the time, apart from what others write.
+  alignas(64) std::atomic<uint64_t> started_{0};
+  std::atomic<uint64_t> deferred_{0};
+  SplitCount succeeded_, failed_;
+  SplitCount ended_deferred_;  // of those two
+  alignas(64) std::atomic<uint64_t> unstarted_[4] = {};  // cancelled and what follows
   std::atomic<uint64_t> refused_{0}, given_up_{0};
 };
 

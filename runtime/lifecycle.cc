@@ -53,7 +53,7 @@ bool Lifecycle::idle() const {
   return closures.posted == closures.ended();
 }
 
-absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
+absl::Status Lifecycle::CheckRoom(const Task& task, int64_t room, int64_t items, int64_t bytes) {
   // What can never fit is told so, whatever else is in the way just now.
   const auto fits = [&](const Account* account) {
     return account == nullptr || static_cast<int64_t>(task.bytes) <= account->bound().bytes;
@@ -63,14 +63,7 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
     if (!fits(task.session->user_.get())) return TooLarge(*task.session->user_, task);
     if (!fits(task.session->account_.get())) return TooLarge(*task.session->account_, task);
   }
-  const int64_t items = instead_of != nullptr ? 0 : 1;
-  const int64_t bytes =
-      static_cast<int64_t>(task.bytes) -
-      (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
-  const int64_t all = unfinished();
-  if (all + items > bounds_.total.items || !total_.Fits(0, bytes)) {
-    return Full(total_, all, bytes, task);
-  }
+  if (items > room || !total_.Fits(0, bytes)) return Full(total_, unfinished(), bytes, task);
   if (task.session != nullptr) {
     for (const Account* account : {task.session->user_.get(), task.session->account_.get()}) {
       if (account != nullptr && !account->Fits(items, bytes)) {
@@ -78,8 +71,38 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
       }
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
+  const int64_t items = instead_of != nullptr ? 0 : 1;
+  const int64_t bytes =
+      static_cast<int64_t>(task.bytes) -
+      (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
+  const int64_t room = bounds_.total.items - unfinished();
+  if (absl::Status status = CheckRoom(task, room, items, bytes); !status.ok()) return status;
   AdmitUnbounded(task);
   return absl::OkStatus();
+}
+
+Lifecycle::Group Lifecycle::BeginGroup(const Session& session) const {
+  return {.session = &session, .room = bounds_.total.items - unfinished()};
+}
+
+absl::Status Lifecycle::Add(Task& task, Group& group) {
+  const int64_t bytes = group.bytes + static_cast<int64_t>(task.bytes);
+  if (absl::Status status = CheckRoom(task, group.room, group.items + 1, bytes); !status.ok()) {
+    return status;
+  }
+  ++group.items;
+  group.bytes = bytes;
+  task.operation->statistics().admitted.fetch_add(1);
+  return absl::OkStatus();
+}
+
+void Lifecycle::AdmitGroup(const Group& group) {
+  ledger_.Admit(group.items);
+  Hold(group.session, group.items, group.bytes);
 }
 
 Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Task& task) {
@@ -130,37 +153,42 @@ absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t byte
 
 void Lifecycle::AdmitUnbounded(Task& task) {
   if (task.is_cleanup) return;
-  ledger_.Admit();
-  Hold(task);
+  if (task.operation != nullptr) task.operation->statistics().admitted.fetch_add(1);
+  ledger_.Admit(1);
+  Hold(task.session.get(), 1, static_cast<int64_t>(task.bytes));
 }
 
 void Lifecycle::Unadmit(Task& task) {
   // A newer one with its key may have ended it.
   if (!task.Leave(Task::State::kQueued, Task::State::kEnded) || task.is_cleanup) return;
   ledger_.Unadmit();
-  if (task.session != nullptr) task.session->queued_.fetch_sub(1);
-  if (task.operation != nullptr) task.operation->statistics().queued.fetch_sub(1);
+  if (task.session != nullptr) task.session->admitted_.fetch_sub(1);
+  if (task.operation != nullptr) task.operation->statistics().admitted.fetch_sub(1);
   LetGo(task);
 }
 
-void Lifecycle::Hold(Task& task) {
-  const auto bytes = static_cast<int64_t>(task.bytes);
+void Lifecycle::Hold(const Session* session, int64_t items, int64_t bytes) {
   if (bytes != 0) total_.Add(0, bytes);
-  if (task.session != nullptr) {
-    task.session->queued_.fetch_add(1);
-    for (Account* account : {task.session->user_.get(), task.session->account_.get()}) {
-      if (account != nullptr) account->Add(1, bytes);
-    }
+  if (session == nullptr) return;
+  session->admitted_.fetch_add(static_cast<uint64_t>(items));
+  for (Account* account : {session->user_.get(), session->account_.get()}) {
+    if (account != nullptr) account->Add(items, bytes);
   }
-  if (task.operation != nullptr) task.operation->statistics().queued.fetch_add(1);
 }
 
 void Lifecycle::LetGo(Task& task) {
   const auto bytes = static_cast<int64_t>(task.bytes);
+  if (task.session != nullptr) {
+    if (!task.keeps_charge) LetGo(*task.session, 1, bytes);
+  } else if (bytes != 0) {
+    total_.Add(0, -bytes);
+  }
+}
+
+void Lifecycle::LetGo(const Session& session, int64_t items, int64_t bytes) {
   if (bytes != 0) total_.Add(0, -bytes);
-  if (task.session == nullptr) return;
-  for (Account* account : {task.session->user_.get(), task.session->account_.get()}) {
-    if (account != nullptr) account->Add(-1, -bytes);
+  for (Account* account : {session.user_.get(), session.account_.get()}) {
+    if (account != nullptr) account->Add(-items, -bytes);
   }
 }
 
@@ -168,15 +196,8 @@ bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
   if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) return false;
   if (Planted(PlantedBug::kRunAfterCancel)) task.state_ = Task::State::kQueued;
   if (task.is_cleanup) return true;
-  if (task.session != nullptr) {
-    task.session->queued_.fetch_sub(1);
-    task.session->finished_.fetch_add(1);
-  }
-  if (task.operation != nullptr) {
-    Operation::Statistics& statistics = task.operation->statistics();
-    statistics.queued.fetch_sub(1);
-    statistics.not_started.fetch_add(1);
-  }
+  if (task.session != nullptr) task.session->unstarted_.fetch_add(1);
+  if (task.operation != nullptr) task.operation->statistics().not_started.fetch_add(1);
   LetGo(task);
   ledger_.EndQueued(kind);
   return true;
@@ -186,13 +207,10 @@ bool Lifecycle::Start(Task& task, absl::Time now) {
   if (!task.Leave(Task::State::kQueued, Task::State::kRunning)) return false;
   if (task.is_cleanup) return true;
   ledger_.Start();
-  if (task.session != nullptr) {
-    task.session->running_.fetch_add(1);
-    task.session->queued_.fetch_sub(1);
-  }
+  if (task.session != nullptr) task.session->started_.Add(1, true);
   if (task.operation != nullptr) {
     Operation::Statistics& statistics = task.operation->statistics();
-    statistics.queued.fetch_sub(1);
+    statistics.started.Add(1, true);
     statistics.queue_wait.Add(now - task.posted_at);
   }
   return true;
@@ -206,7 +224,7 @@ bool Lifecycle::Defer(Task& task) {
   return false;
 }
 
-bool Lifecycle::Finish(Task& task, bool succeeded, bool* was_deferred) {
+bool Lifecycle::Finish(Task& task, bool succeeded, bool on_runtime_thread, bool* was_deferred) {
   bool deferred = false;
   if (!task.Leave(Task::State::kRunning, Task::State::kEnded)) {
     // It may have been on its way to being deferred.
@@ -215,16 +233,14 @@ bool Lifecycle::Finish(Task& task, bool succeeded, bool* was_deferred) {
   }
   if (was_deferred != nullptr) *was_deferred = deferred;
   if (task.is_cleanup) return true;
-  if (task.session != nullptr) {
-    task.session->running_.fetch_sub(1);
-    task.session->finished_.fetch_add(1);
-  }
+  if (task.session != nullptr) task.session->finished_.Add(1, on_runtime_thread);
   if (task.operation != nullptr) {
     Operation::Statistics& statistics = task.operation->statistics();
-    (succeeded ? statistics.succeeded : statistics.failed).fetch_add(1);
+    (succeeded ? statistics.succeeded : statistics.failed).Add(1, on_runtime_thread);
   }
   LetGo(task);
-  ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, deferred);
+  ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, deferred,
+                 on_runtime_thread);
   return true;
 }
 

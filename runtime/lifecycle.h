@@ -46,6 +46,18 @@ class Lifecycle {
   absl::Status Admit(Task& task, const Task* instead_of = nullptr);
   // The same without looking at bounds.
   void AdmitUnbounded(Task& task);
+
+  // Tasks of one session that are taken in together: looked at one by one, counted at once.
+  struct Group {
+    const Session* session = nullptr;
+    int64_t room = 0;  // in the bound of all, when the group began
+    int64_t items = 0, bytes = 0;
+  };
+  Group BeginGroup(const Session& session) const;
+  // As Admit, but the task is counted only with its group.
+  absl::Status Add(Task& task, Group& group);
+  void AdmitGroup(const Group& group);
+
   // Takes Admit back, for one that the queue turned out not to take.
   void Unadmit(Task& task);
   // Counts one that was refused before Admit.
@@ -54,11 +66,15 @@ class Lifecycle {
   absl::Status RefuseClosure();
 
   bool EndUnstarted(Task& task, OutcomeKind kind);
+  // The runtime thread, as Defer.
   bool Start(Task& task, absl::Time now);
   // False: it has ended meanwhile.
   bool Defer(Task& task);
   // False: it had ended. `was_deferred` may be null.
-  bool Finish(Task& task, bool succeeded, bool* was_deferred = nullptr);
+  bool Finish(Task& task, bool succeeded, bool on_runtime_thread, bool* was_deferred = nullptr);
+
+  // What ended tasks counted for that left this to their transport (Task::keeps_charge).
+  void LetGo(const Session& session, int64_t items, int64_t bytes);
 
   // A caller stopped waiting for one that had started.
   void CountGivenUp() { ledger_.GiveUp(); }
@@ -91,13 +107,15 @@ class Lifecycle {
     std::string in_words;
   };
   static Names NamesOf(const Account& account, const Task& task);
+  // Whether there is room for it beside what is unfinished (`items` more than that, `bytes` more).
+  absl::Status CheckRoom(const Task& task, int64_t room, int64_t items, int64_t bytes);
   absl::Status TooLarge(const Account& account, const Task& task);
   absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
   // About how much there is, to be held against the bound of all.
   int64_t unfinished() const {
     return ledger_.unfinished() + stale_.load() + closures_->unfinished();
   }
-  void Hold(Task& task);
+  void Hold(const Session* session, int64_t items, int64_t bytes);
   void LetGo(Task& task);
 
   const WorkBounds bounds_;

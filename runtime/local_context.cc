@@ -112,14 +112,32 @@ absl::Status NeverRan(OutcomeKind kind) {
 
 namespace {
 
+// Ends the session when the last context is gone and the last invocation has its outcome.
+struct SessionUse {
+  explicit SessionUse(std::shared_ptr<Session> used) : session(std::move(used)) {}
+  ~SessionUse() { session->End(); }
+  const std::shared_ptr<Session> session;
+};
+
 // What an Invocation of the in-process path shares with its task.
-class LocalInvocation final : public InvocationState {
+class LocalInvocation final : public InvocationState, public OutcomeSink {
  public:
-  explicit LocalInvocation(std::shared_ptr<RuntimeCore> core) : core_(std::move(core)) {}
+  LocalInvocation(std::shared_ptr<RuntimeCore> core, std::shared_ptr<SessionUse> use)
+      : core_(std::move(core)), use_(std::move(use)) {}
 
   void SetTask(std::weak_ptr<OperationTask> task) {
     absl::MutexLock lock(&mutex_);
     task_ = std::move(task);
+  }
+  // Its session counts as nothing that would have to be let go of.
+  void Deliver(std::shared_ptr<OperationTask> task) override {
+    const std::shared_ptr<SessionUse> used = std::move(use_);
+    absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
+    if (!outcome.ok()) {
+      Finish(outcome.status());
+    } else {
+      Finish(task->reply_wanted() ? Reply{.message = *std::move(outcome)} : Reply());
+    }
   }
   void Cancel() override {
     if (const std::shared_ptr<OperationTask> task = Task()) core_->Cancel(*task);
@@ -144,15 +162,9 @@ class LocalInvocation final : public InvocationState {
   }
 
   const std::shared_ptr<RuntimeCore> core_;
+  std::shared_ptr<SessionUse> use_;  // until Deliver
   absl::Mutex mutex_;
   std::weak_ptr<OperationTask> task_ ABSL_GUARDED_BY(mutex_);
-};
-
-// Ends the session when the last context is gone and the last invocation has its outcome.
-struct SessionUse {
-  explicit SessionUse(std::shared_ptr<Session> used) : session(std::move(used)) {}
-  ~SessionUse() { session->End(); }
-  const std::shared_ptr<Session> session;
 };
 
 // The in-process way to a runtime: messages move as they are.
@@ -226,7 +238,7 @@ class LocalTarget final : public DispatchTarget {
   }
 
   std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
-    auto invocation = std::make_shared<LocalInvocation>(core_);
+    auto invocation = std::make_shared<LocalInvocation>(core_, use_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) {
       invocation->Finish(prepared.status());
@@ -242,7 +254,7 @@ class LocalTarget final : public DispatchTarget {
   }
 
   absl::StatusOr<Reply> DispatchInPlace(Call call) {
-    auto invocation = std::make_shared<LocalInvocation>(core_);
+    auto invocation = std::make_shared<LocalInvocation>(core_, use_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) return prepared.status();
     absl::StatusOr<std::shared_ptr<OperationTask>> ran =
@@ -284,14 +296,8 @@ class LocalTarget final : public DispatchTarget {
                                                              : core_->clock().Now() + call.timeout,
         .coalesce_key = std::move(call.coalesce_key),
         .chain = std::move(call.chain),
-        .done = [invocation, use = use_, wanted = call.reply_wanted](
-                    absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
-          if (reply.ok()) {
-            invocation->Finish(wanted ? Reply{.message = *std::move(reply)} : Reply());
-          } else {
-            invocation->Finish(reply.status());
-          }
-        }};
+        .reply_wanted = call.reply_wanted,
+        .sink = invocation};
   }
 
   const std::shared_ptr<RuntimeCore> core_;

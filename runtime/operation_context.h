@@ -33,6 +33,8 @@ class CompletionBase {
   ~CompletionBase();
 
   void Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
+  // False: Finish may be given null for a reply.
+  bool reply_wanted() const;
   absl::StatusOr<Handle> Keep(std::unique_ptr<HeldObject> object, std::type_index type);
 
  private:
@@ -109,8 +111,10 @@ class Completion {
   void Finish(absl::StatusOr<Reply> reply) {
     if (!reply.ok()) {
       base_.Finish(reply.status());
-    } else {
+    } else if (base_.reply_wanted()) {
       base_.Finish(std::make_unique<Reply>(*std::move(reply)));
+    } else {
+      base_.Finish(nullptr);
     }
   }
 

@@ -15,6 +15,7 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/latency.h"
+#include "runloop/runtime/ledger.h"
 #include "runloop/runtime/operation_context.h"
 
 namespace runloop {
@@ -43,8 +44,16 @@ class Operation {
 
   // What happened to this operation's invocations. Written by the runtime, read by status.
   struct Statistics {
-    std::atomic<uint64_t> succeeded{0}, failed{0}, not_started{0}, queued{0};
+    std::atomic<uint64_t> admitted{0}, not_started{0};
+    // The runtime thread writes these all the time, apart from what others write.
+    alignas(64) SplitCount started;
+    SplitCount succeeded, failed;
     LatencyHistogram queue_wait, run_time;
+
+    uint64_t queued() const {
+      const uint64_t gone = started.load() + not_started.load();
+      return admitted.load() - gone;
+    }
   };
   Statistics& statistics() const { return statistics_; }
 

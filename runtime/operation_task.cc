@@ -56,18 +56,26 @@ absl::StatusOr<Handle> CompletionBase::Keep(std::unique_ptr<HeldObject> object,
   return task_->Keep(std::move(object), type);
 }
 
+bool CompletionBase::reply_wanted() const { return task_ != nullptr && task_->reply_wanted(); }
+
 void CompletionBase::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
   if (const std::shared_ptr<OperationTask> task = std::exchange(task_, nullptr)) {
     task->Finish(std::move(reply));
   }
 }
 
-OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall call)
+OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& call,
+                             absl::Time now)
     : core_(std::move(core)),
       request_(std::move(call.request)),
       done_(std::move(call.done)),
+      sink_(std::move(call.sink)),
+      outcome_(nullptr),
       coalesce_key_(std::move(call.coalesce_key)),
+      reply_wanted_(call.reply_wanted),
+      ticket_(call.ticket),
       number_(call.number) {
+  keeps_charge = sink_ != nullptr;
   operation = call.operation;
   session = std::move(call.session);
   if (!session->info().in_process) {
@@ -78,7 +86,7 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall ca
     }
   }
   deadline = call.deadline;
-  posted_at = core_->clock().Now();
+  posted_at = now;
   if (!call.chain.empty()) {
     chains = std::make_unique<std::vector<Chain>>();
     chains->push_back(std::move(call.chain));
@@ -119,7 +127,9 @@ Task::RunResult OperationTask::Run() {
 void OperationTask::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
   bool was_deferred = false;
   // Whoever hears of the outcome finds it counted.
-  if (!core_->lifecycle().Finish(*this, reply.ok(), &was_deferred)) return;
+  if (!core_->lifecycle().Finish(*this, reply.ok(), core_->OnRuntimeThread(), &was_deferred)) {
+    return;
+  }
   const absl::Cleanup delivered = [this] { delivered_.store(true, std::memory_order_release); };
   const bool given_up = fate_.exchange(Fate::kEnded) == Fate::kGivenUp;
   // Of what failed nobody hears a handle either.
@@ -181,6 +191,12 @@ void OperationTask::Skip(const absl::Status& why) {
 }
 
 void OperationTask::Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
+  if (sink_ != nullptr) {
+    outcome_ = std::move(reply);
+    if (!reply_wanted_ && outcome_.ok()) outcome_->reset();
+    sink_->Deliver(shared_from_this());
+    return;
+  }
   OutcomeCallback done = std::exchange(done_, nullptr);
   if (done && Planted(PlantedBug::kDoubleCompletion)) std::move(done)(absl::UnknownError(""));
   if (done) std::move(done)(std::move(reply));

@@ -24,6 +24,20 @@ class RuntimeCore;
 using OutcomeCallback =
     absl::AnyInvocable<void(absl::StatusOr<std::unique_ptr<google::protobuf::Message>>) &&>;
 
+class OperationTask;
+
+// Gets the outcomes of many invocations, as an OutcomeCallback that of one; nothing is allocated for
+// each.
+class OutcomeSink {
+ public:
+  // `task` has its outcome, for TakeOutcome, once. On the threads that OutcomeCallback is called on;
+  // must not block.
+  virtual void Deliver(std::shared_ptr<OperationTask> task) = 0;
+
+ protected:
+  ~OutcomeSink() = default;
+};
+
 // What to run, and for whom.
 struct OperationCall {
   const Operation* operation = nullptr;                // of the runtime's
@@ -39,21 +53,29 @@ struct OperationCall {
   Chain chain;
   // The transport's number for it, unique in the session; 0 if it has none.
   uint64_t number = 0;
+  // Null is as good as a reply.
+  bool reply_wanted = true;
+  // One of the two. What the invocation counts for against the bounds is let go of at its end; with
+  // a sink, once that calls Lifecycle::LetGo, after Deliver.
   OutcomeCallback done;
+  std::shared_ptr<OutcomeSink> sink;
+  // The sink's own number for it.
+  uint64_t ticket = 0;
 };
 
 // One invocation of an operation. Shared by the queue, the completion and whoever may cancel it.
 class OperationTask final : public Task, public std::enable_shared_from_this<OperationTask> {
  public:
-  OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall call);
+  // Posted at `now`.
+  OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& call, absl::Time now);
   ~OperationTask();
 
   RunResult Run() override;
   void Skip(const absl::Status& why) override;
   void Release() override { queue_reference_.reset(); }
 
-  // The queue's reference, to be set just before posting.
-  void HoldForQueue() { queue_reference_ = shared_from_this(); }
+  // The queue's reference, to this, to be set just before posting.
+  void HoldForQueue(std::shared_ptr<OperationTask> self) { queue_reference_ = std::move(self); }
 
   // Gives the outcome of one that started. The first call counts. Any thread.
   void Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
@@ -72,6 +94,23 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
 
   RuntimeCore& core() const { return *core_; }
 
+  // ---- for its sink ----
+
+  uint64_t ticket() const { return ticket_; }
+  // Null if it did not succeed, or after TakeOutcome.
+  const google::protobuf::Message* reply() const {
+    return outcome_.ok() ? outcome_->get() : nullptr;
+  }
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> TakeOutcome() {
+    return std::move(outcome_);
+  }
+  // The sink's, from Deliver on, to keep it in a list.
+  OperationTask* next_delivered = nullptr;
+  std::shared_ptr<OperationTask> kept;
+
+  // False: nobody looks at the reply.
+  bool reply_wanted() const { return reply_wanted_; }
+
  private:
   // What becomes of the objects that it makes.
   enum class Fate : uint8_t { kWanted, kGivenUp, kEnded };
@@ -81,9 +120,13 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   const std::shared_ptr<RuntimeCore> core_;
   std::unique_ptr<google::protobuf::Message> request_;  // until Run
   OutcomeCallback done_;                                // whoever ended it
+  const std::shared_ptr<OutcomeSink> sink_;
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome_;  // its sink's
   std::shared_ptr<OperationTask> queue_reference_;      // the queue's
 
   const std::string coalesce_key_;
+  const bool reply_wanted_;
+  const uint64_t ticket_;
   // In the session; the runtime thread gives one where the transport has none.
   std::atomic<uint64_t> number_;
 

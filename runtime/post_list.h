@@ -20,12 +20,14 @@ template <template <typename> class Atomic>
 class BasicPostList {
  public:
   // False: closed, now and for ever.
-  bool Push(QueueItem* item) {
+  bool Push(QueueItem* item) { return Push(item, item); }
+  // The same for several at once, linked from the newest to the oldest.
+  bool Push(QueueItem* newest, QueueItem* oldest) {
     QueueItem* head = head_.load(std::memory_order_relaxed);
     do {
       if (head == Closed()) return false;
-      item->next_ = head;
-    } while (!head_.compare_exchange_weak(head, item, std::memory_order_seq_cst,
+      oldest->next_ = head;
+    } while (!head_.compare_exchange_weak(head, newest, std::memory_order_seq_cst,
                                           std::memory_order_relaxed));
     return true;
   }

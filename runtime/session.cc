@@ -39,9 +39,13 @@ void Session::End() {
 }
 
 Session::Counts Session::counts() const {
-  return {.queued = queued_.load(),
-          .running = running_.load(),
-          .finished = finished_.load(),
+  // Each is counted before what is read after it.
+  const uint64_t finished = finished_.load();
+  const uint64_t unstarted = unstarted_.load();
+  const uint64_t started = started_.load();
+  return {.queued = admitted_.load() - started - unstarted,
+          .running = started - finished,
+          .finished = finished + unstarted,
           .bytes = account_ == nullptr ? 0 : static_cast<uint64_t>(account_->held().bytes),
           .handles = handles_.size()};
 }

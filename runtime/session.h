@@ -18,6 +18,7 @@
 #include "runloop/runtime/bounds.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
+#include "runloop/runtime/ledger.h"
 #include "runloop/runtime/task_queue.h"
 
 namespace runloop {
@@ -120,7 +121,9 @@ class Session : public std::enable_shared_from_this<Session> {
   internal::Lane lane_;  // the queue's
 
   std::atomic<bool> ended_{false};
-  std::atomic<uint64_t> queued_{0}, running_{0}, finished_{0};
+  // Of invocations. Lifecycle counts, also for sessions that it may not change.
+  mutable std::atomic<uint64_t> admitted_{0}, unstarted_{0};  // those that ended unstarted
+  SplitCount started_, finished_;
 
   internal::HandleTable handles_;
 

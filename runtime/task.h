@@ -60,6 +60,8 @@ class Task : public QueueItem {
   absl::Time posted_at;     // of operations
   size_t bytes = 0;         // what it counts for against the bounds
   bool in_place = false;    // never queued
+  // What it counts for is let go of by its transport, not at its end: Lifecycle::LetGo.
+  bool keeps_charge = false;
   bool is_cleanup = false;  // the runtime's own: neither counted nor bounded, and never dropped
 
   // Who waits for it, if they are runtimes. Guarded by Waits once it is posted.

@@ -99,7 +99,8 @@ void TaskQueue::SettleTaken() {
 
 void TaskQueue::TakePosts(absl::Time now) {
   SettleTaken();
-  others_posted_.store(false, std::memory_order_relaxed);
+  if (others_have_posts()) others_posted_.store(false, std::memory_order_relaxed);
+  if (posts_.empty()) return;
   Admit(posts_.Take(), now);
 }
 

@@ -49,12 +49,16 @@ class TaskQueue {
 
   // True if the queue took the item, and a task's reference; false if it is closed.
   bool Push(ClosureNode* closure) { return posts_.Push(closure); }
-  bool Push(Task* task) {
-    const bool others = task->lane != nullptr;
-    if (!posts_.Push(task)) return false;
+  bool Push(Task* task) { return Push(task, task); }
+  // Tasks of one lane at once, linked by LinkAfter.
+  bool Push(Task* newest, Task* oldest) {
+    const bool others = oldest->lane != nullptr;
+    if (!posts_.Push(newest, oldest)) return false;
     if (others) others_posted_.store(true, std::memory_order_release);
     return true;
   }
+  static void LinkAfter(Task& task, Task* before) { task.next_ = before; }
+  static Task* LinkedBefore(const Task& task) { return static_cast<Task*>(task.next_); }
 
   // Lets what was posted join.
   void Intake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
