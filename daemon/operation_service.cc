@@ -108,8 +108,10 @@ class OperationService::DispatchCall final : public InvocationCall {
     const absl::StatusOr<size_t> charge =
         ChargeOf(request.request(), *operation_->method().input_type(), core().bounds());
     if (!charge.ok()) return charge.status();
-    absl::StatusOr<std::unique_ptr<Message>> parsed = operation_->ParseRequest(request.request());
-    if (!parsed.ok()) return parsed.status();
+    std::unique_ptr<Message> parsed = operation_->NewRequest();
+    if (absl::Status status = operation_->ParseRequest(request.request(), *parsed); !status.ok()) {
+      return status;
+    }
     absl::Duration timeout = kDefaultTimeout;
     if (request.has_timeout()) {
       const absl::StatusOr<absl::Duration> asked = FromProto(request.timeout());
@@ -123,7 +125,7 @@ class OperationService::DispatchCall final : public InvocationCall {
         service_.callers_.SessionOf(call().context());
     if (!session.ok()) return session.status();
     return Dispatch({.operation = operation_,
-                     .request = *std::move(parsed),
+                     .request = std::move(parsed),
                      .request_bytes = *charge,
                      .session = *std::move(session),
                      .coalesce_key = request.coalesce_key(),

@@ -19,9 +19,9 @@ constexpr int64_t kMinItems = 1024;
 constexpr int64_t kMessagesPerItem = 4;
 // Smaller messages cannot become large in memory.
 constexpr size_t kUncounted = size_t{64} << 10;
-// What is kept from one message for the next, and what an item of a parsed one counts for beside
-// its bytes.
-constexpr size_t kKeptBytes = size_t{64} << 10;
+// What is kept from one message for the next, of each kind; and what an item of a parsed one counts
+// for beside its bytes. Clients of ours gather about a megabyte.
+constexpr size_t kKeptBytes = size_t{2} << 20;
 constexpr size_t kItemBytes = 64;
 
 int64_t MaxItems(int64_t max_unfinished) {
@@ -148,6 +148,15 @@ void SessionRequestReader::Clear() {
   } else if (parsed_bytes_ > 0) {
     rest_.Clear();
   }
+}
+
+void SessionRequestReader::Trim() {
+  Clear();
+  slices_ = {};
+  flat_ = std::string();
+  dispatches_ = std::vector<DispatchView>();
+  rest_ = v1::SessionRequest();
+  parsed_bytes_ = 0;
 }
 
 std::string_view SessionRequestReader::Flatten(grpc::ByteBuffer& bytes) {

@@ -31,7 +31,7 @@ struct DispatchView {
   const v1::Dispatch* message = nullptr;
 };
 
-// Reads the messages of one session stream, which come from a peer. What floods hold, dispatches of
+// Reads the messages of session streams, one at a time, which come from peers. What floods hold, dispatches of
 // few fields, is read where it lies; the rest, and a message with any other dispatch, by protobuf.
 //
 // How much a message holds is checked before anything is made of it, since a few bytes may stand
@@ -44,8 +44,10 @@ class SessionRequestReader {
 
   // An error is a violation. What was read before is gone.
   absl::Status Read(grpc::ByteBuffer& bytes);
-  // Gives memory back when there is much of it; what was read is gone.
+  // What was read is gone. Memory is kept, but for a lot.
   void Clear();
+  // Keeps no memory.
+  void Trim();
 
   const std::vector<DispatchView>& dispatches() const { return dispatches_; }
   // Without the dispatches, or with them.

@@ -16,7 +16,8 @@ constexpr absl::Duration kIdleDelay = absl::Seconds(1);
 SessionServer::SessionServer(SessionServerOptions options)
     : options_(std::move(options)),
       operations_(options_.core->operations().List()),
-      log_(options_.log) {}
+      log_(options_.log),
+      reader_(options_.max_unfinished) {}
 
 std::unique_ptr<CallHandler> SessionServer::NewStream(Call& call) {
   return std::make_unique<SessionStream>(*this, call);
@@ -36,7 +37,12 @@ void SessionServer::ConnectionEnded() {
 }
 
 void SessionServer::AwaitIdle() {
-  if (open_sessions_ > 0 || !options_.on_idle) return;
+  if (open_sessions_ > 0) return;
+  reader_.Trim();
+  finished_ = {};
+  spare_requests_.Clear();
+  internal::OperationTask::TrimThread();
+  if (!options_.on_idle) return;
   // gRPC has not freed yet what the connection had. An alarm that is still set is cancelled.
   idle_alarm_ = std::make_unique<grpc::Alarm>();
   idle_alarm_->Set(absl::ToChronoTime(absl::Now() + kIdleDelay),

@@ -17,6 +17,9 @@
 #include "runloop/daemon/call.h"
 #include "runloop/daemon/callers.h"
 #include "runloop/daemon/log_limiter.h"
+#include "runloop/daemon/session_outbox.h"
+#include "runloop/daemon/session_request_reader.h"
+#include "runloop/daemon/spare_requests.h"
 #include "runloop/runtime/core.h"
 
 namespace runloop::daemon {
@@ -58,6 +61,10 @@ class SessionServer {
   // An operation's id on every stream is its place here, counted from 1.
   const std::vector<const Operation*>& operations() const { return operations_; }
   LogLimiter& log() { return log_; }
+  // What a stream works with while it handles one event, and that is empty before and after.
+  SessionRequestReader& reader() { return reader_; }
+  SessionOutbox::Tasks& finished() { return finished_; }
+  SpareRequests& spare_requests() { return spare_requests_; }
   // How long a drain may still take; nothing if there is none.
   std::optional<absl::Duration> drain_left() const;
 
@@ -68,7 +75,7 @@ class SessionServer {
   void SessionEnded();
 
  private:
-  // Sets the alarm for on_idle if no session is open.
+  // If no session is open: gives memory back, and sets the alarm for on_idle.
   void AwaitIdle();
 
   // Constant after construction.
@@ -79,6 +86,9 @@ class SessionServer {
 
   // The completion-queue thread.
   LogLimiter log_;
+  SessionRequestReader reader_;
+  SessionOutbox::Tasks finished_;
+  SpareRequests spare_requests_;
   absl::flat_hash_set<SessionStream*> streams_;
   int open_sessions_ = 0;
   std::unique_ptr<grpc::Alarm> idle_alarm_;

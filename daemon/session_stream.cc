@@ -89,8 +89,7 @@ std::string CleanName(std::string name) {
 
 }  // namespace
 
-SessionStream::SessionStream(SessionServer& server, Call& call)
-    : server_(server), call_(call), request_(server.options().max_unfinished) {
+SessionStream::SessionStream(SessionServer& server, Call& call) : server_(server), call_(call) {
   server_.Add(this);
 }
 
@@ -111,21 +110,22 @@ void SessionStream::OnGone() {
 
 void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
   reading_ = false;
+  SessionRequestReader& request = server_.reader();
   if (bytes == nullptr) {
     // Either the worker has half-closed or it has gone; OnGone comes too if it has.
     half_closed_ = true;
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
   } else if (ending_) {
     // Too late: what it brings was never admitted.
-  } else if (absl::Status status = request_.Read(*bytes); stage_ == Stage::kHello) {
-    status.ok() ? HandleHello() : End(std::move(status));
-  } else if (status = status.ok() ? HandleRequest() : status; !status.ok()) {
+  } else if (absl::Status status = request.Read(*bytes); stage_ == Stage::kHello) {
+    status.ok() ? HandleHello(request) : End(std::move(status));
+  } else if (status = status.ok() ? HandleRequest(request) : status; !status.ok()) {
     server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
                                     session_->info().peer.pid, ": ", status.message()));
     End(std::move(status));
   }
   if (bytes != nullptr) bytes->Clear();
-  request_.Clear();
+  request.Clear();
   Advance();
 }
 
@@ -207,10 +207,12 @@ bool SessionStream::FillResponse() {
 void SessionStream::TakeFinished() {
   // The outbox wakes this stream again only once it was found empty, or there is a write, after
   // which this looks again. The ends of what was given up are no reason to write.
+  SessionOutbox::Tasks& taken = server_.finished();
   do {
-    taken_.clear();
-    outbox_->Take(taken_);
-    for (const std::shared_ptr<internal::OperationTask>& task : taken_) {
+    taken.clear();
+    outbox_->Take(taken);
+    for (const std::shared_ptr<internal::OperationTask>& task : taken) {
+      server_.spare_requests().Put(*task->operation, task->TakeRequest());
       const uint64_t number = task->ticket();
       absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
       if (outcome.ok() && *outcome == nullptr) {
@@ -221,8 +223,8 @@ void SessionStream::TakeFinished() {
         unsent_bytes_ += unsent_.back().bytes;
       }
     }
-  } while (!taken_.empty() && unsent_.empty() && !acknowledges_);
-  taken_.clear();
+  } while (!taken.empty() && unsent_.empty() && !acknowledges_);
+  taken.clear();
 }
 
 void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
@@ -239,9 +241,9 @@ void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
   *outcome.mutable_status() = runloop::ToProto(finished.status);
 }
 
-void SessionStream::HandleHello() {
-  const v1::SessionRequest& rest = request_.rest();
-  if (!rest.has_hello() || !request_.dispatches().empty() || rest.cancels_size() > 0 ||
+void SessionStream::HandleHello(const SessionRequestReader& request) {
+  const v1::SessionRequest& rest = request.rest();
+  if (!rest.has_hello() || !request.dispatches().empty() || rest.cancels_size() > 0 ||
       rest.waiting_size() > 0 || rest.has_received()) {
     End(Violation("the first message holds hello and nothing else"));
     return;
@@ -297,11 +299,11 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   return absl::OkStatus();
 }
 
-absl::Status SessionStream::HandleRequest() {
-  const v1::SessionRequest& rest = request_.rest();
+absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
+  const v1::SessionRequest& rest = request.rest();
   if (rest.has_hello()) return Violation("a second hello");
   internal::RuntimeCore::Group group(server_.core(), session_);
-  for (const DispatchView& dispatch : request_.dispatches()) {
+  for (const DispatchView& dispatch : request.dispatches()) {
     if (dispatch.invocation_id <= window_.last_id()) {
       return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
                                     window_.last_id(), "; ids start at 1 and rise"));
@@ -312,7 +314,7 @@ absl::Status SessionStream::HandleRequest() {
     }
   }
   group.Flush();
-  if (!request_.dispatches().empty()) call_.completion().ExpectPost();
+  if (!request.dispatches().empty()) call_.completion().ExpectPost();
   for (const v1::Cancel& cancel : rest.cancels()) Cancel(cancel);
   for (const v1::Waiting& waiting : rest.waiting()) {
     const auto invocation = window_.Find(waiting.invocation_id());
@@ -406,10 +408,11 @@ absl::Status SessionStream::Dispatch(uint64_t number, const DispatchView& dispat
       ChargeOf(dispatch.request, *(*operation)->method().input_type(), server_.core().bounds());
   if (!charge.ok()) return charge.status();
   call.request_bytes = *charge;
-  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> request =
-      (*operation)->ParseRequest(dispatch.request);
-  if (!request.ok()) return request.status();
-  call.request = *std::move(request);
+  call.request = server_.spare_requests().Get(**operation);
+  if (absl::Status parsed = (*operation)->ParseRequest(dispatch.request, *call.request);
+      !parsed.ok()) {
+    return parsed;
+  }
   if (dispatch.message != nullptr) {
     absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.message->chain());
     if (!chain.ok()) return chain.status();

@@ -65,10 +65,10 @@ class SessionStream final : public CallHandler {
   void TakeFinished();
   void FillOutcome(Finished& finished, v1::Outcome& outcome);
 
-  void HandleHello();
+  void HandleHello(const SessionRequestReader& request);
   absl::Status Welcome(const v1::Hello& hello);
   // An error is a violation of the protocol.
-  absl::Status HandleRequest();
+  absl::Status HandleRequest(const SessionRequestReader& request);
   void Cancel(const v1::Cancel& cancel);
   // Tells the worker of an end that did not come from the runtime.
   void Refuse(uint64_t number, absl::Status why);
@@ -95,13 +95,11 @@ class SessionStream final : public CallHandler {
   bool finishing_ = false;              // Finish was started
   std::optional<absl::Status> ending_;  // what to finish with
 
-  SessionRequestReader request_;
   v1::SessionResponse response_;
   std::shared_ptr<Session> session_;
   bool session_ended_ = false;
   std::shared_ptr<SessionOutbox> outbox_;
   InvocationWindow window_;
-  SessionOutbox::Tasks taken_;   // empty but inside FillResponse
   bool acknowledges_ = false;    // what was settled since the last response
   std::deque<Finished> unsent_;  // taken out of the outbox, or refused
   size_t unsent_bytes_ = 0;      // of unsent_

@@ -201,7 +201,7 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   const Chain chain = call.chain;
   const std::string key = call.coalesce_key;
   const auto task =
-      std::make_shared<OperationTask>(shared_from_this(), std::move(call), clock_->Now());
+      OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
   std::shared_ptr<OperationTask> old;
   if (!key.empty()) old = task->session->FindKeyed(key);
   const bool replaces = old != nullptr && old->state() == Task::State::kQueued;
@@ -245,8 +245,8 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Group::Dispatch(Call
     return closed;
   }
   call.session = session_;
-  auto task =
-      std::make_shared<OperationTask>(core_.shared_from_this(), std::move(call), now_);
+  std::shared_ptr<OperationTask> task =
+      OperationTask::Make(core_.shared_from_this(), std::move(call), now_);
   if (absl::Status admitted = core_.lifecycle_.Add(*task, counts_); !admitted.ok()) {
     return admitted;
   }
@@ -290,7 +290,7 @@ bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::DispatchInPlace(Call call) {
   const auto task =
-      std::make_shared<OperationTask>(shared_from_this(), std::move(call), clock_->Now());
+      OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
   if (absl::Status entered = EnterInPlace(*task); !entered.ok()) return entered;
   task->Run();
   AfterInPlace();

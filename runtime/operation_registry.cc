@@ -17,17 +17,16 @@ std::unique_ptr<google::protobuf::Message> Operation::NewRequest() const {
   return std::unique_ptr<google::protobuf::Message>(request_prototype_->New());
 }
 
-absl::StatusOr<std::unique_ptr<google::protobuf::Message>> Operation::ParseRequest(
-    std::string_view bytes) const {
-  std::unique_ptr<google::protobuf::Message> request = NewRequest();
-  if (bytes.size() > INT32_MAX ||
-      !request->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     absl::StrCat("the request of ", name_, " is not a valid ",
-                                  method_->input_type()->full_name()),
-                     {{"operation", name_}});
+absl::Status Operation::ParseRequest(std::string_view bytes,
+                                     google::protobuf::Message& request) const {
+  if (bytes.size() <= INT32_MAX &&
+      request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::OkStatus();
   }
-  return request;
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                   absl::StrCat("the request of ", name_, " is not a valid ",
+                                method_->input_type()->full_name()),
+                   {{"operation", name_}});
 }
 
 absl::Status OperationRegistry::Add(std::string_view name,

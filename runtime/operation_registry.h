@@ -24,10 +24,10 @@ namespace runloop {
 // Constant once the runtime exists, but for the counts. Safe from any thread.
 class Operation {
  public:
-  // Runs on the runtime thread. Takes the request it is given, whose type is request_type(), and
+  // Runs on the runtime thread. May move from the request, which is of the operation's type, and
   // finishes `completion`, before it returns or later.
   using Handler =
-      absl::AnyInvocable<void(OperationContext&, std::unique_ptr<google::protobuf::Message> request,
+      absl::AnyInvocable<void(OperationContext&, google::protobuf::Message& request,
                               internal::CompletionBase completion)>;
 
   Operation(const google::protobuf::MethodDescriptor* method, std::string name, Handler handler);
@@ -37,10 +37,9 @@ class Operation {
   const google::protobuf::MethodDescriptor& method() const { return *method_; }
   // A new, empty request of the generated type.
   std::unique_ptr<google::protobuf::Message> NewRequest() const;
-  // A request parsed from a peer's bytes. INVALID_ARGUMENT (INVALID_REQUEST) if they are none of
+  // Parses a request from a peer's bytes. INVALID_ARGUMENT (INVALID_REQUEST) if they are none of
   // the type.
-  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> ParseRequest(
-      std::string_view bytes) const;
+  absl::Status ParseRequest(std::string_view bytes, google::protobuf::Message& request) const;
 
   // What happened to this operation's invocations. Written by the runtime, read by status.
   struct Statistics {
@@ -94,10 +93,10 @@ class OperationRegistry {
   absl::Status Register(std::string_view name, Handler handler) {
     return Add(name, Request::descriptor(), Reply::descriptor(),
                [handler = std::move(handler)](OperationContext& context,
-                                              std::unique_ptr<google::protobuf::Message> request,
+                                              google::protobuf::Message& request,
                                               internal::CompletionBase completion) mutable {
                  absl::StatusOr<Reply> reply =
-                     handler(context, std::move(static_cast<Request&>(*request)));
+                     handler(context, std::move(static_cast<Request&>(request)));
                  Completion<Reply>(std::move(completion)).Finish(std::move(reply));
                });
   }
@@ -108,9 +107,9 @@ class OperationRegistry {
   absl::Status RegisterDeferred(std::string_view name, Handler handler) {
     return Add(name, Request::descriptor(), Reply::descriptor(),
                [handler = std::move(handler)](OperationContext& context,
-                                              std::unique_ptr<google::protobuf::Message> request,
+                                              google::protobuf::Message& request,
                                               internal::CompletionBase completion) mutable {
-                 handler(context, std::move(static_cast<Request&>(*request)),
+                 handler(context, std::move(static_cast<Request&>(request)),
                          Completion<Reply>(std::move(completion)));
                });
   }

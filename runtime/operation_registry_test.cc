@@ -78,9 +78,10 @@ TEST(OperationRegistryTest, ASecondRegistrationIsRefused) {
 TEST(OperationRegistryTest, BytesThatAreNoRequestAreRefusedWithAReason) {
   OperationRegistry registry;
   ASSERT_TRUE((registry.Register<EchoRequest, EchoReply>(kEcho, DoEcho)).ok());
-  const auto request = registry.Find(kEcho)->ParseRequest("\xff\xff\xff");
-  EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(ReasonOf(request.status()), v1::ERROR_REASON_INVALID_REQUEST);
+  const Operation* const echo = registry.Find(kEcho);
+  const absl::Status parsed = echo->ParseRequest("\xff\xff\xff", *echo->NewRequest());
+  EXPECT_EQ(parsed.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(parsed), v1::ERROR_REASON_INVALID_REQUEST);
 }
 
 }  // namespace

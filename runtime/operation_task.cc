@@ -1,7 +1,9 @@
 #include "runloop/runtime/operation_task.h"
 
+#include <new>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -35,6 +37,69 @@ absl::StatusOr<Handle> OperationContext::KeepObject(std::unique_ptr<internal::He
 }
 
 namespace internal {
+namespace {
+
+// A request of so many bytes is kept until its task is destroyed, or used again.
+constexpr size_t kReusedRequest = 1024;
+
+// The memory of tasks that this thread has destroyed, for those that it makes: a transport's thread
+// does both, in floods, and the allocator is slow where many come and go at once.
+class FreeTasks {
+ public:
+  // Null while the thread's own storage is being destroyed.
+  static FreeTasks* OfThisThread() {
+    thread_local FreeTasks free;
+    return ended_ ? nullptr : &free;
+  }
+  ~FreeTasks() {
+    Clear();
+    ended_ = true;
+  }
+
+  static void* Take(size_t size) {
+    FreeTasks* const free = OfThisThread();
+    if (free == nullptr || free->blocks_.empty()) return ::operator new(size);
+    void* const block = free->blocks_.back();
+    free->blocks_.pop_back();
+    return block;
+  }
+  static void Give(void* block) {
+    FreeTasks* const free = OfThisThread();
+    if (free == nullptr || free->blocks_.size() == kMost) {
+      ::operator delete(block);
+    } else {
+      free->blocks_.push_back(block);
+    }
+  }
+  void Clear() {
+    for (void* const block : blocks_) ::operator delete(block);
+    blocks_ = {};
+  }
+
+ private:
+#ifdef NDEBUG
+  static constexpr size_t kMost = 4096;
+#else
+  static constexpr size_t kMost = 0;  // what looks for errors of memory sees each task's end
+#endif
+  static inline thread_local bool ended_ = false;
+  std::vector<void*> blocks_;
+};
+
+// One block each, all of one size: with what std::allocate_shared adds.
+template <typename T>
+struct TaskAllocator {
+  using value_type = T;
+  TaskAllocator() = default;
+  template <typename U>
+  TaskAllocator(const TaskAllocator<U>&) {}
+
+  T* allocate(size_t) { return static_cast<T*>(FreeTasks::Take(sizeof(T))); }
+  void deallocate(T* block, size_t) { FreeTasks::Give(block); }
+  bool operator==(const TaskAllocator&) const { return true; }
+};
+
+}  // namespace
 
 CompletionBase::CompletionBase(std::shared_ptr<OperationTask> task) : task_(std::move(task)) {}
 
@@ -95,17 +160,34 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& 
 
 OperationTask::~OperationTask() = default;
 
+std::shared_ptr<OperationTask> OperationTask::Make(std::shared_ptr<RuntimeCore> core,
+                                                   OperationCall&& call, absl::Time now) {
+  return std::allocate_shared<OperationTask>(TaskAllocator<OperationTask>(), std::move(core),
+                                             std::move(call), now);
+}
+
+void OperationTask::TrimThread() {
+  if (FreeTasks* const free = FreeTasks::OfThisThread()) free->Clear();
+}
+
+std::unique_ptr<google::protobuf::Message> OperationTask::TakeRequest() {
+  if (!handler_returned_.load(std::memory_order_acquire)) return nullptr;
+  return std::move(request_);
+}
+
 Task::RunResult OperationTask::Run() {
   if (!coalesce_key_.empty()) session->ForgetKeyed(coalesce_key_, *this);
   OperationContext context(*this);
   absl::Status thrown;
   in_handler_ = true;
   try {
-    operation->handler_(context, std::move(request_), CompletionBase(shared_from_this()));
+    operation->handler_(context, *request_, CompletionBase(shared_from_this()));
   } catch (...) {
     thrown = CurrentExceptionStatus();
   }
   in_handler_ = false;
+  if (lane == nullptr || bytes > kReusedRequest) request_.reset();
+  handler_returned_.store(true, std::memory_order_release);
   if (!thrown.ok()) {
     Finish(std::move(thrown));
   } else if (dropped_in_handler_) {

@@ -66,7 +66,13 @@ struct OperationCall {
 // One invocation of an operation. Shared by the queue, the completion and whoever may cancel it.
 class OperationTask final : public Task, public std::enable_shared_from_this<OperationTask> {
  public:
-  // Posted at `now`.
+  // Posted at `now`. The memory of tasks that were destroyed on the calling thread is used again.
+  static std::shared_ptr<OperationTask> Make(std::shared_ptr<RuntimeCore> core,
+                                             OperationCall&& call, absl::Time now);
+  // Gives that memory back, as far as it is not in use.
+  static void TrimThread();
+
+  // For Make.
   OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& call, absl::Time now);
   ~OperationTask();
 
@@ -104,6 +110,8 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> TakeOutcome() {
     return std::move(outcome_);
   }
+  // The request, as the handler has left it, to be used again; null if it is in use or was large.
+  std::unique_ptr<google::protobuf::Message> TakeRequest();
   // The sink's, from Deliver on, to keep it in a list.
   OperationTask* next_delivered = nullptr;
   std::shared_ptr<OperationTask> kept;
@@ -118,7 +126,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   void Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
 
   const std::shared_ptr<RuntimeCore> core_;
-  std::unique_ptr<google::protobuf::Message> request_;  // until Run
+  std::unique_ptr<google::protobuf::Message> request_;
   OutcomeCallback done_;                                // whoever ended it
   const std::shared_ptr<OutcomeSink> sink_;
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome_;  // its sink's
@@ -132,6 +140,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
 
   std::atomic<Fate> fate_{Fate::kWanted};
   std::atomic<bool> delivered_{false};
+  std::atomic<bool> handler_returned_{false};  // and the request is its sink's
   // The runtime thread only. A completion that the handler's own frames drop waits for what the
   // handler does next: if it is throwing, the exception is the outcome.
   bool in_handler_ = false;
