@@ -121,8 +121,13 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
   }
 }
 
+bool OpenSession::HasOutgoing() const {
+  return !writing_ && !write_failed_ &&
+         (!batches_.empty() || (!half_closed_ && (closing_ || !held_back_.empty())));
+}
+
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
-  if (writing_ || write_failed_) return std::nullopt;
+  if (!HasOutgoing()) return std::nullopt;
   for (; !held_back_.empty() && !half_closed_ && batches_.size() <= kMostBatches;
        held_back_.pop_front()) {
     const v1::Waiting& waiting = held_back_.front();

@@ -64,6 +64,8 @@ class OpenSession {
     grpc::ByteBuffer message;
     bool half_close = false;  // instead of a message
   };
+  // False: NextOutgoing would give nothing.
+  bool HasOutgoing() const;
   // What to send now. nullopt: nothing, or what it gave before is not yet Written.
   std::optional<Outgoing> NextOutgoing();
   void Written() { writing_ = false; }

@@ -198,8 +198,9 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
+  if (session_ == nullptr || unhandled_.has_value() || !session_->HasOutgoing()) return {};
   // What is not sent has certainly not run, which its caller is told once the stream has ended.
-  if (session_ == nullptr || unhandled_.has_value() || stream_->PeerHasGone()) return {};
+  if (stream_->PeerHasGone()) return {};
   std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
   if (!what.has_value()) return {};
   return {.stream = stream_, .what = *std::move(what)};
