@@ -48,11 +48,12 @@ absl::Status Invalid(const std::string& message) {
 }  // namespace
 
 absl::Status CheckCall(const DispatchTarget::Call& call) {
-  if (!IsOperationName(call.operation)) {
+  const google::protobuf::MethodDescriptor* const method = MethodOf(call.operation);
+  if (method == nullptr && !IsOperationName(call.operation)) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
                      "no operation can have this name; write package.Service/Method");
   }
-  if (const google::protobuf::MethodDescriptor* const method = MethodOf(call.operation)) {
+  if (method != nullptr) {
     const google::protobuf::Descriptor* const takes = method->input_type();
     if (takes != call.request->GetDescriptor() &&
         takes->full_name() != call.request->GetTypeName()) {

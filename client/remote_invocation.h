@@ -19,8 +19,9 @@ class SessionClient;
 // An invocation that runs in another process. Thread-safe; outlives the client.
 class RemoteInvocation final : public InvocationState {
  public:
-  RemoteInvocation(std::weak_ptr<SessionClient> client, bool reply_wanted)
-      : reply_wanted(reply_wanted), client_(std::move(client)) {}
+  // `client` outlives it; null: it has none.
+  RemoteInvocation(const std::weak_ptr<SessionClient>* client, bool is_reply_wanted)
+      : reply_wanted(is_reply_wanted), client_(client) {}
 
   void Cancel() override;
   void AlsoWaits(Chain chain) override;
@@ -29,6 +30,14 @@ class RemoteInvocation final : public InvocationState {
 
   const bool reply_wanted;
 
+  // The client's, under its lock.
+  bool cancel_sent = false;
+  bool given_up = false;
+
+  // Threads in SessionClient::BringOutcome that sleep until it is done. Raised under the client's
+  // lock, and before they look whether it is.
+  std::atomic<int> sleepers{0};
+
   // Given on admission, before any other thread knows of the invocation; constant from then on.
   uint64_t id = 0;
   size_t request_bytes = 0;
@@ -36,22 +45,33 @@ class RemoteInvocation final : public InvocationState {
   size_t charge() const { return ChargeOf(request_bytes); }
   static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
 
-  // The client's, under its lock.
-  std::string operation;  // once a session has taken it
-  bool cancel_sent = false;
-  bool given_up = false;
-  std::vector<Chain> waiting;  // who waits for it, until a session has taken it
-
-  // Threads in SessionClient::BringOutcome that sleep until it is done. Raised under the client's
-  // lock, and before they look whether it is.
-  std::atomic<int> sleepers{0};
+  // The client's, under its lock. Which operation it is, once a session has taken it: by the
+  // session's number, or by name if it has none.
+  uint32_t operation_id = 0;
+  std::unique_ptr<const std::string> operation_name;
+  // Who waits for it, until a session has taken it; null: nobody.
+  std::unique_ptr<std::vector<Chain>> waiting;
 
  protected:
   void BringOutcome(absl::Time deadline) override;
   void OnDone() override;
 
  private:
-  const std::weak_ptr<SessionClient> client_;
+  std::shared_ptr<SessionClient> client() const;
+
+  const std::weak_ptr<SessionClient>* const client_;
+};
+
+// Makes the invocations of one client. Those that bring no reply share an allocation, and what
+// keeps it alive, with a few that are made after one another. Not thread-safe.
+class InvocationAllocator {
+ public:
+  std::shared_ptr<RemoteInvocation> New(SessionClient& client, bool reply_wanted);
+
+ private:
+  struct Block;
+
+  std::shared_ptr<Block> block_;  // null: the last one is full
 };
 
 }  // namespace runloop::internal

@@ -18,7 +18,7 @@ class UnfinishedTest : public testing::Test {
  protected:
   UnfinishedTest() {
     for (uint64_t id = 1; id <= 10; ++id) {
-      auto invocation = std::make_shared<RemoteInvocation>(std::weak_ptr<SessionClient>(), false);
+      auto invocation = std::make_shared<RemoteInvocation>(nullptr, false);
       invocation->id = id;
       invocation->request_bytes = 100 + id;
       unfinished_.Add(std::move(invocation));
