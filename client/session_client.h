@@ -96,8 +96,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   const Address& address() const { return options_.address; }
 
  private:
-  using Outcomes =
-      std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
+  using Outcomes = std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
   // A message to begin to send, once the lock is free.
   struct Outgoing {
     std::shared_ptr<SessionStream> stream;

@@ -66,8 +66,8 @@ InvocationState::Listeners* InvocationState::Listen() {
   if ((state & kDone) != 0) return nullptr;
   if (Listeners* const others = ListenersIn(state)) return others;
   auto listeners = std::make_unique<Listeners>();
-  while (!state_.compare_exchange_weak(state,
-                                       state | reinterpret_cast<uintptr_t>(listeners.get()))) {
+  while (
+      !state_.compare_exchange_weak(state, state | reinterpret_cast<uintptr_t>(listeners.get()))) {
     if ((state & kDone) != 0) return nullptr;
     if (Listeners* const others = ListenersIn(state)) return others;
   }
