@@ -140,10 +140,10 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
   if (dispatch.message != nullptr) {
     dispatch.message->SerializeWithCachedSizesToArray(to);
   } else if (!own_slice) {
-    WriteRaw(dispatch.request.begin(), request_size, to);
+    if (request_size != 0) std::memcpy(to, dispatch.request->begin(), request_size);
   } else {
     FlushTail();
-    slices_.push_back(dispatch.request);
+    slices_.push_back(*dispatch.request);
   }
   size_ += BytesFieldSize(body);
   last_id_ = dispatch.invocation_id;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,13 +37,16 @@ class RequestBatch {
     std::string more_fields;
     // The request: in wire format, or, if it is not null, a message that is written when this is
     // added. Its size is `message_size`, and it has cached it.
-    grpc::Slice request;
+    std::optional<grpc::Slice> request;
     const google::protobuf::MessageLite* message = nullptr;
     size_t message_size = 0;
 
     // Refers to a small one; makes bytes of a large one at once.
     void SetRequest(const google::protobuf::MessageLite& given);
-    size_t request_size() const { return message != nullptr ? message_size : request.size(); }
+    size_t request_size() const {
+      if (message != nullptr) return message_size;
+      return request.has_value() ? request->size() : 0;
+    }
     // Needs the message no longer.
     void OwnRequest();
   };
