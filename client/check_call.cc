@@ -65,10 +65,11 @@ absl::Status CheckCall(const DispatchTarget::Call& call) {
       return Invalid(absl::StrCat(call.operation, " takes a ", takes->full_name(), ", not a ",
                                   call.request->GetTypeName()));
     }
-    const google::protobuf::Descriptor* const replies = method->output_type();
-    if (call.reply_type != nullptr && call.reply_type->full_name() != replies->full_name()) {
-      return Invalid(absl::StrCat(call.operation, " replies with a ", replies->full_name(),
-                                  ", not a ", call.reply_type->full_name()));
+    if (call.reply_type != nullptr &&
+        call.reply_type->full_name() != method->output_type()->full_name()) {
+      return Invalid(absl::StrCat(call.operation, " replies with a ",
+                                  method->output_type()->full_name(), ", not a ",
+                                  call.reply_type->full_name()));
     }
   }
   if (!call.request->IsInitialized()) {

@@ -101,10 +101,12 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
   BatchFor(size).AddDispatch(dispatch);
   invocation->operation_id = dispatch.operation_id;
   if (dispatch.operation_id == 0) {
-    invocation->operation_name =
-        std::make_unique<const std::string>(std::move(dispatch.operation_name));
+    if (invocation->extra == nullptr) {
+      invocation->extra = std::make_unique<RemoteInvocation::Extra>();
+    }
+    invocation->extra->operation = std::move(dispatch.operation_name);
   }
-  unfinished_.Add(invocation);
+  unfinished_.Add(invocation, dispatch.request_size());
   return absl::OkStatus();
 }
 
@@ -207,8 +209,8 @@ OpenSession::Rest OpenSession::TakeRest() {
 }
 
 const std::string& OpenSession::OperationOf(const RemoteInvocation& invocation) const {
-  return invocation.operation_name != nullptr ? *invocation.operation_name
-                                              : *operation_names_.at(invocation.operation_id);
+  return invocation.operation_id != 0 ? *operation_names_.at(invocation.operation_id)
+                                      : invocation.extra->operation;
 }
 
 uint32_t OpenSession::IdOf(const std::string& operation) const {

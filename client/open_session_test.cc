@@ -15,7 +15,6 @@ class OpenSessionTest : public testing::Test {
   absl::Status Add(OpenSession& session, size_t bytes = 10) {
     auto invocation = std::make_shared<RemoteInvocation>(nullptr, false);
     invocation->id = ++last_id_;
-    invocation->request_bytes = bytes;
     RequestBatch::Dispatch dispatch{.invocation_id = last_id_,
                                     .operation_name = "a.B/C",
                                     .request = grpc::Slice(std::string(bytes, 'x'))};

@@ -10,6 +10,8 @@ namespace {
 // Whoever keeps one invocation keeps the memory of so many.
 constexpr size_t kInBlock = 8;
 
+static_assert(sizeof(RemoteInvocation) <= 64);
+
 }  // namespace
 
 void RemoteInvocation::Cancel() {
@@ -31,7 +33,7 @@ void RemoteInvocation::BringOutcome(absl::Time deadline) {
 }
 
 void RemoteInvocation::OnDone() {
-  if (sleepers.load() == 0) return;
+  if (!awaited.load()) return;
   if (const std::shared_ptr<SessionClient> of = client()) of->WakeSleepers(*this);
 }
 

@@ -16,7 +16,8 @@ namespace runloop::internal {
 
 class SessionClient;
 
-// An invocation that runs in another process. Thread-safe; outlives the client.
+// An invocation that runs in another process. Thread-safe; outlives the client. As small as a cache
+// line: the thread that finishes it is mostly another one than the one that made it.
 class RemoteInvocation final : public InvocationState {
  public:
   // `client` outlives it; null: it has none.
@@ -28,29 +29,30 @@ class RemoteInvocation final : public InvocationState {
   // True on the client's thread, where what Watch left runs.
   bool WaitWouldDeadlock() const override;
 
+  // What one with a request of so many bytes counts against the client's bound on unfinished bytes.
+  static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
+
+  // Given on admission, before any other thread knows of the invocation; constant from then on.
+  uint64_t id = 0;
+
   const bool reply_wanted;
 
   // The client's, under its lock.
   bool cancel_sent = false;
   bool given_up = false;
 
-  // Threads in SessionClient::BringOutcome that sleep until it is done. Raised under the client's
-  // lock, and before they look whether it is.
-  std::atomic<int> sleepers{0};
+  // A thread has slept in SessionClient::BringOutcome until it is done. Set under the client's
+  // lock, and before that thread looks whether it is.
+  std::atomic<bool> awaited{false};
 
-  // Given on admission, before any other thread knows of the invocation; constant from then on.
-  uint64_t id = 0;
-  size_t request_bytes = 0;
-  // What it counts against the client's bound on unfinished bytes.
-  size_t charge() const { return ChargeOf(request_bytes); }
-  static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
-
-  // The client's, under its lock. Which operation it is, once a session has taken it: by the
-  // session's number, or by name if it has none.
+  // The client's, under its lock. Which operation it is, once a session has taken it, by the
+  // session's number; 0: it has none.
   uint32_t operation_id = 0;
-  std::unique_ptr<const std::string> operation_name;
-  // Who waits for it, until a session has taken it; null: nobody.
-  std::unique_ptr<std::vector<Chain>> waiting;
+  struct Extra {
+    std::string operation;       // once a session has taken it that has no number for it
+    std::vector<Chain> waiting;  // who waits for it, until a session has taken it
+  };
+  std::unique_ptr<Extra> extra;  // null: nothing
 
  protected:
   void BringOutcome(absl::Time deadline) override;

@@ -149,7 +149,6 @@ absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invoc
   }
   if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
   invocation->id = last_id_ + 1;
-  invocation->request_bytes = dispatch.request_size();
   dispatch.invocation_id = invocation->id;
   if (session_ != nullptr) {
     if (absl::Status status = session_->Add(invocation, dispatch); !status.ok()) return status;
@@ -254,10 +253,11 @@ void SessionClient::AlsoWaits(RemoteInvocation& invocation, const Chain& chain) 
     absl::MutexLock lock(&mutex_);
     if (session_ == nullptr) {
       // More of them add nothing: it is known to be waited for.
-      if (invocation.waiting == nullptr) {
-        invocation.waiting = std::make_unique<std::vector<Chain>>();
+      if (invocation.extra == nullptr) {
+        invocation.extra = std::make_unique<RemoteInvocation::Extra>();
       }
-      if (invocation.waiting->size() < kMaxWaiting) invocation.waiting->push_back(chain);
+      std::vector<Chain>& waiting = invocation.extra->waiting;
+      if (waiting.size() < kMaxWaiting) waiting.push_back(chain);
       return;
     }
     session_->AddWaiting(invocation, chain);

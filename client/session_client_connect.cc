@@ -139,8 +139,10 @@ void SessionClient::BeginSession() {
       absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
                                 ? Expired()
                                 : session_->Add(entry.invocation, entry.dispatch);
-      if (const auto waiting = std::exchange(entry.invocation->waiting, nullptr)) {
-        for (const Chain& chain : *waiting) session_->AddWaiting(*entry.invocation, chain);
+      if (auto& extra = entry.invocation->extra; extra != nullptr) {
+        for (const Chain& chain : std::exchange(extra->waiting, {})) {
+          session_->AddWaiting(*entry.invocation, chain);
+        }
       }
       if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
     }

@@ -208,10 +208,9 @@ std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invoca
     }
     Sleeper sleeper{.invocation = invocation, .wake = {}};
     sleepers_.push_back(&sleeper);
-    ++invocation.sleepers;
+    invocation.awaited = true;
     pass = true;
     if (!invocation.done()) sleeper.wake.WaitWithTimeout(&mutex_, deadline - now);
-    --invocation.sleepers;
     sleepers_.erase(std::find(sleepers_.begin(), sleepers_.end(), &sleeper));
   }
   if (pass && !turn_taken_ && session_ != nullptr) PassTurn();

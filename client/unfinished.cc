@@ -7,15 +7,15 @@
 
 namespace runloop::internal {
 
-void Unfinished::Add(std::shared_ptr<RemoteInvocation> invocation) {
+void Unfinished::Add(std::shared_ptr<RemoteInvocation> invocation, size_t request_bytes) {
   ++size_;
   replies_wanted_ += invocation->reply_wanted ? 1 : 0;
-  bytes_ += static_cast<int64_t>(invocation->charge());
-  request_bytes_ += invocation->request_bytes;
+  bytes_ += static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
+  request_bytes_ += request_bytes;
   Slot& slot = slots_.emplace_back();
   slot.id = invocation->id;
-  slot.reply_wanted = invocation->reply_wanted;
-  slot.size = static_cast<uint32_t>(invocation->request_bytes);
+  slot.reply_wanted = invocation->reply_wanted ? 1 : 0;
+  slot.size = request_bytes;
   slot.invocation = std::move(invocation);
 }
 
@@ -73,7 +73,7 @@ size_t Unfinished::LowerBound(uint64_t id) const {
 
 std::shared_ptr<RemoteInvocation> Unfinished::TakeFrom(Slot& slot) {
   --size_;
-  replies_wanted_ -= slot.reply_wanted ? 1 : 0;
+  replies_wanted_ -= slot.reply_wanted;
   bytes_ -= static_cast<int64_t>(RemoteInvocation::ChargeOf(slot.size));
   request_bytes_ -= slot.size;
   slot.size = 1;
@@ -88,7 +88,7 @@ void Unfinished::TakeThrough(size_t from, uint64_t last, Invocations& taken) {
     to += slot.size;
   }
   // A peer may name the same ones again and again.
-  if (to > from) slots_[from].size = static_cast<uint32_t>(to - from);
+  if (to > from) slots_[from].size = to - from;
 }
 
 void Unfinished::Sweep() {

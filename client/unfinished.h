@@ -20,7 +20,7 @@ class Unfinished {
   using Invocations = std::vector<std::shared_ptr<RemoteInvocation>>;
 
   // Its id must be larger than that of any before.
-  void Add(std::shared_ptr<RemoteInvocation> invocation);
+  void Add(std::shared_ptr<RemoteInvocation> invocation, size_t request_bytes);
 
   bool Contains(uint64_t id) const;
   size_t size() const { return size_; }
@@ -49,9 +49,9 @@ class Unfinished {
   struct Slot {
     uint64_t id = 0;
     std::shared_ptr<RemoteInvocation> invocation;  // null: it was taken
-    bool reply_wanted = false;
+    uint64_t reply_wanted : 1 = 0;
     // Of the request. If it was taken: how many slots from this one on are known to be so.
-    uint32_t size = 0;
+    uint64_t size : 63 = 0;
   };
 
   // Where the first one is whose id is not less.

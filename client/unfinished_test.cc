@@ -23,8 +23,7 @@ class UnfinishedTest : public testing::Test {
   void Add(uint64_t id, bool reply_wanted = false) {
     auto invocation = std::make_shared<RemoteInvocation>(nullptr, reply_wanted);
     invocation->id = id;
-    invocation->request_bytes = 100 + id;
-    unfinished_.Add(std::move(invocation));
+    unfinished_.Add(std::move(invocation), 100 + id);
   }
 
   static v1::InvocationRanges Ranges(uint64_t watermark,

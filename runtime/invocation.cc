@@ -18,11 +18,7 @@ struct alignas(8) InvocationState::Listeners {
   Watchers watchers ABSL_GUARDED_BY(mutex);
 };
 
-InvocationState::~InvocationState() { delete ListenersIn(state_.load()); }
-
-InvocationState::Listeners* InvocationState::ListenersIn(uintptr_t state) {
-  return reinterpret_cast<Listeners*>(state & ~kFlags);
-}
+void InvocationState::FreeListeners() { delete ListenersIn(state_.load()); }
 
 void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
   for (auto& watcher : FinishWithoutWatchers(std::move(outcome))) std::move(watcher)(status_);

@@ -36,7 +36,9 @@ class InvocationState {
   InvocationState() = default;
   InvocationState(const InvocationState&) = delete;
   InvocationState& operator=(const InvocationState&) = delete;
-  virtual ~InvocationState();
+  virtual ~InvocationState() {
+    if (ListenersIn(state_.load()) != nullptr) FreeListeners();
+  }
 
   // Gives the outcome and runs what Watch left. The first call counts; any thread.
   void Finish(absl::StatusOr<Reply> outcome);
@@ -74,7 +76,10 @@ class InvocationState {
   static constexpr uintptr_t kOutcomeGiven = 1, kDone = 2, kReplyTaken = 4;
   static constexpr uintptr_t kFlags = kOutcomeGiven | kDone | kReplyTaken;
 
-  static Listeners* ListenersIn(uintptr_t state);
+  static Listeners* ListenersIn(uintptr_t state) {
+    return reinterpret_cast<Listeners*>(state & ~kFlags);
+  }
+  void FreeListeners();
   // Null: it is done.
   Listeners* Listen();
   // What is left to do for who sets kDone; `before` is what state_ was until then.
