@@ -7,7 +7,7 @@ namespace runloop::internal {
 
 void Backlog::Add(Entry entry) {
   ++size_;
-  bytes_ += static_cast<int64_t>(entry.invocation->charge());
+  bytes_ += ChargeOf(entry);
   next_due_ = std::min(next_due_, entry.until());
   const uint64_t id = entry.invocation->id;
   slots_.push_back({.id = id, .entry = std::move(entry)});
@@ -19,7 +19,7 @@ std::shared_ptr<RemoteInvocation> Backlog::Take(uint64_t id) {
                        [](const Slot& one, uint64_t wanted) { return one.id < wanted; });
   if (slot == slots_.end() || slot->id != id || slot->entry.invocation == nullptr) return nullptr;
   const Entry taken = std::exchange(slot->entry, {});
-  Remove(*taken.invocation);
+  Remove(taken);
   while (!slots_.empty() && slots_.front().entry.invocation == nullptr) slots_.pop_front();
   return taken.invocation;
 }
@@ -34,16 +34,20 @@ std::vector<Backlog::Entry> Backlog::TakeDue(absl::Time now) {
       next_due_ = std::min(next_due_, slot.entry.until());
       return false;
     }
-    Remove(*slot.entry.invocation);
+    Remove(slot.entry);
     due.push_back(std::move(slot.entry));
     return true;
   });
   return due;
 }
 
-void Backlog::Remove(const RemoteInvocation& invocation) {
+int64_t Backlog::ChargeOf(const Entry& entry) {
+  return static_cast<int64_t>(RemoteInvocation::ChargeOf(entry.dispatch.request_size()));
+}
+
+void Backlog::Remove(const Entry& entry) {
   --size_;
-  bytes_ -= static_cast<int64_t>(invocation.charge());
+  bytes_ -= ChargeOf(entry);
 }
 
 }  // namespace runloop::internal

@@ -42,7 +42,8 @@ class Backlog {
   std::vector<Entry> TakeAll() { return TakeDue(absl::InfiniteFuture()); }
 
  private:
-  void Remove(const RemoteInvocation& invocation);
+  static int64_t ChargeOf(const Entry& entry);
+  void Remove(const Entry& entry);
 
   // Without the invocation if it was taken.
   struct Slot {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/descriptor.h"
@@ -23,21 +24,25 @@ bool IsOperationName(const std::string& name) {
          });
 }
 
+bool IsNamed(const google::protobuf::MethodDescriptor& method, std::string_view operation) {
+  const std::string& service = method.service()->full_name();
+  const std::string& name = method.name();
+  return operation.size() == service.size() + 1 + name.size() &&
+         operation.substr(0, service.size()) == service && operation[service.size()] == '/' &&
+         operation.substr(service.size() + 1) == name;
+}
+
 // The operation, if its generated code is linked in here too; else null, and the daemon has to tell
 // what it takes.
 const google::protobuf::MethodDescriptor* MethodOf(const std::string& operation) {
-  struct Known {
-    std::string operation;
-    const google::protobuf::MethodDescriptor* method = nullptr;
-  };
-  thread_local Known last;  // a flood asks for the same one again and again
-  if (last.method != nullptr && last.operation == operation) return last.method;
+  // A flood asks for the same one again and again.
+  thread_local const google::protobuf::MethodDescriptor* last = nullptr;
+  if (last != nullptr && IsNamed(*last, operation)) return last;
   std::string name = operation;
   std::replace(name.begin(), name.end(), '/', '.');
   const google::protobuf::MethodDescriptor* method =
       google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
-  if (method == nullptr) return nullptr;
-  last = {operation, method};
+  if (method != nullptr) last = method;
   return method;
 }
 
@@ -48,21 +53,23 @@ absl::Status Invalid(const std::string& message) {
 }  // namespace
 
 absl::Status CheckCall(const DispatchTarget::Call& call) {
-  if (!IsOperationName(call.operation)) {
+  const google::protobuf::MethodDescriptor* const method = MethodOf(call.operation);
+  if (method == nullptr && !IsOperationName(call.operation)) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
                      "no operation can have this name; write package.Service/Method");
   }
-  if (const google::protobuf::MethodDescriptor* const method = MethodOf(call.operation)) {
+  if (method != nullptr) {
     const google::protobuf::Descriptor* const takes = method->input_type();
     if (takes != call.request->GetDescriptor() &&
         takes->full_name() != call.request->GetTypeName()) {
       return Invalid(absl::StrCat(call.operation, " takes a ", takes->full_name(), ", not a ",
                                   call.request->GetTypeName()));
     }
-    const google::protobuf::Descriptor* const replies = method->output_type();
-    if (call.reply_type != nullptr && call.reply_type->full_name() != replies->full_name()) {
-      return Invalid(absl::StrCat(call.operation, " replies with a ", replies->full_name(),
-                                  ", not a ", call.reply_type->full_name()));
+    if (call.reply_type != nullptr &&
+        call.reply_type->full_name() != method->output_type()->full_name()) {
+      return Invalid(absl::StrCat(call.operation, " replies with a ",
+                                  method->output_type()->full_name(), ", not a ",
+                                  call.reply_type->full_name()));
     }
   }
   if (!call.request->IsInitialized()) {
@@ -73,7 +80,8 @@ absl::Status CheckCall(const DispatchTarget::Call& call) {
     return Invalid(absl::StrCat("a coalesce_key of ", call.coalesce_key.size(),
                                 " bytes; it may have ", kLongestKey));
   }
-  if (!google::protobuf::internal::IsStructurallyValidUTF8(
+  if (!call.coalesce_key.empty() &&
+      !google::protobuf::internal::IsStructurallyValidUTF8(
           call.coalesce_key.data(), static_cast<int>(call.coalesce_key.size()))) {
     return Invalid("the coalesce_key is not UTF-8");
   }

@@ -35,13 +35,22 @@ absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
   return absl::InvalidArgumentError("an outcome without result");
 }
 
+absl::flat_hash_map<std::string, uint32_t> ReadOperations(const v1::Welcome& welcome) {
+  absl::flat_hash_map<std::string, uint32_t> ids;
+  for (const v1::OperationId& operation : welcome.operations()) {
+    ids[operation.name()] = operation.id();
+  }
+  return ids;
+}
+
 }  // namespace
 
 OpenSession::OpenSession(const v1::Welcome& welcome)
-    : id_(welcome.session_id()), limits_(welcome.limits()) {
-  for (const v1::OperationId& operation : welcome.operations()) {
-    operation_ids_[operation.name()] = operation.id();
-  }
+    : id_(welcome.session_id()),
+      limits_(welcome.limits()),
+      operation_ids_(ReadOperations(welcome)),
+      last_operation_(operation_ids_.end()) {
+  for (const auto& [name, id] : operation_ids_) operation_names_[id] = &name;
 }
 
 bool OpenSession::HasRoom(size_t bytes) const {
@@ -88,10 +97,16 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
   dispatch.operation_id = IdOf(dispatch.operation_name);
   const size_t size = RequestBatch::SizeOf(dispatch);
   if (absl::Status status = CheckMessageBytes(size); !status.ok()) return status;
-  if (absl::Status status = CheckRoom(dispatch.request.size()); !status.ok()) return status;
+  if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
   BatchFor(size).AddDispatch(dispatch);
-  invocation->operation = std::move(dispatch.operation_name);
-  unfinished_.Add(invocation);
+  invocation->operation_id = dispatch.operation_id;
+  if (dispatch.operation_id == 0) {
+    if (invocation->extra == nullptr) {
+      invocation->extra = std::make_unique<RemoteInvocation::Extra>();
+    }
+    invocation->extra->operation = std::move(dispatch.operation_name);
+  }
+  unfinished_.Add(invocation, dispatch.request_size());
   return absl::OkStatus();
 }
 
@@ -121,8 +136,13 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
   }
 }
 
+bool OpenSession::HasOutgoing() const {
+  return !writing_ && !write_failed_ &&
+         (!batches_.empty() || (!half_closed_ && (closing_ || !held_back_.empty())));
+}
+
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
-  if (writing_ || write_failed_) return std::nullopt;
+  if (!HasOutgoing()) return std::nullopt;
   for (; !held_back_.empty() && !half_closed_ && batches_.size() <= kMostBatches;
        held_back_.pop_front()) {
     const v1::Waiting& waiting = held_back_.front();
@@ -155,21 +175,22 @@ absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finish
       violation = absl::InvalidArgumentError(absl::StrCat(
           "an outcome for invocation ", outcome.invocation_id(), ", which was not sent"));
     } else if (auto invocation = unfinished_.Take(outcome.invocation_id()); invocation != nullptr) {
-      finished.emplace_back(std::move(invocation), *std::move(result));
+      finished.outcomes.emplace_back(std::move(invocation), *std::move(result));
     }
   }
-  Unfinished::Invocations succeeded;
-  if (absl::Status status = unfinished_.TakeRanges(message.succeeded(), last_sent_id_, succeeded);
+  const size_t replies_wanted = unfinished_.replies_wanted();
+  if (absl::Status status =
+          unfinished_.TakeRanges(message.succeeded(), last_sent_id_, finished.succeeded);
       !status.ok()) {
     violation = std::move(status);
   }
-  for (std::shared_ptr<RemoteInvocation>& invocation : succeeded) {
-    if (invocation->reply_wanted) {
-      violation = absl::InvalidArgumentError("a reply that was asked for did not come");
-      finished.emplace_back(std::move(invocation), violation);
-    } else {
-      finished.emplace_back(std::move(invocation), Reply{});
-    }
+  if (unfinished_.replies_wanted() != replies_wanted) {
+    violation = absl::InvalidArgumentError("a reply that was asked for did not come");
+    std::erase_if(finished.succeeded, [&](std::shared_ptr<RemoteInvocation>& invocation) {
+      if (!invocation->reply_wanted) return false;
+      finished.outcomes.emplace_back(std::move(invocation), violation);
+      return true;
+    });
   }
   if (message.has_draining()) draining_ = true;
   return violation;
@@ -187,9 +208,17 @@ OpenSession::Rest OpenSession::TakeRest() {
   return rest;
 }
 
+const std::string& OpenSession::OperationOf(const RemoteInvocation& invocation) const {
+  return invocation.operation_id != 0 ? *operation_names_.at(invocation.operation_id)
+                                      : invocation.extra->operation;
+}
+
 uint32_t OpenSession::IdOf(const std::string& operation) const {
-  const auto known = operation_ids_.find(operation);
-  return known == operation_ids_.end() ? 0 : known->second;
+  if (last_operation_ == operation_ids_.end() || last_operation_->first != operation) {
+    last_operation_ = operation_ids_.find(operation);
+    if (last_operation_ == operation_ids_.end()) return 0;
+  }
+  return last_operation_->second;
 }
 
 absl::Status OpenSession::CheckMessageBytes(size_t size) const {

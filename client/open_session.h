@@ -29,7 +29,11 @@ namespace runloop::internal {
 // Trust: what the daemon says of invocations is checked against what was sent.
 class OpenSession {
  public:
-  using Finished = std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
+  // Those that got their outcome.
+  struct Finished {
+    std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>> outcomes;
+    Unfinished::Invocations succeeded;  // without a reply
+  };
 
   explicit OpenSession(const v1::Welcome& welcome);
 
@@ -64,6 +68,8 @@ class OpenSession {
     grpc::ByteBuffer message;
     bool half_close = false;  // instead of a message
   };
+  // False: NextOutgoing would give nothing.
+  bool HasOutgoing() const;
   // What to send now. nullopt: nothing, or what it gave before is not yet Written.
   std::optional<Outgoing> NextOutgoing();
   void Written() { writing_ = false; }
@@ -74,7 +80,7 @@ class OpenSession {
   }
   bool writing() const { return writing_; }
 
-  // Moves what got its outcome to the end of `finished`. An error: the daemon broke the protocol.
+  // Adds what got its outcome to `finished`. An error: the daemon broke the protocol.
   absl::Status Receive(v1::SessionResponse& message, Finished& finished);
 
   // At the end: what has no outcome, in the order of ids.
@@ -83,15 +89,22 @@ class OpenSession {
     Unfinished::Invocations unsent;
   };
   Rest TakeRest();
+  // Of one that was taken.
+  const std::string& OperationOf(const RemoteInvocation& invocation) const;
 
  private:
+  using OperationIds = absl::flat_hash_map<std::string, uint32_t>;
+
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
   RequestBatch& BatchFor(size_t bytes);
 
   const std::string id_;
   const v1::Limits limits_;
-  absl::flat_hash_map<std::string, uint32_t> operation_ids_;
+  const OperationIds operation_ids_;
+  absl::flat_hash_map<uint32_t, const std::string*> operation_names_;  // those of operation_ids_
+  // The one that was asked for last: a flood asks for the same one again and again.
+  mutable OperationIds::const_iterator last_operation_;
 
   bool draining_ = false;
   bool closing_ = false;

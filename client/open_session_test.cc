@@ -13,9 +13,8 @@ namespace {
 class OpenSessionTest : public testing::Test {
  protected:
   absl::Status Add(OpenSession& session, size_t bytes = 10) {
-    auto invocation = std::make_shared<RemoteInvocation>(std::weak_ptr<SessionClient>(), false);
+    auto invocation = std::make_shared<RemoteInvocation>(nullptr, false);
     invocation->id = ++last_id_;
-    invocation->request_bytes = bytes;
     RequestBatch::Dispatch dispatch{.invocation_id = last_id_,
                                     .operation_name = "a.B/C",
                                     .request = grpc::Slice(std::string(bytes, 'x'))};
@@ -78,7 +77,7 @@ TEST_F(OpenSessionTest, AtTheEndWhatWasSentIsToldFromWhatWasNot) {
   ASSERT_EQ(rest.sent.size(), 2u);
   EXPECT_EQ(rest.sent[0]->id, 1u);
   EXPECT_EQ(rest.sent[1]->id, 3u);
-  EXPECT_EQ(rest.sent[1]->operation, "a.B/C");
+  EXPECT_EQ(session.OperationOf(*rest.sent[1]), "a.B/C");
   ASSERT_EQ(rest.unsent.size(), 2u);
   EXPECT_EQ(rest.unsent[0]->id, 4u);
   EXPECT_TRUE(session.writing());

@@ -16,42 +16,64 @@ namespace runloop::internal {
 
 class SessionClient;
 
-// An invocation that runs in another process. Thread-safe; outlives the client.
+// An invocation that runs in another process. Thread-safe; outlives the client. As small as a cache
+// line: the thread that finishes it is mostly another one than the one that made it.
 class RemoteInvocation final : public InvocationState {
  public:
-  RemoteInvocation(std::weak_ptr<SessionClient> client, bool reply_wanted)
-      : reply_wanted(reply_wanted), client_(std::move(client)) {}
+  // `client` outlives it; null: it has none.
+  RemoteInvocation(const std::weak_ptr<SessionClient>* client, bool is_reply_wanted)
+      : reply_wanted(is_reply_wanted), client_(client) {}
 
   void Cancel() override;
   void AlsoWaits(Chain chain) override;
   // True on the client's thread, where what Watch left runs.
   bool WaitWouldDeadlock() const override;
 
-  const bool reply_wanted;
+  // What one with a request of so many bytes counts against the client's bound on unfinished bytes.
+  static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
 
   // Given on admission, before any other thread knows of the invocation; constant from then on.
   uint64_t id = 0;
-  size_t request_bytes = 0;
-  // What it counts against the client's bound on unfinished bytes.
-  size_t charge() const { return ChargeOf(request_bytes); }
-  static size_t ChargeOf(size_t request_bytes) { return std::max<size_t>(request_bytes, 64); }
+
+  const bool reply_wanted;
 
   // The client's, under its lock.
-  std::string operation;  // once a session has taken it
   bool cancel_sent = false;
   bool given_up = false;
-  std::vector<Chain> waiting;  // who waits for it, until a session has taken it
 
-  // Threads in SessionClient::BringOutcome that sleep until it is done. Raised under the client's
-  // lock, and before they look whether it is.
-  std::atomic<int> sleepers{0};
+  // A thread has slept in SessionClient::BringOutcome until it is done. Set under the client's
+  // lock, and before that thread looks whether it is.
+  std::atomic<bool> awaited{false};
+
+  // The client's, under its lock. Which operation it is, once a session has taken it, by the
+  // session's number; 0: it has none.
+  uint32_t operation_id = 0;
+  struct Extra {
+    std::string operation;       // once a session has taken it that has no number for it
+    std::vector<Chain> waiting;  // who waits for it, until a session has taken it
+  };
+  std::unique_ptr<Extra> extra;  // null: nothing
 
  protected:
   void BringOutcome(absl::Time deadline) override;
   void OnDone() override;
 
  private:
-  const std::weak_ptr<SessionClient> client_;
+  std::shared_ptr<SessionClient> client() const;
+
+  const std::weak_ptr<SessionClient>* const client_;
+};
+
+// Makes the invocations of one client. Those that bring no reply share an allocation, and what
+// keeps it alive, with a few that are made after one another. Not thread-safe.
+class InvocationAllocator {
+ public:
+  std::shared_ptr<RemoteInvocation> New(SessionClient& client, bool reply_wanted);
+
+ private:
+  struct Block;
+
+  std::shared_ptr<Block> block_;  // null: the last one is full
 };
 
 }  // namespace runloop::internal

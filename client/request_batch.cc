@@ -1,6 +1,7 @@
 #include "runloop/client/request_batch.h"
 
-#include <array>
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "google/protobuf/io/coded_stream.h"
@@ -15,6 +16,9 @@ using google::protobuf::io::CodedOutputStream;
 
 // From this size on a request is referred to where it lies.
 constexpr size_t kOwnSlice = 4096;
+// Of what is copied. A lone call needs little, a flood much.
+constexpr size_t kSmallestChunk = 512;
+constexpr size_t kLargestChunk = size_t{64} << 10;
 
 constexpr uint32_t VarintTag(int field) {
   return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_VARINT);
@@ -54,29 +58,20 @@ struct Timeout {
   uint64_t nanos = 0;
 };
 
-class Writer {
- public:
-  explicit Writer(std::string* out) : out_(out) {}
-
-  void Varint(int field, uint64_t value) {
-    Raw(VarintTag(field));
-    Raw(value);
-  }
-  // The tag and length; the bytes follow.
-  void BytesHeader(int field, size_t size) {
-    Raw(BytesTag(field));
-    Raw(size);
-  }
-
- private:
-  void Raw(uint64_t value) {
-    std::array<uint8_t, 10> bytes;
-    const uint8_t* end = CodedOutputStream::WriteVarint64ToArray(value, bytes.data());
-    out_->append(reinterpret_cast<const char*>(bytes.data()), end - bytes.data());
-  }
-
-  std::string* const out_;
-};
+// Each writes at `to` and returns where it ends.
+uint8_t* WriteVarint(int field, uint64_t value, uint8_t* to) {
+  *to = static_cast<uint8_t>(VarintTag(field));
+  return CodedOutputStream::WriteVarint64ToArray(value, to + kTagSize);
+}
+// The tag and length; the bytes follow.
+uint8_t* WriteBytesHeader(int field, size_t size, uint8_t* to) {
+  *to = static_cast<uint8_t>(BytesTag(field));
+  return CodedOutputStream::WriteVarint64ToArray(size, to + kTagSize);
+}
+uint8_t* WriteRaw(const void* bytes, size_t size, uint8_t* to) {
+  if (size != 0) std::memcpy(to, bytes, size);
+  return to + size;
+}
 
 size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) {
   return VarintFieldSize(dispatch.invocation_id) +
@@ -85,7 +80,7 @@ size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) 
          (timeout.present ? BytesFieldSize(timeout.size()) : 0) +
          (dispatch.reply_wanted ? VarintFieldSize(1) : 0) +
          (dispatch.coalesce_key.empty() ? 0 : BytesFieldSize(dispatch.coalesce_key.size())) +
-         dispatch.more_fields.size() + BytesFieldSize(dispatch.request.size());
+         dispatch.more_fields.size() + BytesFieldSize(dispatch.request_size());
 }
 
 }  // namespace
@@ -96,6 +91,16 @@ grpc::Slice SerializeToSlice(const google::protobuf::MessageLite& message) {
   return slice;
 }
 
+void RequestBatch::Dispatch::SetRequest(const google::protobuf::MessageLite& given) {
+  message_size = given.ByteSizeLong();
+  message = &given;
+  if (message_size >= kOwnSlice) OwnRequest();
+}
+
+void RequestBatch::Dispatch::OwnRequest() {
+  if (message != nullptr) request = SerializeToSlice(*std::exchange(message, nullptr));
+}
+
 size_t RequestBatch::SizeOf(const Dispatch& dispatch) {
   return BytesFieldSize(BodySize(dispatch, Timeout(dispatch.timeout)));
 }
@@ -103,37 +108,42 @@ size_t RequestBatch::SizeOf(const Dispatch& dispatch) {
 void RequestBatch::AddDispatch(const Dispatch& dispatch) {
   const Timeout timeout(dispatch.timeout);
   const size_t body = BodySize(dispatch, timeout);
-  Writer writer(&tail_);
-  writer.BytesHeader(v1::SessionRequest::kDispatchesFieldNumber, body);
-  writer.Varint(v1::Dispatch::kInvocationIdFieldNumber, dispatch.invocation_id);
+  const size_t request_size = dispatch.request_size();
+  const bool own_slice = dispatch.message == nullptr && request_size >= kOwnSlice;
+  uint8_t* to = Extend(BytesFieldSize(body) - (own_slice ? request_size : 0));
+  to = WriteBytesHeader(v1::SessionRequest::kDispatchesFieldNumber, body, to);
+  to = WriteVarint(v1::Dispatch::kInvocationIdFieldNumber, dispatch.invocation_id, to);
   if (dispatch.operation_id != 0) {
-    writer.Varint(v1::Dispatch::kOperationIdFieldNumber, dispatch.operation_id);
+    to = WriteVarint(v1::Dispatch::kOperationIdFieldNumber, dispatch.operation_id, to);
   } else {
-    writer.BytesHeader(v1::Dispatch::kOperationNameFieldNumber, dispatch.operation_name.size());
-    tail_.append(dispatch.operation_name);
+    const std::string& name = dispatch.operation_name;
+    to = WriteBytesHeader(v1::Dispatch::kOperationNameFieldNumber, name.size(), to);
+    to = WriteRaw(name.data(), name.size(), to);
   }
   if (timeout.present) {
-    writer.BytesHeader(v1::Dispatch::kTimeoutFieldNumber, timeout.size());
+    to = WriteBytesHeader(v1::Dispatch::kTimeoutFieldNumber, timeout.size(), to);
     if (timeout.seconds != 0) {
-      writer.Varint(google::protobuf::Duration::kSecondsFieldNumber, timeout.seconds);
+      to = WriteVarint(google::protobuf::Duration::kSecondsFieldNumber, timeout.seconds, to);
     }
     if (timeout.nanos != 0) {
-      writer.Varint(google::protobuf::Duration::kNanosFieldNumber, timeout.nanos);
+      to = WriteVarint(google::protobuf::Duration::kNanosFieldNumber, timeout.nanos, to);
     }
   }
-  if (dispatch.reply_wanted) writer.Varint(v1::Dispatch::kReplyWantedFieldNumber, 1);
-  if (!dispatch.coalesce_key.empty()) {
-    writer.BytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, dispatch.coalesce_key.size());
-    tail_.append(dispatch.coalesce_key);
+  if (dispatch.reply_wanted) to = WriteVarint(v1::Dispatch::kReplyWantedFieldNumber, 1, to);
+  if (const std::string& key = dispatch.coalesce_key; !key.empty()) {
+    to = WriteBytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, key.size(), to);
+    to = WriteRaw(key.data(), key.size(), to);
   }
-  tail_.append(dispatch.more_fields);
+  to = WriteRaw(dispatch.more_fields.data(), dispatch.more_fields.size(), to);
   // Last, so that a large one can be a slice of its own.
-  writer.BytesHeader(v1::Dispatch::kRequestFieldNumber, dispatch.request.size());
-  if (dispatch.request.size() < kOwnSlice) {
-    tail_.append(reinterpret_cast<const char*>(dispatch.request.begin()), dispatch.request.size());
+  to = WriteBytesHeader(v1::Dispatch::kRequestFieldNumber, request_size, to);
+  if (dispatch.message != nullptr) {
+    dispatch.message->SerializeWithCachedSizesToArray(to);
+  } else if (!own_slice) {
+    if (request_size != 0) std::memcpy(to, dispatch.request->begin(), request_size);
   } else {
     FlushTail();
-    slices_.push_back(dispatch.request);
+    slices_.push_back(*dispatch.request);
   }
   size_ += BytesFieldSize(body);
   last_id_ = dispatch.invocation_id;
@@ -141,20 +151,21 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
 
 void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
   const size_t body = VarintFieldSize(invocation_id) + (give_up ? VarintFieldSize(1) : 0);
-  Writer writer(&tail_);
-  writer.BytesHeader(v1::SessionRequest::kCancelsFieldNumber, body);
-  writer.Varint(v1::Cancel::kInvocationIdFieldNumber, invocation_id);
-  if (give_up) writer.Varint(v1::Cancel::kGiveUpFieldNumber, 1);
+  uint8_t* to = Extend(BytesFieldSize(body));
+  to = WriteBytesHeader(v1::SessionRequest::kCancelsFieldNumber, body, to);
+  to = WriteVarint(v1::Cancel::kInvocationIdFieldNumber, invocation_id, to);
+  if (give_up) WriteVarint(v1::Cancel::kGiveUpFieldNumber, 1, to);
   ++cancels_;
   size_ += BytesFieldSize(body);
 }
 
 void RequestBatch::AddWaiting(const v1::Waiting& waiting) {
-  const std::string body = waiting.SerializeAsString();
-  Writer(&tail_).BytesHeader(v1::SessionRequest::kWaitingFieldNumber, body.size());
-  tail_.append(body);
+  const size_t body = waiting.ByteSizeLong();
+  uint8_t* const to = Extend(BytesFieldSize(body));
+  waiting.SerializeWithCachedSizesToArray(
+      WriteBytesHeader(v1::SessionRequest::kWaitingFieldNumber, body, to));
   ++cancels_;
-  size_ += BytesFieldSize(body.size());
+  size_ += BytesFieldSize(body);
 }
 
 grpc::ByteBuffer RequestBatch::Take() && {
@@ -162,10 +173,20 @@ grpc::ByteBuffer RequestBatch::Take() && {
   return grpc::ByteBuffer(slices_.data(), slices_.size());
 }
 
+uint8_t* RequestBatch::Extend(size_t size) {
+  if (chunk_.size() - tail_end_ < size) {
+    FlushTail();
+    const size_t next = std::clamp(2 * chunk_.size(), kSmallestChunk, kLargestChunk);
+    chunk_ = grpc::Slice(std::max(next, size));
+    tail_begin_ = tail_end_ = 0;
+  }
+  return const_cast<uint8_t*>(chunk_.begin()) + std::exchange(tail_end_, tail_end_ + size);
+}
+
 void RequestBatch::FlushTail() {
-  if (tail_.empty()) return;
-  slices_.emplace_back(tail_);
-  tail_.clear();
+  if (tail_begin_ == tail_end_) return;
+  slices_.push_back(chunk_.sub(tail_begin_, tail_end_));
+  tail_begin_ = tail_end_;
 }
 
 }  // namespace runloop::internal

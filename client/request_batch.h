@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,20 @@ class RequestBatch {
     std::string coalesce_key;
     // Fields of a v1.Dispatch, in wire format, that go along as they are: the chain.
     std::string more_fields;
-    grpc::Slice request;
+    // The request: in wire format, or, if it is not null, a message that is written when this is
+    // added. Its size is `message_size`, and it has cached it.
+    std::optional<grpc::Slice> request;
+    const google::protobuf::MessageLite* message = nullptr;
+    size_t message_size = 0;
+
+    // Refers to a small one; makes bytes of a large one at once.
+    void SetRequest(const google::protobuf::MessageLite& given);
+    size_t request_size() const {
+      if (message != nullptr) return message_size;
+      return request.has_value() ? request->size() : 0;
+    }
+    // Needs the message no longer.
+    void OwnRequest();
   };
 
   // How many bytes AddDispatch will add.
@@ -54,10 +68,15 @@ class RequestBatch {
   grpc::ByteBuffer Take() &&;
 
  private:
+  // Where the next `size` bytes are to be written.
+  uint8_t* Extend(size_t size);
   void FlushTail();
 
   std::vector<grpc::Slice> slices_;
-  std::string tail_;  // what comes after slices_
+  // What comes after slices_ is from tail_begin_ to tail_end_ in the chunk.
+  grpc::Slice chunk_;
+  size_t tail_begin_ = 0;
+  size_t tail_end_ = 0;
   size_t size_ = 0;
   size_t cancels_ = 0;
   uint64_t last_id_ = 0;

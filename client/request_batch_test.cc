@@ -92,6 +92,31 @@ TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
   EXPECT_EQ(request.cancels(1).invocation_id(), 1000u);
 }
 
+TEST(RequestBatchTest, ARequestIsTheSameBytesWhetherItIsAMessageOrASlice) {
+  RequestBatch batch;
+  size_t size = 0;
+  for (const size_t bytes : {0, 10, 5000}) {
+    v1::Dispatch message;
+    message.set_request(std::string(bytes, 'y'));
+    for (const bool own : {false, true}) {
+      RequestBatch::Dispatch dispatch{.invocation_id = 1, .operation_id = 1};
+      dispatch.SetRequest(message);
+      if (own) dispatch.OwnRequest();
+      EXPECT_EQ(dispatch.request_size(), message.ByteSizeLong());
+      size += RequestBatch::SizeOf(dispatch);
+      batch.AddDispatch(dispatch);
+    }
+  }
+  EXPECT_EQ(batch.size(), size);
+  const v1::SessionRequest request = Parse(std::move(batch));
+  ASSERT_EQ(request.dispatches_size(), 6);
+  for (int i = 0; i < 6; ++i) {
+    v1::Dispatch message;
+    ASSERT_TRUE(message.ParseFromString(request.dispatches(i).request()));
+    EXPECT_EQ(message.request().size(), i < 2 ? 0u : i < 4 ? 10u : 5000u);
+  }
+}
+
 TEST(RequestBatchTest, AMessageIsSerializedToTheSliceThatItIsSentFrom) {
   v1::Dispatch message;
   message.set_request(std::string(100, 'y'));

@@ -73,22 +73,28 @@ std::string ChainFields(const Chain& chain) {
 }  // namespace
 
 std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call) {
-  auto invocation = std::make_shared<RemoteInvocation>(weak_from_this(), call.reply_wanted);
   absl::Status refusal = CheckCall(call);
-  Outgoing outgoing;
+  RequestBatch::Dispatch dispatch;
   if (refusal.ok()) {
-    RequestBatch::Dispatch dispatch{.operation_name = std::move(call.operation),
-                                    .timeout = call.timeout,
-                                    .reply_wanted = call.reply_wanted,
-                                    .coalesce_key = std::move(call.coalesce_key),
-                                    .more_fields = ChainFields(call.chain),
-                                    .request = SerializeToSlice(*call.request)};
-    invocation->request_bytes = dispatch.request.size();
+    dispatch.operation_name = std::move(call.operation);
+    dispatch.timeout = call.timeout;
+    dispatch.reply_wanted = call.reply_wanted;
+    dispatch.coalesce_key = std::move(call.coalesce_key);
+    dispatch.more_fields = ChainFields(call.chain);
+    dispatch.SetRequest(*call.request);
+  }
+  std::shared_ptr<RemoteInvocation> invocation;
+  Outgoing outgoing;
+  {
     absl::MutexLock lock(&mutex_);
-    const bool wait = call.when_full == WhenFull::kWait && !OnClientThread() && !OnARuntimeThread();
-    refusal = wait ? AwaitRoom(dispatch) : CheckTurn();
-    if (refusal.ok()) refusal = Admit(invocation, std::move(dispatch));
-    outgoing = NextOutgoing();
+    invocation = allocator_.New(*this, call.reply_wanted);
+    if (refusal.ok()) {
+      const bool wait =
+          call.when_full == WhenFull::kWait && !OnClientThread() && !OnARuntimeThread();
+      refusal = wait ? AwaitRoom(dispatch) : CheckTurn();
+      if (refusal.ok()) refusal = Admit(invocation, dispatch);
+      outgoing = NextOutgoing();
+    }
   }
   outgoing.Send();
   if (!refusal.ok()) invocation->Finish(std::move(refusal));
@@ -104,7 +110,7 @@ bool SessionClient::Caller::may_go_on() const {
 }
 
 absl::Status SessionClient::AwaitRoom(RequestBatch::Dispatch& dispatch) {
-  const size_t size = dispatch.request.size();
+  const size_t size = dispatch.request_size();
   if (callers_.empty() && HasRoom(size)) return absl::OkStatus();
   if (absl::Status status = CheckRoom(size);
       ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE) {
@@ -135,13 +141,13 @@ absl::Status SessionClient::CheckTurn() const {
 }
 
 absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invocation,
-                                  RequestBatch::Dispatch dispatch) {
+                                  RequestBatch::Dispatch& dispatch) {
   if (stopped_) return NotConnected("the session was closed");
   if (session_ != nullptr && session_->draining()) {
     return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                      "the daemon is draining and takes no new work; try again once it is back");
   }
-  if (absl::Status status = CheckRoom(dispatch.request.size()); !status.ok()) return status;
+  if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
   invocation->id = last_id_ + 1;
   dispatch.invocation_id = invocation->id;
   if (session_ != nullptr) {
@@ -150,6 +156,7 @@ absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invoc
     const absl::Time now = Now();
     if (backlog_.size() == 0) wanted_ = true;
     const absl::Time deadline = now + dispatch.timeout;
+    dispatch.OwnRequest();
     backlog_.Add({.invocation = invocation,
                   .dispatch = std::move(dispatch),
                   .deadline = deadline,
@@ -198,8 +205,9 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
+  if (session_ == nullptr || unhandled_.has_value() || !session_->HasOutgoing()) return {};
   // What is not sent has certainly not run, which its caller is told once the stream has ended.
-  if (session_ == nullptr || unhandled_.has_value() || stream_->PeerHasGone()) return {};
+  if (stream_->PeerHasGone()) return {};
   std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
   if (!what.has_value()) return {};
   return {.stream = stream_, .what = *std::move(what)};
@@ -245,7 +253,11 @@ void SessionClient::AlsoWaits(RemoteInvocation& invocation, const Chain& chain) 
     absl::MutexLock lock(&mutex_);
     if (session_ == nullptr) {
       // More of them add nothing: it is known to be waited for.
-      if (invocation.waiting.size() < kMaxWaiting) invocation.waiting.push_back(chain);
+      if (invocation.extra == nullptr) {
+        invocation.extra = std::make_unique<RemoteInvocation::Extra>();
+      }
+      std::vector<Chain>& waiting = invocation.extra->waiting;
+      if (waiting.size() < kMaxWaiting) waiting.push_back(chain);
       return;
     }
     session_->AddWaiting(invocation, chain);
@@ -293,7 +305,7 @@ void SessionClient::Close(absl::Duration timeout) {
 void SessionClient::Run() {
   current_client = this;
   while (Connect()) Serve();
-  Finished rest;
+  Outcomes rest;
   {
     absl::MutexLock lock(&mutex_);
     stopped_ = true;
@@ -342,7 +354,8 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
     if (!drained) lost.unknown.reserve(rest.sent.size());
     for (std::shared_ptr<RemoteInvocation>& invocation : rest.sent) {
       if (drained) break;
-      lost.unknown.push_back({.id = invocation->id, .operation = std::move(invocation->operation)});
+      lost.unknown.push_back(
+          {.id = invocation->id, .operation = session->OperationOf(*invocation)});
     }
   }
   buffers->End();
@@ -362,8 +375,8 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
   return lost;
 }
 
-void SessionClient::FinishAll(Finished finished) {
-  for (auto& [invocation, outcome] : finished) invocation->Finish(std::move(outcome));
+void SessionClient::FinishAll(Outcomes outcomes) {
+  for (auto& [invocation, outcome] : outcomes) invocation->Finish(std::move(outcome));
 }
 
 }  // namespace runloop::internal

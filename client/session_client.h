@@ -96,7 +96,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   const Address& address() const { return options_.address; }
 
  private:
-  using Finished = OpenSession::Finished;
+  using Outcomes = std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
   // A message to begin to send, once the lock is free.
   struct Outgoing {
     std::shared_ptr<SessionStream> stream;
@@ -109,6 +109,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     InvocationState::Watchers watchers;
     absl::Status outcome;
   };
+  static void RunWatchers(std::vector<Watched> watched);
   // A thread in BringOutcome that waits for its turn or for `invocation`.
   struct Sleeper {
     const RemoteInvocation& invocation;
@@ -168,7 +169,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::Status CheckTurn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes a dispatch into session_ or backlog_, or says why not.
   absl::Status Admit(const std::shared_ptr<RemoteInvocation>& invocation,
-                     RequestBatch::Dispatch dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+                     RequestBatch::Dispatch& dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CancelOrGiveUp(RemoteInvocation& invocation, bool give_up);
 
   // The bound of the client's own: RESOURCE_EXHAUSTED.
@@ -184,7 +185,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   }
   bool stopped() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_; }
 
-  static void FinishAll(Finished finished);
+  static void FinishAll(Outcomes outcomes);
 
   const Options options_;
   const EventFd wake_;  // ends a wait between two attempts
@@ -232,6 +233,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // In the order of their calls.
   std::deque<const Caller*> callers_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  InvocationAllocator allocator_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace runloop::internal

@@ -90,7 +90,7 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
   if (watch.Arm()) schedule_.Changed();
   const bool refused = !absl::IsUnavailable(status);
   schedule_.Failed(Now(), refused, watch.armed());
-  Finished finished;
+  Outcomes finished;
   {
     absl::MutexLock lock(&mutex_);
     failure_ = status;
@@ -105,7 +105,7 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
 }
 
 void SessionClient::ExpireWaiting() {
-  Finished finished;
+  Outcomes finished;
   {
     absl::MutexLock lock(&mutex_);
     const absl::Time now = Now();
@@ -123,7 +123,7 @@ void SessionClient::ExpireWaiting() {
 }
 
 void SessionClient::BeginSession() {
-  Finished refused;
+  Outcomes refused;
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
@@ -139,8 +139,10 @@ void SessionClient::BeginSession() {
       absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
                                 ? Expired()
                                 : session_->Add(entry.invocation, entry.dispatch);
-      for (const Chain& chain : std::exchange(entry.invocation->waiting, {})) {
-        session_->AddWaiting(*entry.invocation, chain);
+      if (auto& extra = entry.invocation->extra; extra != nullptr) {
+        for (const Chain& chain : std::exchange(extra->waiting, {})) {
+          session_->AddWaiting(*entry.invocation, chain);
+        }
       }
       if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
     }

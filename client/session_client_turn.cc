@@ -15,6 +15,8 @@ constexpr absl::Duration kLeftToWaiters = absl::Milliseconds(1);
 // How long a thread reads before it looks whether its invocation was finished by something that did
 // not come from the daemon, such as a cancel before it was sent.
 constexpr absl::Duration kLookAgain = absl::Milliseconds(100);
+// How many invocations ahead of the one that is finished are fetched.
+constexpr size_t kAhead = 16;
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
 
@@ -31,9 +33,7 @@ void SessionClient::Serve() {
   }
   while (true) {
     OwnWork work = AwaitOwnWork();
-    for (Watched& watched : work.watched) {
-      for (auto& watcher : watched.watchers) std::move(watcher)(watched.outcome);
-    }
+    RunWatchers(std::move(work.watched));
     if (work.late) stream->Cancel();
     if (!work.event.has_value() && !work.has_turn) continue;
     const SessionStream::Event event =
@@ -124,7 +124,7 @@ void SessionClient::Written() {
 }
 
 void SessionClient::Receive(SessionStream& stream) {
-  Finished finished;
+  OpenSession::Finished finished;
   bool violated = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -135,21 +135,33 @@ void SessionClient::Receive(SessionStream& stream) {
     }
   }
   if (violated) stream.Cancel();
-  if (OnClientThread()) {
-    FinishAll(std::move(finished));
-    return;
-  }
-  // Callbacks run on the client's thread, all of them.
   std::vector<Watched> watched;
-  for (auto& [invocation, outcome] : finished) {
+  for (auto& [invocation, outcome] : finished.outcomes) {
     absl::Status status = outcome.status();
     InvocationState::Watchers watchers = invocation->FinishWithoutWatchers(std::move(outcome));
     if (!watchers.empty()) watched.push_back({std::move(watchers), std::move(status)});
   }
+  for (size_t i = 0; i < finished.succeeded.size(); ++i) {
+    // Another thread has made them.
+    if (i + kAhead < finished.succeeded.size()) {
+      __builtin_prefetch(finished.succeeded[i + kAhead].get(), 1);
+    }
+    InvocationState::Watchers watchers = finished.succeeded[i]->SucceedWithoutWatchers();
+    if (!watchers.empty()) watched.push_back({std::move(watchers), absl::OkStatus()});
+    finished.succeeded[i].reset();
+  }
   if (watched.empty()) return;
+  // Callbacks run on the client's thread, all of them.
+  if (OnClientThread()) return RunWatchers(std::move(watched));
   absl::MutexLock lock(&mutex_);
   std::move(watched.begin(), watched.end(), std::back_inserter(watched_));
   own_thread_.Signal();
+}
+
+void SessionClient::RunWatchers(std::vector<Watched> watched) {
+  for (Watched& each : watched) {
+    for (auto& watcher : each.watchers) std::move(watcher)(each.outcome);
+  }
 }
 
 void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline) {
@@ -196,10 +208,9 @@ std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invoca
     }
     Sleeper sleeper{.invocation = invocation, .wake = {}};
     sleepers_.push_back(&sleeper);
-    ++invocation.sleepers;
+    invocation.awaited = true;
     pass = true;
     if (!invocation.done()) sleeper.wake.WaitWithTimeout(&mutex_, deadline - now);
-    --invocation.sleepers;
     sleepers_.erase(std::find(sleepers_.begin(), sleepers_.end(), &sleeper));
   }
   if (pass && !turn_taken_ && session_ != nullptr) PassTurn();

@@ -1,24 +1,33 @@
 #include "runloop/client/unfinished.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace runloop::internal {
 
-void Unfinished::Add(std::shared_ptr<RemoteInvocation> invocation) {
-  bytes_ += static_cast<int64_t>(invocation->charge());
-  request_bytes_ += invocation->request_bytes;
-  const uint64_t id = invocation->id;
-  by_id_.emplace_hint(by_id_.end(), id, std::move(invocation));
+void Unfinished::Add(std::shared_ptr<RemoteInvocation> invocation, size_t request_bytes) {
+  ++size_;
+  replies_wanted_ += invocation->reply_wanted ? 1 : 0;
+  bytes_ += static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
+  request_bytes_ += request_bytes;
+  Slot& slot = slots_.emplace_back();
+  slot.id = invocation->id;
+  slot.reply_wanted = invocation->reply_wanted ? 1 : 0;
+  slot.size = request_bytes;
+  slot.invocation = std::move(invocation);
+}
+
+bool Unfinished::Contains(uint64_t id) const {
+  const size_t index = LowerBound(id);
+  return index < slots_.size() && slots_[index].id == id && slots_[index].invocation != nullptr;
 }
 
 std::shared_ptr<RemoteInvocation> Unfinished::Take(uint64_t id) {
-  const auto found = by_id_.find(id);
-  if (found == by_id_.end()) return nullptr;
-  std::shared_ptr<RemoteInvocation> invocation = std::move(found->second);
-  Discharge(*invocation);
-  by_id_.erase(found);
+  if (!Contains(id)) return nullptr;
+  std::shared_ptr<RemoteInvocation> invocation = TakeFrom(slots_[LowerBound(id)]);
+  Sweep();
   return invocation;
 }
 
@@ -35,35 +44,58 @@ absl::Status Unfinished::TakeRanges(const v1::InvocationRanges& ranges, uint64_t
     return absl::InvalidArgumentError(
         absl::StrCat("invocation ", last, " was acknowledged; the last one sent is ", last_id));
   }
-  TakeThrough(by_id_.begin(), ranges.watermark(), taken);
+  TakeThrough(0, ranges.watermark(), taken);
   for (const v1::InvocationRange& range : ranges.ranges()) {
-    TakeThrough(by_id_.lower_bound(range.first()), range.last(), taken);
+    TakeThrough(LowerBound(range.first()), range.last(), taken);
   }
+  Sweep();
   return absl::OkStatus();
 }
 
 Unfinished::Invocations Unfinished::TakeAll() {
   Invocations all;
-  all.reserve(by_id_.size());
-  for (auto& [id, invocation] : by_id_) all.push_back(std::move(invocation));
-  by_id_.clear();
-  bytes_ = 0;
-  request_bytes_ = 0;
+  all.reserve(size_);
+  if (!slots_.empty()) TakeThrough(0, slots_.back().id, all);
+  Sweep();
   return all;
 }
 
-void Unfinished::Discharge(const RemoteInvocation& invocation) {
-  bytes_ -= static_cast<int64_t>(invocation.charge());
-  request_bytes_ -= invocation.request_bytes;
+size_t Unfinished::LowerBound(uint64_t id) const {
+  if (slots_.empty() || id <= slots_.front().id) return 0;
+  // Where nothing was swept out, ids mostly have no gaps.
+  const uint64_t guess = id - slots_.front().id;
+  if (guess < slots_.size() && slots_[guess].id == id) return guess;
+  const auto found =
+      std::lower_bound(slots_.begin(), slots_.end(), id,
+                       [](const Slot& slot, uint64_t wanted) { return slot.id < wanted; });
+  return static_cast<size_t>(found - slots_.begin());
 }
 
-void Unfinished::TakeThrough(Map::iterator from, uint64_t last, Invocations& taken) {
-  auto to = from;
-  for (; to != by_id_.end() && to->first <= last; ++to) {
-    Discharge(*to->second);
-    taken.push_back(std::move(to->second));
+std::shared_ptr<RemoteInvocation> Unfinished::TakeFrom(Slot& slot) {
+  --size_;
+  replies_wanted_ -= slot.reply_wanted;
+  bytes_ -= static_cast<int64_t>(RemoteInvocation::ChargeOf(slot.size));
+  request_bytes_ -= slot.size;
+  slot.size = 1;
+  return std::move(slot.invocation);
+}
+
+void Unfinished::TakeThrough(size_t from, uint64_t last, Invocations& taken) {
+  size_t to = from;
+  while (to < slots_.size() && slots_[to].id <= last) {
+    Slot& slot = slots_[to];
+    if (slot.invocation != nullptr) taken.push_back(TakeFrom(slot));
+    to += slot.size;
   }
-  by_id_.erase(from, to);
+  // A peer may name the same ones again and again.
+  if (to > from) slots_[from].size = to - from;
+}
+
+void Unfinished::Sweep() {
+  while (!slots_.empty() && slots_.front().invocation == nullptr) slots_.pop_front();
+  if (slots_.size() > 2 * size_ + kSlack) {
+    std::erase_if(slots_, [](const Slot& slot) { return slot.invocation == nullptr; });
+  }
 }
 
 }  // namespace runloop::internal

@@ -1,36 +1,73 @@
 #include "runloop/runtime/invocation.h"
 
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::internal {
 
+// Aligned so that the flags of state_ fit below its address.
+struct alignas(8) InvocationState::Listeners {
+  absl::Mutex mutex;
+  absl::CondVar done;
+  Watchers watchers ABSL_GUARDED_BY(mutex);
+};
+
+void InvocationState::FreeListeners() { delete ListenersIn(state_.load()); }
+
 void InvocationState::Finish(absl::StatusOr<Reply> outcome) {
-  const absl::Status status = outcome.status();
-  for (auto& watcher : FinishWithoutWatchers(std::move(outcome))) std::move(watcher)(status);
+  for (auto& watcher : FinishWithoutWatchers(std::move(outcome))) std::move(watcher)(status_);
 }
 
 InvocationState::Watchers InvocationState::FinishWithoutWatchers(absl::StatusOr<Reply> outcome) {
+  if (outcome.ok() && outcome->message == nullptr && !outcome->has_bytes) {
+    return SucceedWithoutWatchers();
+  }
+  if ((state_.fetch_or(kOutcomeGiven) & kOutcomeGiven) != 0) return {};
+  if (outcome.ok()) {
+    reply_ = std::make_unique<Reply>(*std::move(outcome));
+  } else {
+    status_ = std::move(outcome).status();
+  }
+  return Done(state_.fetch_or(kDone));
+}
+
+InvocationState::Watchers InvocationState::SucceedWithoutWatchers() {
+  // In one step, as there is nothing to store: status_ and reply_ are what they have to be.
+  uintptr_t before = state_.load();
+  do {
+    if ((before & kOutcomeGiven) != 0) return {};
+  } while (!state_.compare_exchange_weak(before, before | kOutcomeGiven | kDone));
+  return Done(before);
+}
+
+InvocationState::Watchers InvocationState::Done(uintptr_t before) {
   Watchers watchers;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (done_) return watchers;
-    status_ = outcome.status();
-    if (outcome.ok()) reply_ = *std::move(outcome);
-    done_ = true;
-    changed_.SignalAll();
-    watchers.swap(watchers_);
+  if (Listeners* const listeners = ListenersIn(before)) {
+    absl::MutexLock lock(&listeners->mutex);
+    listeners->done.SignalAll();
+    watchers.swap(listeners->watchers);
   }
   OnDone();
   return watchers;
 }
 
-bool InvocationState::done() const {
-  absl::MutexLock lock(&mutex_);
-  return done_;
+InvocationState::Listeners* InvocationState::Listen() {
+  uintptr_t state = state_.load();
+  if ((state & kDone) != 0) return nullptr;
+  if (Listeners* const others = ListenersIn(state)) return others;
+  auto listeners = std::make_unique<Listeners>();
+  while (
+      !state_.compare_exchange_weak(state, state | reinterpret_cast<uintptr_t>(listeners.get()))) {
+    if ((state & kDone) != 0) return nullptr;
+    if (Listeners* const others = ListenersIn(state)) return others;
+  }
+  return listeners.release();
 }
 
 absl::Status InvocationState::Await(absl::Duration timeout) {
@@ -41,11 +78,13 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
   }
   const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
   BringOutcome(deadline);
-  absl::MutexLock lock(&mutex_);
-  while (!done_ && Clock::Monotonic()->Now() < deadline) {
-    Clock::Monotonic()->WaitUntil(&mutex_, &changed_, deadline);
+  if (Listeners* const listeners = Listen()) {
+    absl::MutexLock lock(&listeners->mutex);
+    while (!done() && Clock::Monotonic()->Now() < deadline) {
+      Clock::Monotonic()->WaitUntil(&listeners->mutex, &listeners->done, deadline);
+    }
   }
-  if (!done_) {
+  if (!done()) {
     return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat("no outcome after ", absl::FormatDuration(timeout),
                                   "; the invocation goes on"));
@@ -53,37 +92,37 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
   return status_;
 }
 
-std::unique_ptr<WaitScope> DeclareWait(InvocationState& state, absl::Duration timeout) {
-  if (timeout <= absl::ZeroDuration() || !OnARuntimeThread() || state.done() ||
-      state.WaitWouldDeadlock()) {
+std::unique_ptr<WaitScope> DeclareWait(const std::shared_ptr<InvocationState>& state,
+                                       absl::Duration timeout) {
+  if (timeout <= absl::ZeroDuration() || !OnARuntimeThread() || state->done() ||
+      state->WaitWouldDeadlock()) {
     return nullptr;
   }
-  auto declared =
-      std::make_unique<WaitScope>("an invocation", [weak = state.weak_from_this()](Chain chain) {
+  auto declared = std::make_unique<WaitScope>(
+      "an invocation", [weak = std::weak_ptr<InvocationState>(state)](Chain chain) {
         if (const auto waited_for = weak.lock()) waited_for->AlsoWaits(std::move(chain));
       });
-  state.AlsoWaits(CurrentChain());
+  state->AlsoWaits(CurrentChain());
   return declared;
 }
 
 absl::StatusOr<Reply> InvocationState::AwaitReply(absl::Duration timeout) {
   if (absl::Status status = Await(timeout); !status.ok()) return status;
-  absl::MutexLock lock(&mutex_);
-  if (!reply_.has_value()) return absl::FailedPreconditionError("the reply was taken before");
-  return *std::exchange(reply_, std::nullopt);
+  if ((state_.fetch_or(kReplyTaken) & kReplyTaken) != 0) {
+    return absl::FailedPreconditionError("the reply was taken before");
+  }
+  return reply_ == nullptr ? Reply() : std::move(*reply_);
 }
 
 void InvocationState::Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) {
-  absl::Status status;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!done_) {
-      watchers_.push_back(std::move(callback));
+  if (Listeners* const listeners = Listen()) {
+    absl::MutexLock lock(&listeners->mutex);
+    if (!done()) {
+      listeners->watchers.push_back(std::move(callback));
       return;
     }
-    status = status_;
   }
-  std::move(callback)(status);
+  std::move(callback)(status_);
 }
 
 }  // namespace runloop::internal

@@ -1,17 +1,16 @@
 #ifndef RUNLOOP_RUNTIME_INVOCATION_H_
 #define RUNLOOP_RUNTIME_INVOCATION_H_
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/wait_chain.h"
@@ -30,17 +29,26 @@ struct Reply {
 
 // What an Invocation and the transport that carries it share. Thread-safe. The transport derives
 // from it to add what Cancel needs.
-class InvocationState : public std::enable_shared_from_this<InvocationState> {
+//
+// One that nobody awaits or watches takes no lock, and is finished by one atomic step.
+class InvocationState {
  public:
-  virtual ~InvocationState() = default;
+  InvocationState() = default;
+  InvocationState(const InvocationState&) = delete;
+  InvocationState& operator=(const InvocationState&) = delete;
+  virtual ~InvocationState() {
+    if (ListenersIn(state_.load()) != nullptr) FreeListeners();
+  }
 
   // Gives the outcome and runs what Watch left. The first call counts; any thread.
   void Finish(absl::StatusOr<Reply> outcome);
   // As Finish, but returns what Watch left, to be run on another thread.
   using Watchers = std::vector<absl::AnyInvocable<void(const absl::Status&) &&>>;
   Watchers FinishWithoutWatchers(absl::StatusOr<Reply> outcome);
+  // The same for success without a reply.
+  Watchers SucceedWithoutWatchers();
 
-  bool done() const;
+  bool done() const { return (state_.load() & kDone) != 0; }
   absl::Status Await(absl::Duration timeout);
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout);
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback);
@@ -60,17 +68,34 @@ class InvocationState : public std::enable_shared_from_this<InvocationState> {
   virtual void OnDone() {}
 
  private:
-  mutable absl::Mutex mutex_;
-  absl::CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
-  std::optional<Reply> reply_ ABSL_GUARDED_BY(mutex_);  // until it is taken
-  Watchers watchers_ ABSL_GUARDED_BY(mutex_);
+  // Those that wait and watch; made for the first of them, and freed with the invocation.
+  struct Listeners;
+
+  // Bits of state_ below the address of the listeners. Who sets the first one stores the outcome,
+  // then sets the second, from which on it is constant; who sets the third has the reply.
+  static constexpr uintptr_t kOutcomeGiven = 1, kDone = 2, kReplyTaken = 4;
+  static constexpr uintptr_t kFlags = kOutcomeGiven | kDone | kReplyTaken;
+
+  static Listeners* ListenersIn(uintptr_t state) {
+    return reinterpret_cast<Listeners*>(state & ~kFlags);
+  }
+  void FreeListeners();
+  // Null: it is done.
+  Listeners* Listen();
+  // What is left to do for who sets kDone; `before` is what state_ was until then.
+  Watchers Done(uintptr_t before);
+
+  // Sequentially consistent: a transport looks for sleepers after it is done, and they look whether
+  // it is after they said that they sleep.
+  std::atomic<uintptr_t> state_{0};
+  absl::Status status_;
+  std::unique_ptr<Reply> reply_;  // null: an empty one
 };
 
 // To be kept while this thread waits for `state`: if it is a runtime's, the runtime is known to
 // wait, and so a cycle of waits is found. Null where there is nothing to declare.
-std::unique_ptr<WaitScope> DeclareWait(InvocationState& state, absl::Duration timeout);
+std::unique_ptr<WaitScope> DeclareWait(const std::shared_ptr<InvocationState>& state,
+                                       absl::Duration timeout);
 
 // `reply` as a Message of type Reply. INVALID_ARGUMENT if it is of another type, INTERNAL if it
 // does not parse, FAILED_PRECONDITION if the dispatch did not ask for it.
@@ -112,7 +137,7 @@ class Invocation {
   // runtime thread that would have to run it; as its outcome (DEADLOCK), if that thread waits for
   // the calling one in turn.
   absl::Status Await(absl::Duration timeout = absl::InfiniteDuration()) const {
-    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_, timeout);
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(state_, timeout);
     return state_->Await(timeout);
   }
 
@@ -120,7 +145,7 @@ class Invocation {
   // (DispatchAsync<Reply>).
   template <typename Reply>
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout = absl::InfiniteDuration()) const {
-    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(*state_, timeout);
+    const std::unique_ptr<internal::WaitScope> declared = internal::DeclareWait(state_, timeout);
     absl::StatusOr<internal::Reply> reply = state_->AwaitReply(timeout);
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));
