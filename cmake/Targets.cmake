@@ -58,6 +58,9 @@ function(runloop_library name)
     EXPORT_NAME ${name} VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
     LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
   _runloop_common(runloop_${name} "${ARG_PCH}")
+  # A dispatch makes some twenty calls within a library, which nobody replaces: they are direct.
+  target_compile_options(runloop_${name} PRIVATE -fno-semantic-interposition)
+  target_link_options(runloop_${name} PRIVATE -Wl,-Bsymbolic-functions)
   set_property(GLOBAL APPEND PROPERTY RUNLOOP_INSTALLED_TARGETS runloop_${name})
 endfunction()
 

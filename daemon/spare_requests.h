@@ -38,7 +38,7 @@ class SpareRequests {
 
  private:
   using Spares = std::vector<std::unique_ptr<google::protobuf::Message>>;
-  static constexpr size_t kMost = 2048;
+  static constexpr size_t kMost = 16'384;
 
   Spares& Of(const Operation& operation) {
     if (last_ == nullptr || last_->operation != &operation) {

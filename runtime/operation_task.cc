@@ -40,7 +40,7 @@ namespace internal {
 namespace {
 
 // A request of so many bytes is kept until its task is destroyed, or used again.
-constexpr size_t kReusedRequest = 1024;
+constexpr size_t kReusedRequest = 256;
 
 // The memory of tasks that this thread has destroyed, for those that it makes: a transport's thread
 // does both, in floods, and the allocator is slow where many come and go at once.
@@ -78,7 +78,7 @@ class FreeTasks {
 
  private:
 #ifdef NDEBUG
-  static constexpr size_t kMost = 4096;
+  static constexpr size_t kMost = 16'384;
 #else
   static constexpr size_t kMost = 0;  // what looks for errors of memory sees each task's end
 #endif

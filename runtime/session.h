@@ -120,12 +120,13 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::unique_ptr<internal::Account> account_;
   internal::Lane lane_;  // the queue's
 
-  std::atomic<bool> ended_{false};
+  // What dispatches write and read, apart from what the runtime thread writes all the time.
+  alignas(64) std::atomic<bool> ended_{false};
   // Of invocations. Lifecycle counts, also for sessions that it may not change.
   mutable std::atomic<uint64_t> admitted_{0}, unstarted_{0};  // those that ended unstarted
-  SplitCount started_, finished_;
+  alignas(64) SplitCount started_, finished_;
 
-  internal::HandleTable handles_;
+  alignas(64) internal::HandleTable handles_;
 
   absl::Mutex mutex_;
   // What is queued and has a coalesce_key.
