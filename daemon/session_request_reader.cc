@@ -232,8 +232,8 @@ absl::Status SessionRequestReader::Parse(std::string_view bytes) {
     parsed_bytes_ = std::numeric_limits<size_t>::max();
     return Violation("a message is no valid SessionRequest");
   }
-  const auto items = static_cast<size_t>(rest_.dispatches_size() + rest_.cancels_size() +
-                                         rest_.waiting_size());
+  const auto items =
+      static_cast<size_t>(rest_.dispatches_size() + rest_.cancels_size() + rest_.waiting_size());
   parsed_bytes_ += bytes.size() + kItemBytes * items + 1;
   if (rest_.dispatches_size() > most_ || rest_.cancels_size() > most_ ||
       rest_.waiting_size() > most_) {

@@ -31,8 +31,9 @@ struct DispatchView {
   const v1::Dispatch* message = nullptr;
 };
 
-// Reads the messages of session streams, one at a time, which come from peers. What floods hold, dispatches of
-// few fields, is read where it lies; the rest, and a message with any other dispatch, by protobuf.
+// Reads the messages of session streams, one at a time, which come from peers. What floods hold,
+// dispatches of few fields, is read where it lies; the rest, and a message with any other dispatch,
+// by protobuf.
 //
 // How much a message holds is checked before anything is made of it, since a few bytes may stand
 // for an item that takes a hundred in memory. Of each kind of item it may hold twice

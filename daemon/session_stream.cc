@@ -372,9 +372,9 @@ absl::StatusOr<const Operation*> SessionStream::FindOperation(const DispatchView
     return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
                      "the dispatch names no operation");
   }
-  return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
-                   absl::StrCat("no operation has the id ", id,
-                                "; welcome.operations lists those there are"));
+  return MakeError(
+      absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+      absl::StrCat("no operation has the id ", id, "; welcome.operations lists those there are"));
 }
 
 absl::Status SessionStream::Dispatch(uint64_t number, const DispatchView& dispatch,

@@ -200,8 +200,7 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   if (!call.session->info().peer.role.empty()) call.chain.clear();
   const Chain chain = call.chain;
   const std::string key = call.coalesce_key;
-  const auto task =
-      OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
+  const auto task = OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
   std::shared_ptr<OperationTask> old;
   if (!key.empty()) old = task->session->FindKeyed(key);
   const bool replaces = old != nullptr && old->state() == Task::State::kQueued;
@@ -289,8 +288,7 @@ bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::DispatchInPlace(Call call) {
-  const auto task =
-      OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
+  const auto task = OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
   if (absl::Status entered = EnterInPlace(*task); !entered.ok()) return entered;
   task->Run();
   AfterInPlace();

@@ -225,10 +225,10 @@ Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   if (look.active) snapshot.current_session = SessionOf(look);
   if (snapshot.current_age >= stall_threshold_) {
     snapshot.state = State::kStalled;
-    snapshot.notice = absl::StrCat(
-        "the runtime thread is stalled: ", snapshot.current_operation,
-        snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
-        " has been running for ", absl::FormatDuration(snapshot.current_age));
+    snapshot.notice =
+        absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
+                     snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
+                     " has been running for ", absl::FormatDuration(snapshot.current_age));
   }
   return snapshot;
 }

@@ -20,7 +20,8 @@ void RuntimeCore::PassOn(const Chain& chain) {
   const std::shared_ptr<Waits::Forward> forward = waits_.forward();
   if (forward == nullptr) return;
   std::string operation(NameOf(current_.Read()));
-  (*forward)(Longer(chain, {.runtime_id = id_, .operation = std::move(operation), .wait = waits_.number()}));
+  (*forward)(Longer(
+      chain, {.runtime_id = id_, .operation = std::move(operation), .wait = waits_.number()}));
 }
 
 bool RuntimeCore::ClosesCycle(const Chain& chain) const {

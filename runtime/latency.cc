@@ -11,8 +11,8 @@ constexpr int64_t kLongest = int64_t{24} * 3600 * 1'000'000'000;
 }  // namespace
 
 void LatencyHistogram::Add(absl::Duration value) {
-  const auto ns = static_cast<uint64_t>(
-      std::clamp<int64_t>(absl::ToInt64Nanoseconds(value), 0, kLongest));
+  const auto ns =
+      static_cast<uint64_t>(std::clamp<int64_t>(absl::ToInt64Nanoseconds(value), 0, kLongest));
   // Below 16 ns a bucket a nanosecond; above, 16 buckets an octave.
   const int octave = std::max(0, static_cast<int>(std::bit_width(ns)) - 5);
   const int exponent = std::min(ns < kSubBuckets ? 0 : octave + 1, kExponents - 1);

@@ -10,8 +10,8 @@ namespace runloop {
 // How an invocation can end. All but the first two mean that it never started.
 enum class OutcomeKind { kSucceeded, kFailed, kCancelled, kExpired, kSuperseded, kAbandoned };
 
-// A count with one writer that is on the way of every invocation, the runtime thread, which so needs
-// no locked instruction; others may add to it, too. Any thread reads.
+// A count with one writer that is on the way of every invocation, the runtime thread, which so
+// needs no locked instruction; others may add to it, too. Any thread reads.
 class SplitCount {
  public:
   // `by_owner`: on the runtime thread.
@@ -32,9 +32,9 @@ class SplitCount {
 // be the runtime thread's.
 //
 // What counts is only ever counted up, by the runtime thread alone or by whoever, apart from each
-// other; the places are differences. Others than the runtime thread count sequentially consistently,
-// and so does the runtime thread's announcement that it sleeps: of the last one to end and the one
-// who waits for that, one sees the other.
+// other; the places are differences. Others than the runtime thread count sequentially
+// consistently, and so does the runtime thread's announcement that it sleeps: of the last one to
+// end and the one who waits for that, one sees the other.
 class Ledger {
  public:
   struct Counts {
@@ -83,7 +83,7 @@ class Ledger {
   alignas(64) std::atomic<uint64_t> started_{0};
   std::atomic<uint64_t> deferred_{0};
   SplitCount succeeded_, failed_;
-  SplitCount ended_deferred_;  // of those two
+  SplitCount ended_deferred_;                            // of those two
   alignas(64) std::atomic<uint64_t> unstarted_[4] = {};  // cancelled and what follows
   std::atomic<uint64_t> refused_{0}, given_up_{0};
 };

@@ -288,16 +288,16 @@ class LocalTarget final : public DispatchTarget {
                                     (*operation)->method().output_type()->full_name(), ", not a ",
                                     call.reply_type->full_name()));
     }
-    return RuntimeCore::Call{
-        .operation = *operation,
-        .request = std::move(call.request),
-        .session = use_->session,
-        .deadline = call.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
-                                                             : core_->clock().Now() + call.timeout,
-        .coalesce_key = std::move(call.coalesce_key),
-        .chain = std::move(call.chain),
-        .reply_wanted = call.reply_wanted,
-        .sink = invocation};
+    return RuntimeCore::Call{.operation = *operation,
+                             .request = std::move(call.request),
+                             .session = use_->session,
+                             .deadline = call.timeout == absl::InfiniteDuration()
+                                             ? absl::InfiniteFuture()
+                                             : core_->clock().Now() + call.timeout,
+                             .coalesce_key = std::move(call.coalesce_key),
+                             .chain = std::move(call.chain),
+                             .reply_wanted = call.reply_wanted,
+                             .sink = invocation};
   }
 
   const std::shared_ptr<RuntimeCore> core_;

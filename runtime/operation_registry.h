@@ -26,9 +26,8 @@ class Operation {
  public:
   // Runs on the runtime thread. May move from the request, which is of the operation's type, and
   // finishes `completion`, before it returns or later.
-  using Handler =
-      absl::AnyInvocable<void(OperationContext&, google::protobuf::Message& request,
-                              internal::CompletionBase completion)>;
+  using Handler = absl::AnyInvocable<void(OperationContext&, google::protobuf::Message& request,
+                                          internal::CompletionBase completion)>;
 
   Operation(const google::protobuf::MethodDescriptor* method, std::string name, Handler handler);
 

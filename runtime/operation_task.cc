@@ -131,15 +131,16 @@ void CompletionBase::Finish(absl::StatusOr<std::unique_ptr<google::protobuf::Mes
 
 OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& call,
                              absl::Time now)
-    : core_(std::move(core)),
-      request_(std::move(call.request)),
-      done_(std::move(call.done)),
-      sink_(std::move(call.sink)),
+    : request_(std::move(call.request)),
       outcome_(nullptr),
-      coalesce_key_(std::move(call.coalesce_key)),
       reply_wanted_(call.reply_wanted),
       ticket_(call.ticket),
-      number_(call.number) {
+      number_(call.number),
+      core_(std::move(core)),
+      sink_(std::move(call.sink)),
+      done_(std::move(call.done)),
+      coalesce_key_(std::move(call.coalesce_key)) {
+  payload = request_.get();
   keeps_charge = sink_ != nullptr;
   operation = call.operation;
   session = std::move(call.session);

@@ -26,12 +26,12 @@ using OutcomeCallback =
 
 class OperationTask;
 
-// Gets the outcomes of many invocations, as an OutcomeCallback that of one; nothing is allocated for
-// each.
+// Gets the outcomes of many invocations, as an OutcomeCallback that of one; nothing is allocated
+// for each.
 class OutcomeSink {
  public:
-  // `task` has its outcome, for TakeOutcome, once. On the threads that OutcomeCallback is called on;
-  // must not block.
+  // `task` has its outcome, for TakeOutcome, once. On the threads that OutcomeCallback is called
+  // on; must not block.
   virtual void Deliver(std::shared_ptr<OperationTask> task) = 0;
 
  protected:
@@ -125,19 +125,10 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
 
   void Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply);
 
-  const std::shared_ptr<RuntimeCore> core_;
+  // First what changes while it runs, then what does not.
   std::unique_ptr<google::protobuf::Message> request_;
-  OutcomeCallback done_;                                // whoever ended it
-  const std::shared_ptr<OutcomeSink> sink_;
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome_;  // its sink's
-  std::shared_ptr<OperationTask> queue_reference_;      // the queue's
-
-  const std::string coalesce_key_;
-  const bool reply_wanted_;
-  const uint64_t ticket_;
-  // In the session; the runtime thread gives one where the transport has none.
-  std::atomic<uint64_t> number_;
-
+  std::shared_ptr<OperationTask> queue_reference_;                      // the queue's
   std::atomic<Fate> fate_{Fate::kWanted};
   std::atomic<bool> delivered_{false};
   std::atomic<bool> handler_returned_{false};  // and the request is its sink's
@@ -145,6 +136,15 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   // handler does next: if it is throwing, the exception is the outcome.
   bool in_handler_ = false;
   bool dropped_in_handler_ = false;
+
+  const bool reply_wanted_;
+  const uint64_t ticket_;
+  // In the session; the runtime thread gives one where the transport has none.
+  std::atomic<uint64_t> number_;
+  const std::shared_ptr<RuntimeCore> core_;
+  const std::shared_ptr<OutcomeSink> sink_;
+  OutcomeCallback done_;  // whoever ended it
+  const std::string coalesce_key_;
 };
 
 }  // namespace runloop::internal

@@ -19,6 +19,7 @@ void TaskQueue::Join(QueueItem* item, Lane& lane) {
     ++lane.in_line;
     item->place_ = QueueItem::Place::kLine;
     line_.Append(item);
+    if (!item->is_closure()) static_cast<Task*>(item)->Prefetch();
   } else {
     if (lane.waiting.empty()) waiting_lanes_.insert(&lane);
     item->place_ = QueueItem::Place::kLane;
@@ -75,6 +76,7 @@ void TaskQueue::Refill(Lane& lane) {
       QueueItem* const task = lane.waiting.first;
       lane.waiting.Unlink(task);
       task->place_ = QueueItem::Place::kLine;
+      static_cast<Task*>(task)->Prefetch();
       next.Append(task);
     }
     lane.in_line += next.size;
@@ -141,6 +143,9 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now) {
   if (!line_.first->is_closure()) {
     auto* const task = static_cast<Task*>(line_.first);
     Remove(task);
+    if (line_.first != nullptr && !line_.first->is_closure()) {
+      static_cast<Task*>(line_.first)->PrefetchPayload();
+    }
     return {.task = task};
   }
   const ItemList closures = line_.TakeClosures(most);
