@@ -28,9 +28,9 @@ class LatencyHistogram {
   static constexpr int kSubBuckets = 16;
   static constexpr int kExponents = 36;  // 16 ns * 2^35 is 9 minutes
 
-  std::array<std::atomic<uint64_t>, kSubBuckets * kExponents> buckets_{};
   std::atomic<uint64_t> total_ns_{0};
   std::atomic<uint64_t> max_ns_{0};
+  std::array<std::atomic<uint64_t>, kSubBuckets * kExponents> buckets_{};
 };
 
 }  // namespace runloop

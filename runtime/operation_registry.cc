@@ -1,5 +1,7 @@
 #include "runloop/runtime/operation_registry.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/strings.h"
@@ -58,16 +60,17 @@ absl::Status OperationRegistry::Add(std::string_view name,
                      method->output_type()->full_name(), "; the handler is for ",
                      request->full_name(), " and ", reply->full_name()));
   }
-  if (operations_.find(name) != operations_.end()) {
+  if (Find(name) != nullptr) {
     return absl::AlreadyExistsError(absl::StrCat(View(name), " is registered already"));
   }
-  operations_.emplace(std::string(name),
-                      std::make_unique<Operation>(method, std::string(name), std::move(handler)));
+  auto operation = std::make_unique<Operation>(method, std::string(name), std::move(handler));
+  const absl::string_view own_name = View(operation->name());
+  operations_.emplace(own_name, std::move(operation));
   return absl::OkStatus();
 }
 
 const Operation* OperationRegistry::Find(std::string_view name) const {
-  const auto found = operations_.find(name);
+  const auto found = operations_.find(View(name));
   return found == operations_.end() ? nullptr : found->second.get();
 }
 
@@ -75,6 +78,8 @@ std::vector<const Operation*> OperationRegistry::List() const {
   std::vector<const Operation*> list;
   list.reserve(operations_.size());
   for (const auto& [name, operation] : operations_) list.push_back(operation.get());
+  std::sort(list.begin(), list.end(),
+            [](const Operation* a, const Operation* b) { return a->name() < b->name(); });
   return list;
 }
 

@@ -1,14 +1,13 @@
 #ifndef RUNLOOP_RUNTIME_OPERATION_REGISTRY_H_
 #define RUNLOOP_RUNTIME_OPERATION_REGISTRY_H_
 
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -122,7 +121,8 @@ class OperationRegistry {
   absl::Status Add(std::string_view name, const google::protobuf::Descriptor* request,
                    const google::protobuf::Descriptor* reply, Operation::Handler handler);
 
-  std::map<std::string, std::unique_ptr<Operation>, std::less<>> operations_;
+  // By their names, which they own.
+  absl::flat_hash_map<absl::string_view, std::unique_ptr<Operation>> operations_;
 };
 
 }  // namespace runloop

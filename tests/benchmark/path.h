@@ -27,6 +27,8 @@ class Path {
 std::unique_ptr<Path> ConnectStream(const std::string& socket);
 // The same, with the payload in a buffer: written once, when it is another size than before.
 std::unique_ptr<Path> ConnectBuffer(const std::string& socket);
+// The same, but the operation looks at the start of the buffer only, as much as a small payload.
+std::unique_ptr<Path> ConnectBufferStart(const std::string& socket);
 // gRPC's ordinary stub: a unary call each, at most 256 at a time in a flood.
 std::unique_ptr<Path> ConnectUnary(const std::string& socket);
 

@@ -41,13 +41,16 @@ constexpr int kWorkers[] = {1, 2, 5, 10, 20, 50, 100, 200};
 constexpr int64_t kDispatches = 400'000;
 // The largest message that a daemon takes has 64 MiB.
 constexpr size_t kLargestPayload = size_t{16} << 20;
+constexpr size_t kLargestBuffer = size_t{64} << 20;
 
 // ---- a worker ----
 
-// Does what it is told by lines `flood N` and `block N PAYLOAD`, and answers each with a number.
+// Does what it is told by lines `flood N`, `block N PAYLOAD` and `buffer N PAYLOAD`, and answers
+// each with a number.
 int Work(const std::string& socket) {
   Pin(Side::kCaller);
   const std::unique_ptr<Path> path = ConnectStream(socket);
+  std::unique_ptr<Path> buffer_path;
   const auto answer = [](int64_t number) {
     std::printf("%lld\n", static_cast<long long>(number));
     std::fflush(stdout);
@@ -63,9 +66,12 @@ int Work(const std::string& socket) {
     } else {
       size_t size = 0;
       Check(std::scanf("%zu", &size) == 1, "no size");
+      const bool by_buffer = what == std::string_view("buffer");
+      if (by_buffer && buffer_path == nullptr) buffer_path = ConnectBufferStart(socket);
+      Path& way = by_buffer ? *buffer_path : *path;
       const std::string payload(size, 1);
-      path->Operate(payload);
-      const Samples samples = MeasureCalls([&] { path->Operate(payload); }, int(count));
+      way.Operate(payload);
+      const Samples samples = MeasureCalls([&] { way.Operate(payload); }, int(count));
       answer(int64_t(samples.Quantile(0.5)));  // how long one took
     }
   }
@@ -145,6 +151,16 @@ class Driver {
     }
   }
 
+  // In buffers, of which the operation looks at the start.
+  void MeasureBuffer() {
+    Grow(1);
+    const auto print = [&](size_t size) {
+      Print("runloop", "buffer", absl::StrCat("cost_", size), Block(2000, size, "buffer"), "ns");
+    };
+    for (size_t size = kSmallPayload; size < kLargestBuffer; size *= 8) print(size);
+    print(kLargestBuffer);
+  }
+
  private:
   // Starts workers until there are `number`.
   void Grow(int number) {
@@ -166,8 +182,8 @@ class Driver {
   }
 
   // The newest worker, while the others are idle; nanoseconds a dispatch.
-  double Block(int count, size_t payload) {
-    workers_.back().Tell(absl::StrCat("block ", count, " ", payload));
+  double Block(int count, size_t payload, absl::string_view how = "block") {
+    workers_.back().Tell(absl::StrCat(how, " ", count, " ", payload));
     return double(workers_.back().Answer());
   }
 
@@ -213,6 +229,7 @@ int Main(const std::vector<std::string>& arguments) {
   if (Wanted("idle")) Driver(arguments).MeasureIdle();
   if (Wanted("sessions")) Driver(arguments).MeasureGrowth();
   if (Wanted("payload")) Driver(arguments).MeasurePayload();
+  if (Wanted("buffer")) Driver(arguments).MeasureBuffer();
   return 0;
 }
 

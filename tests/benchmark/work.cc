@@ -42,7 +42,9 @@ void RegisterWork(OperationRegistry& operations) {
         if (request.has_buffer()) {
           const absl::StatusOr<Buffer> buffer = context.OpenBuffer(request.buffer());
           if (!buffer.ok()) return buffer.status();
-          reply.set_sum(Sum(buffer->data()));
+          absl::Span<const uint8_t> bytes = buffer->data();
+          if (request.first_bytes() != 0) bytes = bytes.first(request.first_bytes());
+          reply.set_sum(Sum(bytes));
         } else {
           reply.set_sum(Sum(request.payload()));
         }
