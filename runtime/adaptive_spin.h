@@ -24,13 +24,13 @@ class AdaptiveSpin {
     if (there()) return true;
     if (score_ == 0 && ++skipped_ < kTryAgain) return false;
     skipped_ = 0;
+    // Where the other side needs this processor, it comes with the first yield or not at all.
+    sched_yield();
+    if (there()) return Found();
     const auto end = std::chrono::steady_clock::now() + kLongest;
     do {
       for (int i = 0; i < kLooks; ++i) {
-        if (there()) {
-          if (score_ < kMost) ++score_;
-          return true;
-        }
+        if (there()) return Found();
         Pause();
       }
       sched_yield();
@@ -43,6 +43,11 @@ class AdaptiveSpin {
   static constexpr int kMost = 4;
   static constexpr int kTryAgain = 32;
   static constexpr int kLooks = 8;  // between two yields
+
+  bool Found() {
+    if (score_ < kMost) ++score_;
+    return true;
+  }
 
   static void Pause() {
 #if defined(__x86_64__) || defined(__i386__)

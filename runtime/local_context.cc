@@ -125,10 +125,8 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
   LocalInvocation(std::shared_ptr<RuntimeCore> core, std::shared_ptr<SessionUse> use)
       : core_(std::move(core)), use_(std::move(use)) {}
 
-  void SetTask(std::weak_ptr<OperationTask> task) {
-    absl::MutexLock lock(&mutex_);
-    task_ = std::move(task);
-  }
+  // Before anybody but the task knows of this.
+  void SetTask(std::weak_ptr<OperationTask> task) { task_ = std::move(task); }
   // Its session counts as nothing that would have to be let go of.
   void Deliver(std::shared_ptr<OperationTask> task) override {
     const std::shared_ptr<SessionUse> used = std::move(use_);
@@ -140,31 +138,25 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
     }
   }
   void Cancel() override {
-    if (const std::shared_ptr<OperationTask> task = Task()) core_->Cancel(*task);
+    if (const std::shared_ptr<OperationTask> task = task_.lock()) core_->Cancel(*task);
   }
   // The caller's time is over. True: it has an outcome, or gets it just now.
   bool GiveUp() {
-    const std::shared_ptr<OperationTask> task = Task();
+    const std::shared_ptr<OperationTask> task = task_.lock();
     return task == nullptr ||
            core_->GiveUp(*task, OutcomeKind::kExpired) != RuntimeCore::GivenUp::kStillRunning;
   }
   void AlsoWaits(Chain chain) override {
-    if (const std::shared_ptr<OperationTask> task = Task()) {
+    if (const std::shared_ptr<OperationTask> task = task_.lock()) {
       core_->AlsoWaits(*task, std::move(chain));
     }
   }
   bool WaitWouldDeadlock() const override { return core_->OnRuntimeThread(); }
 
  private:
-  std::shared_ptr<OperationTask> Task() {
-    absl::MutexLock lock(&mutex_);
-    return task_.lock();
-  }
-
   const std::shared_ptr<RuntimeCore> core_;
   std::shared_ptr<SessionUse> use_;  // until Deliver
-  absl::Mutex mutex_;
-  std::weak_ptr<OperationTask> task_ ABSL_GUARDED_BY(mutex_);
+  std::weak_ptr<OperationTask> task_;
 };
 
 // The in-process way to a runtime: messages move as they are.
