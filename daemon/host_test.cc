@@ -595,6 +595,7 @@ TEST_F(HostTest, AHostThatGoesEndsACallThatTheThreadIsStuckIn) {
     host_.reset();
     caller.join();
     EXPECT_EQ(runtime_->GetSnapshot().ledger.running, 1u);
+    EXPECT_EQ(runtime_->GetSnapshot().ledger.given_up, 1u);
     operations_->LetGo();
     runtime_.reset();
   }

@@ -67,6 +67,7 @@ TEST(Deadlock, ADispatchBackIntoARuntimeThatWaitsForItIsAnErrorWithTheCycleInWor
   EXPECT_EQ(ReasonOf(back), v1::ERROR_REASON_DEADLOCK);
   EXPECT_THAT(std::string(back.message()), HasSubstr(a.runtime->id().substr(0, 8)));
   EXPECT_THAT(std::string(back.message()), HasSubstr(b.runtime->id().substr(0, 8)));
+  EXPECT_EQ(a.runtime->GetSnapshot().ledger.refused, 1u) << "found only after it was queued";
 }
 
 TEST(Deadlock, ATriangleIsOneToo) {
@@ -81,6 +82,7 @@ TEST(Deadlock, ATriangleIsOneToo) {
   first = &a;
   EXPECT_TRUE(a.Echo().ok());
   EXPECT_EQ(ReasonOf(back), v1::ERROR_REASON_DEADLOCK) << back;
+  EXPECT_EQ(a.runtime->GetSnapshot().ledger.refused, 1u) << "found only after it was queued";
 }
 
 TEST(Deadlock, ClosuresTakePartInIt) {
@@ -93,6 +95,7 @@ TEST(Deadlock, ClosuresTakePartInIt) {
   });
   EXPECT_TRUE(out.ok()) << out;
   EXPECT_EQ(ReasonOf(back), v1::ERROR_REASON_DEADLOCK) << back;
+  EXPECT_EQ(a->GetSnapshot().ledger.refused, 1u) << "found only after it was queued";
 }
 
 // Runtimes in a ring, each of which has begun to wait for the next before it can know of the
@@ -146,6 +149,26 @@ TEST(Deadlock, ClosuresThatBeganToWaitForEachOtherAreFound) {
   EXPECT_TRUE(ReasonOf(results[0]) == v1::ERROR_REASON_DEADLOCK ||
               ReasonOf(results[1]) == v1::ERROR_REASON_DEADLOCK)
       << results[0] << results[1];
+}
+
+TEST(Deadlock, AWaitPassesOnWhoWaitedBeforeItBegan) {
+  std::optional<RemoteSession> session;
+  std::shared_ptr<RemoteSession::Call> behind;
+  std::vector<Chain> passed_on;
+  Node node([&] {
+    if (behind != nullptr) return absl::OkStatus();
+    behind = session->Dispatch(kEcho, EchoRequest(), {.chain = {{.runtime_id = "another"}}});
+    const internal::WaitScope wait("a test",
+                                   [&](Chain chain) { passed_on.push_back(std::move(chain)); });
+    return absl::OkStatus();
+  });
+  session.emplace(*node.runtime);
+  EXPECT_TRUE(node.Echo().ok());
+  EXPECT_TRUE(behind->Await().ok());
+  ASSERT_EQ(passed_on.size(), 1u);
+  ASSERT_EQ(passed_on[0].size(), 2u);
+  EXPECT_EQ(passed_on[0][0].runtime_id, "another");
+  EXPECT_EQ(passed_on[0][1].runtime_id, node.runtime->id());
 }
 
 TEST(Deadlock, AWaitThatIsOverIsInNoCycle) {
