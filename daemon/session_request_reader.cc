@@ -35,7 +35,8 @@ int64_t PriceOf(const FieldDescriptor* field) {
   return field != nullptr && field->cpp_type() == FieldDescriptor::CPPTYPE_STRING ? 0 : 1;
 }
 
-// Fields one after the other, as far as they are varints and bytes.
+// Fields one after the other, as far as they are varints and bytes, written as short as can be: for
+// the rest there is the parser.
 class Fields {
  public:
   explicit Fields(std::string_view bytes) : at_(bytes.data()), end_(at_ + bytes.size()) {}
@@ -43,41 +44,48 @@ class Fields {
   bool done() const { return at_ == end_; }
   const char* at() const { return at_; }
 
-  // False: malformed, or longer than it needs to be.
-  bool Varint(uint64_t& value) {
-    value = 0;
-    for (int shift = 0; shift < 64 && at_ != end_; shift += 7) {
-      const auto byte = static_cast<uint8_t>(*at_++);
-      value |= uint64_t{byte & 0x7Fu} << shift;
-      if (byte < 0x80) return shift < 63 || byte <= 1;
-    }
-    return false;
+  // Of a field below 16.
+  bool Tag(uint32_t& tag) {
+    tag = static_cast<uint8_t>(*at_++);
+    return tag < 0x80;
   }
+  bool Varint(uint64_t& value) { return Varint(value, 10); }
   bool Bytes(std::string_view& value) {
     uint64_t size;
-    if (!Varint(size) || size > static_cast<uint64_t>(end_ - at_)) return false;
+    if (!Varint(size, 5) || size > static_cast<uint64_t>(end_ - at_)) return false;
     value = {at_, static_cast<size_t>(size)};
     at_ += size;
     return true;
   }
 
  private:
+  bool Varint(uint64_t& value, int most_bytes) {
+    value = 0;
+    for (int i = 0; i < most_bytes && at_ != end_; ++i) {
+      const auto byte = static_cast<uint8_t>(*at_++);
+      value |= uint64_t{byte & 0x7Fu} << (7 * i);
+      if (byte < 0x80) return i < 9 || byte <= 1;
+    }
+    return false;
+  }
+
   const char* at_;
   const char* const end_;
 };
 
-constexpr uint64_t VarintTag(int field) {
+constexpr uint32_t VarintTag(int field) {
   return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_VARINT);
 }
-constexpr uint64_t BytesTag(int field) {
+constexpr uint32_t BytesTag(int field) {
   return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 }
 
 bool ReadTimeout(std::string_view bytes, DispatchView& view) {
   view.has_timeout = true;
   for (Fields fields(bytes); !fields.done();) {
-    uint64_t tag, value;
-    if (!fields.Varint(tag) || !fields.Varint(value)) return false;
+    uint32_t tag;
+    uint64_t value;
+    if (!fields.Tag(tag) || !fields.Varint(value)) return false;
     switch (tag) {
       case VarintTag(google::protobuf::Duration::kSecondsFieldNumber):
         view.timeout_seconds = static_cast<int64_t>(value);
@@ -95,9 +103,10 @@ bool ReadTimeout(std::string_view bytes, DispatchView& view) {
 // False: it has other fields, or is malformed.
 bool ReadDispatch(std::string_view bytes, DispatchView& view) {
   for (Fields fields(bytes); !fields.done();) {
-    uint64_t tag, value;
+    uint32_t tag;
+    uint64_t value;
     std::string_view inner;
-    if (!fields.Varint(tag)) return false;
+    if (!fields.Tag(tag)) return false;
     switch (tag) {
       case VarintTag(v1::Dispatch::kInvocationIdFieldNumber):
         if (!fields.Varint(view.invocation_id)) return false;
@@ -196,17 +205,17 @@ absl::Status SessionRequestReader::Read(grpc::ByteBuffer& bytes) {
 }
 
 bool SessionRequestReader::ReadSimple(std::string_view bytes, std::string& rest) {
-  constexpr uint64_t kDispatch = BytesTag(v1::SessionRequest::kDispatchesFieldNumber);
+  constexpr uint32_t kDispatch = BytesTag(v1::SessionRequest::kDispatchesFieldNumber);
   for (Fields fields(bytes); !fields.done();) {
     const char* const begin = fields.at();
-    uint64_t tag;
+    uint32_t tag;
     std::string_view field;
     // All its other fields are messages, too.
-    if (!fields.Varint(tag) || WireFormatLite::GetTagWireType(static_cast<uint32_t>(tag)) !=
-                                   WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+    if (!fields.Tag(tag) ||
+        WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED ||
+        !fields.Bytes(field)) {
       return false;
     }
-    if (!fields.Bytes(field)) return false;
     if (tag != kDispatch) {
       rest.append(begin, fields.at());
       continue;
