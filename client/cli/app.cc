@@ -4,11 +4,13 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/time/time.h"
 #include "runloop/client/cli/commands.h"
+#include "runloop/client/cli/text.h"
 
 namespace runloop::cli {
 namespace {
@@ -25,6 +27,7 @@ exit codes: 0 done, 1 the call failed, 2 usage, 69 no daemon; `run` ends with th
 constexpr char kStatusExamples[] = R"(examples:
   runloopctl status
   runloopctl --json status | jq .thread.state
+  runloopctl --json status 2>&1 >/dev/null | jq -r .reason     (what an error is called)
   runloopctl --address /run/acme/acme.sock status)";
 
 constexpr char kOperationsExamples[] = R"(examples:
@@ -69,6 +72,52 @@ absl::Duration ParseTimeout(const std::string& text) {
   return timeout;
 }
 
+// A drain's. What the daemon would not grant is an error, and not something else.
+absl::Duration ParseDrainTimeout(const std::string& text) {
+  const absl::Duration timeout = ParseTimeout(text);
+  if (timeout <= kLongestDrain || timeout == absl::InfiniteDuration()) return timeout;
+  throw CLI::ValidationError("--timeout",
+                             "a drain takes a day at most, not " + text + "; inf means a day");
+}
+
+// CLI11 would take what follows for the value.
+void RefuseEmptyValues(int argc, char** argv) {
+  for (int i = 1; i < argc && std::string(argv[i]) != "--"; ++i) {
+    const std::string argument = argv[i];
+    if (argument.size() > 3 && argument.substr(0, 2) == "--" &&
+        argument.find('=') == argument.size() - 1) {
+      throw CLI::ValidationError(argument.substr(0, argument.size() - 1), "no value after the `=`");
+    }
+  }
+}
+
+// The first word that is no option, nor the value of one that stands before a command.
+std::string FirstWord(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--address" || argument == "--timeout") {
+      ++i;
+    } else if (argument.substr(0, 1) != "-") {
+      return argument;
+    }
+  }
+  return "";
+}
+
+// Why the command line is none.
+std::string Explain(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const std::string word = FirstWord(argc, argv);
+  if (!app.get_subcommands().empty() || word.empty()) return error.what();
+  std::vector<std::string> commands;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == word) return error.what();
+    commands.push_back(command->get_name());
+  }
+  const std::vector<std::string> near = NearNames(word, commands, 1);
+  return "there is no command '" + word + "'" +
+         (near.empty() ? "" : "; did you mean '" + near.front() + "'?");
+}
+
 struct Options {
   DrainOptions drain;
   GlobalOptions global;
@@ -82,7 +131,7 @@ void AddGlobal(CLI::App& app, GlobalOptions& global) {
                  "The daemon's socket: unix:/path or /path. Default: RUNLOOP_ADDRESS, or the "
                  "default socket")
       ->type_name("ADDRESS");
-  app.add_flag("--json", global.json, "Print JSON");
+  app.add_flag("--json", global.json, "Print JSON; of an error, to stderr");
   app.add_option_function<std::string>(
          "--timeout", [&global](const std::string& text) { global.timeout = ParseTimeout(text); },
          "How long to wait for the daemon, such as 5s or 500ms; inf: for ever. Default: 10s")
@@ -113,7 +162,7 @@ CLI::App* AddDrain(CLI::App& app, DrainOptions& options) {
   command
       ->add_option_function<std::string>(
           "--timeout",
-          [&options](const std::string& text) { options.timeout = ParseTimeout(text); },
+          [&options](const std::string& text) { options.timeout = ParseDrainTimeout(text); },
           "What has not run by then is abandoned, such as 10s or 2m; a day at most. Default: the "
           "daemon's own")
       ->type_name("TIME");
@@ -168,11 +217,13 @@ int Main(int argc, char** argv) {
   AddRun(app, options.run);
   CLI::App* drain = AddDrain(app, options.drain);
   try {
+    RefuseEmptyValues(argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    return Fail(UsageError(std::string(error.what()) + "; see `runloopctl --help`"));
+    return Fail(UsageError(Explain(app, error, argc, argv) + "; see `runloopctl --help`"));
   }
+  PrintErrorsAsJson(options.global.json);
   int code;
   if (status->parsed()) {
     code = RunStatus(options.global);

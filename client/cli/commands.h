@@ -26,6 +26,9 @@ struct CallOptions {
 };
 int RunCall(const GlobalOptions& global, const CallOptions& options);
 
+// What a daemon grants at most.
+inline constexpr absl::Duration kLongestDrain = absl::Hours(24);
+
 struct DrainOptions {
   std::optional<absl::Duration> timeout;  // of the drain; unset: the daemon's own
   bool wait = true;

@@ -6,6 +6,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/struct.pb.h"
 #include "google/protobuf/util/json_util.h"
 #include "runloop/client/cli/text.h"
 #include "runloop/client/daemon_channel.h"
@@ -17,6 +18,34 @@ namespace {
 
 // Marks a status as the fault of the command line.
 constexpr char kUsageMark[] = "runloopctl/usage";
+
+bool errors_as_json = false;
+
+std::string NameOf(v1::ErrorReason reason) {
+  return v1::ErrorReason_Name(reason).substr(sizeof("ERROR_REASON_") - 1);
+}
+
+std::string ErrorText(const absl::Status& status, bool usage) {
+  const v1::ErrorReason reason = ReasonOf(status);
+  std::string line = absl::StrCat("runloopctl: ", std::string(status.message()));
+  if (usage || reason == v1::ERROR_REASON_NOT_CONNECTED) return line;
+  absl::StrAppend(&line, " [", absl::StatusCodeToString(status.code()));
+  if (reason != v1::ERROR_REASON_UNSPECIFIED) absl::StrAppend(&line, ", ", NameOf(reason));
+  return absl::StrCat(line, "]");
+}
+
+std::string ErrorJson(const absl::Status& status) {
+  google::protobuf::Struct error;
+  auto& fields = *error.mutable_fields();
+  fields["code"].set_string_value(absl::StatusCodeToString(status.code()));
+  fields["message"].set_string_value(Printable(std::string(status.message())));
+  if (const v1::ErrorReason reason = ReasonOf(status); reason != v1::ERROR_REASON_UNSPECIFIED) {
+    fields["reason"].set_string_value(NameOf(reason));
+  }
+  std::string json;
+  if (!google::protobuf::util::MessageToJsonString(error, &json).ok()) return "{}";
+  return json;
+}
 
 }  // namespace
 
@@ -64,18 +93,12 @@ absl::Status UsageError(const std::string& message) {
   return status;
 }
 
+void PrintErrorsAsJson(bool as_json) { errors_as_json = as_json; }
+
 int Fail(const absl::Status& status) {
   const bool usage = status.GetPayload(kUsageMark).has_value();
   const v1::ErrorReason reason = ReasonOf(status);
-  std::string line = absl::StrCat("runloopctl: ", std::string(status.message()));
-  if (!usage && reason != v1::ERROR_REASON_NOT_CONNECTED) {
-    absl::StrAppend(&line, " [", absl::StatusCodeToString(status.code()));
-    if (reason != v1::ERROR_REASON_UNSPECIFIED) {
-      absl::StrAppend(&line, ", ",
-                      v1::ErrorReason_Name(reason).substr(sizeof("ERROR_REASON_") - 1));
-    }
-    absl::StrAppend(&line, "]");
-  }
+  const std::string line = errors_as_json ? ErrorJson(status) : ErrorText(status, usage);
   std::fputs((Printable(line) + "\n").c_str(), stderr);
   if (usage) return kUsage;
   return reason == v1::ERROR_REASON_NOT_CONNECTED ? kNoDaemon : kFailed;

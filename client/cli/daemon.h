@@ -58,6 +58,10 @@ class Daemon {
 // that goes with it.
 int Fail(const absl::Status& status);
 
+// From now on Fail writes a JSON object instead, in one line: `code`, `message`, and `reason` where
+// there is one (error_reason.proto).
+void PrintErrorsAsJson(bool as_json);
+
 // A usage error: INVALID_ARGUMENT that Fail turns into kUsage.
 absl::Status UsageError(const std::string& message);
 

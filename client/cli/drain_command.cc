@@ -38,8 +38,8 @@ void Say(const std::string& line) { std::fputs(("runloopctl: " + line + "\n").c_
 v1::DrainRequest Request(const std::optional<absl::Duration>& timeout) {
   v1::DrainRequest request;
   if (timeout) {
-    // A day is what the daemon grants at most, and infinity has no place in the message.
-    absl::Duration rest = std::min(*timeout, absl::Hours(24));
+    // Infinity has no place in the message.
+    absl::Duration rest = std::min(*timeout, kLongestDrain);
     request.mutable_timeout()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
     request.mutable_timeout()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
   }

@@ -1,5 +1,6 @@
 """What goes wrong at the edges: each ends in one line that says what to do, and the daemon goes on serving others."""
 
+import json
 import os
 import shutil
 import socket
@@ -63,6 +64,31 @@ class NoDaemonTest(harness.TestCase):
                 result = self.ctl(f'--timeout={timeout}', 'status')
                 self.assertEqual(result.code, 2, result.stderr)
                 self.assert_one_line(result.stderr, '^runloopctl: .*--timeout')
+
+
+    def test_an_option_without_its_value_is_a_usage_error(self):
+        for arguments in (['--address=', 'status'], ['status', '--timeout=']):
+            with self.subTest(arguments):
+                result = harness.run([harness.RUNLOOPCTL, *arguments])
+                self.assertEqual(result.code, 2, result.stderr)
+                self.assert_one_line(result.stderr, '^runloopctl: --(address|timeout): no value')
+
+    def test_a_command_that_there_is_not_is_named(self):
+        result = self.ctl('--timeout', '5s', 'statsu')
+        self.assertEqual(result.code, 2, result.stderr)
+        self.assert_one_line(result.stderr, "^runloopctl: there is no command 'statsu'; did you mean 'status'")
+
+    def test_a_drain_of_more_than_a_day_is_a_usage_error(self):
+        result = self.ctl('drain', '--timeout', '48h')
+        self.assertEqual(result.code, 2, result.stderr)
+        self.assert_one_line(result.stderr, '^runloopctl: --timeout: a drain takes a day at most')
+
+    def test_with_json_an_error_is_an_object(self):
+        result = self.ctl('--json', 'status')
+        self.assertEqual(result.code, 69, result.stderr)
+        error = json.loads(result.stderr)
+        self.assertEqual((error['code'], error['reason']), ('UNAVAILABLE', 'NOT_CONNECTED'))
+        self.assertIn(self.socket, error['message'])
 
 
 class TimeoutTest(harness.TestCase):
