@@ -19,6 +19,25 @@ constexpr absl::Duration kGrace = absl::Milliseconds(20);
 
 using internal::RuntimeCore;
 
+class InvocationCall::Link final : public internal::OutcomeSink,
+                                   public std::enable_shared_from_this<Link> {
+ public:
+  Link(InvocationCall* linked, std::shared_ptr<CompletionThread> completion)
+      : call(linked), completion_(std::move(completion)) {}
+
+  // On the runtime thread, mostly.
+  void Deliver(std::shared_ptr<internal::OperationTask> task) override {
+    completion_->Post([self = shared_from_this(), task = std::move(task)] {
+      if (self->call != nullptr) self->call->Complete(task->TakeOutcome(), true);
+    });
+  }
+
+  InvocationCall* call;  // null once it is gone
+
+ private:
+  const std::shared_ptr<CompletionThread> completion_;
+};
+
 CallDeadline CallDeadline::Of(const grpc::ServerContextBase& context,
                               std::optional<absl::Duration> wanted, const Clock& clock) {
   const auto deadline = context.deadline();
@@ -50,15 +69,10 @@ void InvocationCall::OnRead(grpc::ByteBuffer* bytes) {
 }
 
 absl::Status InvocationCall::Dispatch(RuntimeCore::Call invocation, const CallDeadline& deadline) {
-  link_ = std::make_shared<Link>(Link{this});
-  invocation.deadline = deadline.start_by;
-  // On the runtime thread, mostly.
   const std::shared_ptr<CompletionThread> completion = call_.completion().shared_from_this();
-  invocation.done = [completion, link = link_](Outcome outcome) {
-    completion->Post([link, outcome = std::move(outcome)]() mutable {
-      if (link->call != nullptr) link->call->Complete(std::move(outcome), true);
-    });
-  };
+  link_ = std::make_shared<Link>(this, completion);
+  invocation.deadline = deadline.start_by;
+  invocation.sink = link_;
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
       core_->Dispatch(std::move(invocation));
   if (!task.ok()) return task.status();

@@ -52,7 +52,7 @@ class InvocationCall : public CallHandler {
   // place in the queue, so an error is its own outcome.
   virtual void Answer(Outcome outcome, bool admitted) = 0;
 
-  // `call.done` and `call.deadline` are set here.
+  // `invocation.sink` and `invocation.deadline` are set here.
   absl::Status Dispatch(internal::RuntimeCore::Call invocation, const CallDeadline& deadline);
 
   internal::RuntimeCore& core() { return *core_; }
@@ -61,9 +61,7 @@ class InvocationCall : public CallHandler {
  private:
   // What the invocation and the alarm know of this, who may outlive it. Read on the
   // completion-queue thread.
-  struct Link {
-    InvocationCall* call;
-  };
+  class Link;
 
   void Complete(Outcome outcome, bool admitted);
   void OnDeadline();

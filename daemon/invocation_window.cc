@@ -41,23 +41,18 @@ void InvocationWindow::GiveUp(uint64_t number) {
   entry.task = nullptr;
 }
 
-const InvocationWindow::Entry* InvocationWindow::FindUnsettled(uint64_t number) const {
+InvocationWindow::Entry* InvocationWindow::FindExpected(uint64_t number) {
   if (entries_.empty() || number < entries_.front().number) return nullptr;
   const size_t index = IndexOf(number);
   if (index >= entries_.size()) return nullptr;
-  const Entry& entry = entries_[index];
-  return entry.number == number && !entry.settled ? &entry : nullptr;
-}
-
-bool InvocationWindow::Expects(uint64_t number, bool given_up) const {
-  const Entry* const entry = FindUnsettled(number);
-  return entry != nullptr && entry->given_up == given_up;
+  Entry& entry = entries_[index];
+  return entry.number == number && !entry.settled && !entry.given_up ? &entry : nullptr;
 }
 
 bool InvocationWindow::SettleIfExpected(uint64_t number) {
-  const Entry* const entry = FindUnsettled(number);
-  if (entry == nullptr || entry->given_up) return false;
-  Settle(const_cast<Entry&>(*entry));
+  Entry* const entry = FindExpected(number);
+  if (entry == nullptr) return false;
+  Settle(*entry);
   return true;
 }
 

@@ -41,11 +41,11 @@ class InvocationWindow {
   // The worker gave it up: what it is told is that, and not its end.
   void GiveUp(uint64_t number);
   // False for an end that the worker is not told: it was given up, or has been told.
-  bool Expects(uint64_t number, bool given_up) const;
+  bool Expects(uint64_t number) { return FindExpected(number) != nullptr; }
 
   // The worker is told its end. Once for each number.
   void Settle(uint64_t number);
-  // The same if it expects the end of one that was not given up; else false.
+  // The same if it Expects it; else false.
   bool SettleIfExpected(uint64_t number);
 
   // Writes the settled set: the watermark is the last id before the first unsettled one. Ranges
@@ -83,8 +83,8 @@ class InvocationWindow {
   // Where the entry of an unsettled number is.
   size_t IndexOf(uint64_t number) const;
   Entry& At(uint64_t number) { return entries_[IndexOf(number)]; }
-  // Null if there is none that is unsettled.
-  const Entry* FindUnsettled(uint64_t number) const;
+  // Null: see Expects.
+  Entry* FindExpected(uint64_t number);
   void Settle(Entry& entry);
   void SettleFirst(const Entry& entry);
   void SettleLater(const Entry& entry);

@@ -4,18 +4,40 @@
 #include <utility>
 
 #include "runloop/daemon/session_stream.h"
-#include "runloop/runtime/core.h"
+#include "runloop/ipc/status_codec.h"
 
 namespace runloop::daemon {
+namespace {
 
-size_t SessionOutbox::ReplyBytes(const Task& task) {
-  const google::protobuf::Message* const reply = task.reply();
-  return reply == nullptr ? 0 : reply->ByteSizeLong();
+// A status of so much goes out as it is.
+constexpr size_t kSmallStatus = 512;
+// What an outcome counts for beside its reply.
+constexpr size_t kOutcomeBytes = 64;
+
+size_t SizeOf(const absl::Status& status) {
+  size_t size = status.message().size();
+  status.ForEachPayload([&size](absl::string_view type, const absl::Cord& payload) {
+    size += type.size() + payload.size();
+  });
+  return size;
+}
+
+}  // namespace
+
+absl::Status BoundedStatus(absl::Status status) {
+  if (SizeOf(status) <= kSmallStatus) return status;
+  return FromGrpcStatus(ToGrpcStatus(status));
+}
+
+size_t OutcomeBytes(const Outcome& outcome) {
+  if (!outcome.ok()) return kOutcomeBytes + SizeOf(outcome.status());
+  return *outcome == nullptr ? 0 : kOutcomeBytes + (*outcome)->ByteSizeLong();
 }
 
 void SessionOutbox::Deliver(std::shared_ptr<Task> task) {
-  const size_t bytes = ReplyBytes(*task);
-  if (bytes != 0) reply_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  if (!task->outcome().ok()) task->outcome() = BoundedStatus(task->outcome().status());
+  const size_t bytes = OutcomeBytes(task->outcome());
+  if (bytes != 0) bytes_.fetch_add(bytes, std::memory_order_relaxed);
   Task* const added = task.get();
   added->kept = std::move(task);
   Task* head = head_.load(std::memory_order_relaxed);
@@ -50,16 +72,12 @@ void SessionOutbox::Take(Tasks& to) {
 void SessionOutbox::Release(Task* newest, Tasks& to) {
   if (!IsTask(newest)) return;
   const size_t first = to.size();
-  int64_t bytes = 0;
-  size_t reply_bytes = 0;
+  size_t bytes = 0;
   for (Task* task = newest; task != nullptr; task = task->next_delivered) {
-    bytes += static_cast<int64_t>(task->bytes);
-    reply_bytes += ReplyBytes(*task);
+    bytes += OutcomeBytes(task->outcome());
     to.push_back(std::move(task->kept));
   }
-  if (reply_bytes != 0) reply_bytes_.fetch_sub(reply_bytes, std::memory_order_relaxed);
-  newest->core().lifecycle().LetGo(*newest->session, static_cast<int64_t>(to.size() - first),
-                                   bytes);
+  if (bytes != 0) bytes_.fetch_sub(bytes, std::memory_order_relaxed);
   std::reverse(to.begin() + static_cast<std::ptrdiff_t>(first), to.end());
 }
 

@@ -8,12 +8,22 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "google/protobuf/message.h"
 #include "runloop/daemon/completion_thread.h"
 #include "runloop/runtime/operation_task.h"
 
 namespace runloop::daemon {
 
 class SessionStream;
+
+// What an invocation came to; null for success of which no reply is wanted.
+using Outcome = absl::StatusOr<std::unique_ptr<google::protobuf::Message>>;
+
+// What it counts for while the worker has not been told; 0 for what is only acknowledged.
+size_t OutcomeBytes(const Outcome& outcome);
+// An error whose text and details are as bounded as those of an RPC.
+absl::Status BoundedStatus(absl::Status status);
 
 // Where the invocations of one session stream gather that have their outcome, until the stream
 // writes those: a lock-free list, which the runtime thread adds to, waking the stream's thread only
@@ -30,11 +40,11 @@ class SessionOutbox final : public internal::OutcomeSink,
   void Deliver(std::shared_ptr<internal::OperationTask> task) override;
 
   // Moves what has gathered to the end of `to`, oldest first; if it is nothing, the next Deliver
-  // wakes. The stream's thread. What they count for has been let go of.
+  // wakes. The stream's thread.
   void Take(Tasks& to);
 
-  // Of the replies that have gathered. Any thread.
-  size_t reply_bytes() const { return reply_bytes_.load(std::memory_order_relaxed); }
+  // OutcomeBytes of what has gathered. Any thread.
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
   // From now on outcomes are dropped. The stream's thread.
   void Close();
@@ -48,7 +58,6 @@ class SessionOutbox final : public internal::OutcomeSink,
   static Task* Closed() { return reinterpret_cast<Task*>(uintptr_t{2}); }
   static bool IsTask(const Task* head) { return reinterpret_cast<uintptr_t>(head) > 2; }
 
-  static size_t ReplyBytes(const Task& task);
   // The list from `newest` on, turned round; none of them is in the outbox any more.
   void Release(Task* newest, Tasks& to);
 
@@ -56,7 +65,7 @@ class SessionOutbox final : public internal::OutcomeSink,
   SessionStream* stream_;  // the stream's thread only
 
   alignas(64) std::atomic<Task*> head_{EmptyAndAsleep()};
-  std::atomic<size_t> reply_bytes_{0};
+  std::atomic<size_t> bytes_{0};
 };
 
 }  // namespace runloop::daemon

@@ -35,8 +35,8 @@ int64_t PriceOf(const FieldDescriptor* field) {
   return field != nullptr && field->cpp_type() == FieldDescriptor::CPPTYPE_STRING ? 0 : 1;
 }
 
-// Fields one after the other, as far as they are varints and bytes, written as short as can be: for
-// the rest there is the parser.
+// Fields one after the other, as far as they are varints and bytes; for the rest there is the
+// parser.
 class Fields {
  public:
   explicit Fields(std::string_view bytes) : at_(bytes.data()), end_(at_ + bytes.size()) {}
@@ -168,10 +168,10 @@ void SessionRequestReader::Trim() {
   parsed_bytes_ = 0;
 }
 
-std::string_view SessionRequestReader::Flatten(grpc::ByteBuffer& bytes) {
-  if (!bytes.Dump(&slices_).ok()) return {};
+std::optional<std::string_view> SessionRequestReader::Flatten(grpc::ByteBuffer& bytes) {
+  if (!bytes.Dump(&slices_).ok()) return std::nullopt;
   if (slices_.size() == 1) {
-    return {reinterpret_cast<const char*>(slices_[0].begin()), slices_[0].size()};
+    return std::string_view(reinterpret_cast<const char*>(slices_[0].begin()), slices_[0].size());
   }
   flat_.clear();
   flat_.reserve(bytes.Length());
@@ -184,11 +184,12 @@ std::string_view SessionRequestReader::Flatten(grpc::ByteBuffer& bytes) {
 
 absl::Status SessionRequestReader::Read(grpc::ByteBuffer& bytes) {
   Clear();
-  const std::string_view flat = Flatten(bytes);
+  const std::optional<std::string_view> flat = Flatten(bytes);
+  if (!flat.has_value()) return Violation("a message cannot be read");
   std::string rest;
-  if (ReadSimple(flat, rest)) return rest.empty() ? absl::OkStatus() : Parse(rest);
+  if (ReadSimple(*flat, rest)) return rest.empty() ? absl::OkStatus() : Parse(rest);
   dispatches_.clear();
-  if (absl::Status status = Parse(flat); !status.ok()) return status;
+  if (absl::Status status = Parse(*flat); !status.ok()) return status;
   dispatches_.reserve(static_cast<size_t>(rest_.dispatches_size()));
   for (const v1::Dispatch& dispatch : rest_.dispatches()) {
     const bool by_id = dispatch.operation_case() == v1::Dispatch::kOperationId;

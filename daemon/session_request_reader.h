@@ -5,6 +5,7 @@
 #include <grpcpp/support/slice.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,7 +59,7 @@ class SessionRequestReader {
   // Reads a message of few fields; false: it is not one, or too long.
   bool ReadSimple(std::string_view bytes, std::string& rest);
   absl::Status Parse(std::string_view bytes);
-  std::string_view Flatten(grpc::ByteBuffer& bytes);
+  std::optional<std::string_view> Flatten(grpc::ByteBuffer& bytes);
 
   const int64_t most_;
   std::vector<grpc::Slice> slices_;  // what the views point to, or flat_

@@ -1,7 +1,6 @@
 #include "runloop/daemon/session_stream.h"
 
 #include <algorithm>
-#include <limits>
 #include <random>
 #include <utility>
 
@@ -23,35 +22,11 @@ constexpr size_t kMaxClientName = 128;
 // One response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
 // it.
 constexpr size_t kResponseBytes = size_t{1} << 20;
-// What an outcome counts for beside its reply.
-constexpr size_t kOutcomeBytes = 64;
 // Room for the fields around a reply.
 constexpr int64_t kEnvelopeBytes = 64;
-// A status of so much goes out as it is.
-constexpr size_t kSmallStatus = 512;
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                    "the daemon is draining; connect again when its socket is back");
-}
-
-size_t SizeOf(const absl::Status& status) {
-  size_t size = status.message().size();
-  status.ForEachPayload([&size](absl::string_view type, const absl::Cord& payload) {
-    size += type.size() + payload.size();
-  });
-  return size;
-}
-
-// The end of an invocation with an error, whose text and details are as bounded as those of an RPC.
-Finished Failed(uint64_t number, absl::Status status) {
-  if (SizeOf(status) > kSmallStatus) status = FromGrpcStatus(ToGrpcStatus(status));
-  const size_t bytes = kOutcomeBytes + SizeOf(status);
-  return {.number = number, .status = std::move(status), .bytes = bytes};
-}
-
-Finished Succeeded(uint64_t number, std::unique_ptr<google::protobuf::Message> reply) {
-  const size_t bytes = kOutcomeBytes + reply->ByteSizeLong();
-  return {.number = number, .reply = std::move(reply), .bytes = bytes};
 }
 
 // 128 random bits: what is not known cannot be joined.
@@ -160,8 +135,7 @@ void SessionStream::Advance() {
     }
   }
   if (reading_ || half_closed_ || ending_) return;
-  if (outbox_ != nullptr &&
-      outbox_->reply_bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
+  if (outbox_ != nullptr && outbox_->bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
     return;
   }
   reading_ = true;
@@ -182,12 +156,12 @@ bool SessionStream::FillResponse() {
   std::vector<uint64_t> told;  // with an outcome of their own
   size_t bytes = 0;
   while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
-    Finished& finished = unsent_.front();
-    unsent_bytes_ -= finished.bytes;
-    written_bytes_ += finished.bytes;
-    bytes += finished.bytes;
-    FillOutcome(finished, *response_.add_outcomes());
-    told.push_back(finished.number);
+    Untold& untold = unsent_.front();
+    unsent_bytes_ -= untold.bytes;
+    written_bytes_ += untold.bytes;
+    bytes += untold.bytes;
+    FillOutcome(untold, *response_.add_outcomes());
+    told.push_back(untold.number);
     unsent_.pop_front();
   }
   // The ranges pass over invocations with an outcome of their own only once that was sent in an
@@ -214,31 +188,30 @@ void SessionStream::TakeFinished() {
     for (const std::shared_ptr<internal::OperationTask>& task : taken) {
       server_.spare_requests().Put(*task->operation, task->TakeRequest());
       const uint64_t number = task->ticket();
-      absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
+      Outcome outcome = task->TakeOutcome();
       if (outcome.ok() && *outcome == nullptr) {
         acknowledges_ |= window_.SettleIfExpected(number);
-      } else if (window_.Expects(number, false)) {
-        unsent_.push_back(outcome.ok() ? Succeeded(number, *std::move(outcome))
-                                       : Failed(number, std::move(outcome).status()));
-        unsent_bytes_ += unsent_.back().bytes;
+      } else if (window_.Expects(number)) {
+        Tell(number, std::move(outcome));
       }
     }
   } while (!taken.empty() && unsent_.empty() && !acknowledges_);
   taken.clear();
 }
 
-void SessionStream::FillOutcome(Finished& finished, v1::Outcome& outcome) {
-  outcome.set_invocation_id(window_.IdOf(finished.number));
-  if (finished.reply != nullptr) {
+void SessionStream::FillOutcome(Untold& untold, v1::Outcome& outcome) {
+  outcome.set_invocation_id(window_.IdOf(untold.number));
+  if (untold.outcome.ok()) {
+    const google::protobuf::Message& reply = **untold.outcome;
     const int64_t limit = server_.options().max_message_bytes - kEnvelopeBytes;
-    const size_t size = finished.reply->ByteSizeLong();
+    const size_t size = reply.ByteSizeLong();
     if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
-      finished.reply->SerializeToString(outcome.mutable_reply());
+      reply.SerializeToString(outcome.mutable_reply());
       return;
     }
-    finished.status = ReplyTooLarge(finished.reply->GetTypeName(), size, limit);
+    untold.outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
   }
-  *outcome.mutable_status() = runloop::ToProto(finished.status);
+  *outcome.mutable_status() = runloop::ToProto(untold.outcome.status());
 }
 
 void SessionStream::HandleHello(const SessionRequestReader& request) {
@@ -310,7 +283,7 @@ absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
     }
     const uint64_t number = window_.Add(dispatch.invocation_id);
     if (absl::Status refused = Dispatch(number, dispatch, group); !refused.ok()) {
-      Refuse(number, std::move(refused));
+      Tell(number, BoundedStatus(std::move(refused)));
     }
   }
   group.Flush();
@@ -327,9 +300,10 @@ absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
   return absl::OkStatus();
 }
 
-void SessionStream::Refuse(uint64_t number, absl::Status why) {
-  unsent_.push_back(Failed(number, std::move(why)));
-  unsent_bytes_ += unsent_.back().bytes;
+void SessionStream::Tell(uint64_t number, Outcome outcome) {
+  const size_t bytes = OutcomeBytes(outcome);
+  unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
+  unsent_bytes_ += bytes;
 }
 
 void SessionStream::Cancel(const v1::Cancel& cancel) {
@@ -347,12 +321,11 @@ void SessionStream::Cancel(const v1::Cancel& cancel) {
     case internal::RuntimeCore::GivenUp::kNeverRan:
       break;  // the outcome says so
     case internal::RuntimeCore::GivenUp::kStillRunning:
-      Refuse(invocation->number,
-             MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
-                       absl::StrCat(invocation->task->operation->name(),
-                                    " had started when it was given up; it runs on"),
-                       {{"operation", invocation->task->operation->name()}}));
-      unsent_.back().given_up = true;
+      Tell(invocation->number,
+           MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat(invocation->task->operation->name(),
+                                  " had started when it was given up; it runs on"),
+                     {{"operation", invocation->task->operation->name()}}));
       window_.GiveUp(invocation->number);
       break;
     case internal::RuntimeCore::GivenUp::kEnded:
@@ -443,6 +416,8 @@ void SessionStream::EndSession() {
   session_->End();
   server_.options().callers->RemoveSession(*session_);
   outbox_->Close();
+  // Gives the memory of its tasks back before the server looks what there is to give back.
+  window_ = InvocationWindow();
   if (!std::exchange(session_ended_, true)) server_.SessionEnded();
 }
 

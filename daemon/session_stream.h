@@ -18,15 +18,6 @@
 
 namespace runloop::daemon {
 
-// An end that the worker is told of by itself: of an invocation with a reply or an error.
-struct Finished {
-  uint64_t number = 0;  // InvocationWindow
-  absl::Status status;
-  std::unique_ptr<google::protobuf::Message> reply;
-  size_t bytes = 0;       // what it counts for while it is unsent
-  bool given_up = false;  // not its end: the worker gave it up
-};
-
 // One session stream.
 //
 // Threads: the completion-queue thread only. One read and one write are outstanding at most; while
@@ -56,6 +47,13 @@ class SessionStream final : public CallHandler {
 
  private:
   enum class Stage { kHello, kOpen };
+  // An end that the worker is told of by itself: of an invocation with a reply or an error; or that
+  // it was given up.
+  struct Untold {
+    uint64_t number = 0;  // InvocationWindow
+    Outcome outcome;
+    size_t bytes = 0;  // OutcomeBytes
+  };
 
   // Starts whatever can be started now: a write, the end, a read.
   void Advance();
@@ -63,15 +61,15 @@ class SessionStream final : public CallHandler {
   bool FillResponse();
   // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished();
-  void FillOutcome(Finished& finished, v1::Outcome& outcome);
+  void FillOutcome(Untold& untold, v1::Outcome& outcome);
 
   void HandleHello(const SessionRequestReader& request);
   absl::Status Welcome(const v1::Hello& hello);
   // An error is a violation of the protocol.
   absl::Status HandleRequest(const SessionRequestReader& request);
   void Cancel(const v1::Cancel& cancel);
-  // Tells the worker of an end that did not come from the runtime.
-  void Refuse(uint64_t number, absl::Status why);
+  // The worker is to be told of it by itself.
+  void Tell(uint64_t number, Outcome outcome);
   // An error is the invocation's outcome.
   absl::Status Dispatch(uint64_t number, const DispatchView& dispatch,
                         internal::RuntimeCore::Group& group);
@@ -100,10 +98,10 @@ class SessionStream final : public CallHandler {
   bool session_ended_ = false;
   std::shared_ptr<SessionOutbox> outbox_;
   InvocationWindow window_;
-  bool acknowledges_ = false;    // what was settled since the last response
-  std::deque<Finished> unsent_;  // taken out of the outbox, or refused
-  size_t unsent_bytes_ = 0;      // of unsent_
-  size_t written_bytes_ = 0;     // of the outstanding write
+  bool acknowledges_ = false;  // what was settled since the last response
+  std::deque<Untold> unsent_;  // taken out of the outbox, or refused
+  size_t unsent_bytes_ = 0;    // of unsent_
+  size_t written_bytes_ = 0;   // of the outstanding write
 };
 
 }  // namespace runloop::daemon

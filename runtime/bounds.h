@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "runloop/runtime/split_count.h"
+
 namespace runloop {
 
 // How much unfinished work there may be: invocations that were admitted and have not ended. What
@@ -64,14 +66,24 @@ class Account {
 
   const std::string& holder() const { return holder_; }
   const Bound& bound() const { return bound_; }
-  Bound held() const { return {.items = items_.load(), .bytes = bytes_.load()}; }
+  Bound held() const {
+    // What was let go of had been added before.
+    const auto items = static_cast<int64_t>(items_gone_.load());
+    const auto bytes = static_cast<int64_t>(bytes_gone_.load());
+    return {.items = items_.load() - items, .bytes = bytes_.load() - bytes};
+  }
 
   bool Fits(int64_t items, int64_t bytes) const {
-    return items_.load() + items <= bound_.items && bytes_.load() + bytes <= bound_.bytes;
+    const Bound now = held();
+    return now.items + items <= bound_.items && now.bytes + bytes <= bound_.bytes;
   }
   void Add(int64_t items, int64_t bytes) {
     items_.fetch_add(items);
     bytes_.fetch_add(bytes);
+  }
+  void Remove(int64_t items, int64_t bytes, bool on_runtime_thread) {
+    items_gone_.Add(static_cast<uint64_t>(items), on_runtime_thread);
+    bytes_gone_.Add(static_cast<uint64_t>(bytes), on_runtime_thread);
   }
 
   // Sessions that the runtime keeps.
@@ -82,6 +94,7 @@ class Account {
   const std::string holder_;
   const Bound bound_;
   std::atomic<int64_t> items_{0}, bytes_{0}, sessions_{0};
+  alignas(64) SplitCount items_gone_, bytes_gone_;  // written by another thread than those
 };
 
 }  // namespace internal

@@ -53,7 +53,7 @@ BufferCharge::BufferCharge(Accounts accounts, int64_t bytes)
 
 BufferCharge::~BufferCharge() {
   for (const std::shared_ptr<Account>& account : accounts_) {
-    if (account != nullptr) account->Add(-1, -bytes_);
+    if (account != nullptr) account->Remove(1, bytes_, false);
   }
 }
 

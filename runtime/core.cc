@@ -246,6 +246,10 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Group::Dispatch(Call
   call.session = session_;
   std::shared_ptr<OperationTask> task =
       OperationTask::Make(core_.shared_from_this(), std::move(call), now_);
+  if (newest_ != nullptr && !core_.lifecycle_.HasRoom(*task, counts_)) {
+    Flush();  // there may be room by now; and if not, a refusal is to say what is held
+    counts_ = core_.lifecycle_.BeginGroup(*session_);
+  }
   if (absl::Status admitted = core_.lifecycle_.Add(*task, counts_); !admitted.ok()) {
     return admitted;
   }
@@ -326,6 +330,7 @@ void RuntimeCore::AfterEndUnstarted(OperationTask& task, const absl::Status& why
   const bool was_queued = queue_.Take(task, clock_->Now());  // else it is being popped, or posted
   task.Skip(why);
   if (was_queued) task.Release();
+  QuitIfDrained();
 }
 
 bool RuntimeCore::Cancel(OperationTask& task, OutcomeKind kind) {
@@ -360,6 +365,7 @@ void RuntimeCore::EndQueued(OutcomeKind kind, const Lane* only,
     if (!Planted(PlantedBug::kLostOutcome)) task->Skip(WhyNeverRan(*task, kind));
     task->Release();
   }
+  if (!ended.empty()) QuitIfDrained();
 }
 
 // ---- running ----

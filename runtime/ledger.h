@@ -5,28 +5,12 @@
 #include <cstdint>
 #include <string>
 
+#include "runloop/runtime/split_count.h"
+
 namespace runloop {
 
 // How an invocation can end. All but the first two mean that it never started.
 enum class OutcomeKind { kSucceeded, kFailed, kCancelled, kExpired, kSuperseded, kAbandoned };
-
-// A count with one writer that is on the way of every invocation, the runtime thread, which so
-// needs no locked instruction; others may add to it, too. Any thread reads.
-class SplitCount {
- public:
-  // `by_owner`: on the runtime thread.
-  void Add(uint64_t count, bool by_owner) {
-    if (by_owner) {
-      own_.store(own_.load(std::memory_order_relaxed) + count, std::memory_order_release);
-    } else {
-      others_.fetch_add(count);
-    }
-  }
-  uint64_t load() const { return own_.load(std::memory_order_acquire) + others_.load(); }
-
- private:
-  std::atomic<uint64_t> own_{0}, others_{0};
-};
 
 // Where every admitted invocation is counted in exactly one place. Any thread, but what is said to
 // be the runtime thread's.

@@ -1,6 +1,7 @@
 #include "runloop/runtime/lifecycle.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -53,25 +54,49 @@ bool Lifecycle::idle() const {
   return closures.posted == closures.ended();
 }
 
-absl::Status Lifecycle::CheckRoom(const Task& task, int64_t room, int64_t items, int64_t bytes) {
+namespace {
+
+constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
+
+Bound RoomIn(const Account* account) {
+  if (account == nullptr) return {.items = kEndless, .bytes = kEndless};
+  const Bound held = account->held();
+  return {.items = account->bound().items - held.items,
+          .bytes = account->bound().bytes - held.bytes};
+}
+
+}  // namespace
+
+Lifecycle::Room Lifecycle::GetRoom(const Session* session) const {
+  return {.all = {.items = bounds_.total.items - unfinished(), .bytes = RoomIn(&total_).bytes},
+          .user = RoomIn(session == nullptr ? nullptr : session->user_.get()),
+          .session = RoomIn(session == nullptr ? nullptr : session->account_.get())};
+}
+
+bool Lifecycle::HasRoom(const Room& room, int64_t items, int64_t bytes) {
+  const auto in = [&](const Bound& bound) { return items <= bound.items && bytes <= bound.bytes; };
+  return in(room.all) && in(room.user) && in(room.session);
+}
+
+absl::Status Lifecycle::WhyNoRoom(const Task& task, int64_t items, int64_t bytes) {
+  const Account* const user = task.session == nullptr ? nullptr : task.session->user_.get();
+  const Account* const session = task.session == nullptr ? nullptr : task.session->account_.get();
   // What can never fit is told so, whatever else is in the way just now.
-  const auto fits = [&](const Account* account) {
-    return account == nullptr || static_cast<int64_t>(task.bytes) <= account->bound().bytes;
-  };
-  if (!fits(&total_)) return TooLarge(total_, task);
-  if (task.session != nullptr) {
-    if (!fits(task.session->user_.get())) return TooLarge(*task.session->user_, task);
-    if (!fits(task.session->account_.get())) return TooLarge(*task.session->account_, task);
-  }
-  if (items > room || !total_.Fits(0, bytes)) return Full(total_, unfinished(), bytes, task);
-  if (task.session != nullptr) {
-    for (const Account* account : {task.session->user_.get(), task.session->account_.get()}) {
-      if (account != nullptr && !account->Fits(items, bytes)) {
-        return Full(*account, account->held().items, bytes, task);
-      }
+  for (const Account* const account : {&std::as_const(total_), user, session}) {
+    if (account != nullptr && static_cast<int64_t>(task.bytes) > account->bound().bytes) {
+      return TooLarge(*account, task);
     }
   }
-  return absl::OkStatus();
+  const int64_t all = unfinished();
+  const bool in_all = items <= bounds_.total.items - all && bytes <= RoomIn(&total_).bytes;
+  for (const Account* const account : {user, session}) {
+    if (!in_all || account == nullptr) continue;
+    const Bound room = RoomIn(account);
+    if (items > room.items || bytes > room.bytes) {
+      return Full(*account, account->held().items, bytes, task);
+    }
+  }
+  return Full(total_, all, bytes, task);
 }
 
 absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
@@ -79,23 +104,26 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
   const int64_t bytes =
       static_cast<int64_t>(task.bytes) -
       (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
-  const int64_t room = bounds_.total.items - unfinished();
-  if (absl::Status status = CheckRoom(task, room, items, bytes); !status.ok()) return status;
+  const Room room = GetRoom(task.session.get());
+  if (!HasRoom(room, items, bytes)) return WhyNoRoom(task, items, bytes);
   AdmitUnbounded(task);
   return absl::OkStatus();
 }
 
 Lifecycle::Group Lifecycle::BeginGroup(const Session& session) const {
-  return {.session = &session, .room = bounds_.total.items - unfinished()};
+  return {.session = &session, .room = GetRoom(&session)};
+}
+
+bool Lifecycle::HasRoom(const Task& task, const Group& group) const {
+  return HasRoom(group.room, group.items + 1, group.bytes + static_cast<int64_t>(task.bytes));
 }
 
 absl::Status Lifecycle::Add(Task& task, Group& group) {
-  const int64_t bytes = group.bytes + static_cast<int64_t>(task.bytes);
-  if (absl::Status status = CheckRoom(task, group.room, group.items + 1, bytes); !status.ok()) {
-    return status;
+  if (!HasRoom(task, group)) {
+    return WhyNoRoom(task, group.items + 1, group.bytes + static_cast<int64_t>(task.bytes));
   }
   ++group.items;
-  group.bytes = bytes;
+  group.bytes += static_cast<int64_t>(task.bytes);
   task.operation->statistics().admitted.fetch_add(1);
   return absl::OkStatus();
 }
@@ -164,7 +192,7 @@ void Lifecycle::Unadmit(Task& task) {
   ledger_.Unadmit();
   if (task.session != nullptr) task.session->admitted_.fetch_sub(1);
   if (task.operation != nullptr) task.operation->statistics().admitted.fetch_sub(1);
-  LetGo(task);
+  LetGo(task, false);
 }
 
 void Lifecycle::Hold(const Session* session, int64_t items, int64_t bytes) {
@@ -176,19 +204,12 @@ void Lifecycle::Hold(const Session* session, int64_t items, int64_t bytes) {
   }
 }
 
-void Lifecycle::LetGo(Task& task) {
+void Lifecycle::LetGo(Task& task, bool on_runtime_thread) {
   const auto bytes = static_cast<int64_t>(task.bytes);
-  if (task.session != nullptr) {
-    if (!task.keeps_charge) LetGo(*task.session, 1, bytes);
-  } else if (bytes != 0) {
-    total_.Add(0, -bytes);
-  }
-}
-
-void Lifecycle::LetGo(const Session& session, int64_t items, int64_t bytes) {
-  if (bytes != 0) total_.Add(0, -bytes);
-  for (Account* account : {session.user_.get(), session.account_.get()}) {
-    if (account != nullptr) account->Add(-items, -bytes);
+  if (bytes != 0) total_.Remove(0, bytes, on_runtime_thread);
+  if (task.session == nullptr) return;
+  for (Account* account : {task.session->user_.get(), task.session->account_.get()}) {
+    if (account != nullptr) account->Remove(1, bytes, on_runtime_thread);
   }
 }
 
@@ -198,7 +219,7 @@ bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
   if (task.is_cleanup) return true;
   if (task.session != nullptr) task.session->unstarted_.fetch_add(1);
   if (task.operation != nullptr) task.operation->statistics().not_started.fetch_add(1);
-  LetGo(task);
+  LetGo(task, false);
   ledger_.EndQueued(kind);
   return true;
 }
@@ -238,7 +259,7 @@ bool Lifecycle::Finish(Task& task, bool succeeded, bool on_runtime_thread, bool*
     Operation::Statistics& statistics = task.operation->statistics();
     (succeeded ? statistics.succeeded : statistics.failed).Add(1, on_runtime_thread);
   }
-  LetGo(task);
+  LetGo(task, on_runtime_thread);
   ledger_.Finish(succeeded ? OutcomeKind::kSucceeded : OutcomeKind::kFailed, deferred,
                  on_runtime_thread);
   return true;

@@ -47,13 +47,19 @@ class Lifecycle {
   // The same without looking at bounds.
   void AdmitUnbounded(Task& task);
 
+  // What is left of each bound.
+  struct Room {
+    Bound all, user, session;
+  };
   // Tasks of one session that are taken in together: looked at one by one, counted at once.
   struct Group {
     const Session* session = nullptr;
-    int64_t room = 0;  // in the bound of all, when the group began
+    Room room;  // when the group began: there may be more by now
     int64_t items = 0, bytes = 0;
   };
   Group BeginGroup(const Session& session) const;
+  // Whether it fits beside the group. Cheap.
+  bool HasRoom(const Task& task, const Group& group) const;
   // As Admit, but the task is counted only with its group.
   absl::Status Add(Task& task, Group& group);
   void AdmitGroup(const Group& group);
@@ -72,9 +78,6 @@ class Lifecycle {
   bool Defer(Task& task);
   // False: it had ended. `was_deferred` may be null.
   bool Finish(Task& task, bool succeeded, bool on_runtime_thread, bool* was_deferred = nullptr);
-
-  // What ended tasks counted for that left this to their transport (Task::keeps_charge).
-  void LetGo(const Session& session, int64_t items, int64_t bytes);
 
   // A caller stopped waiting for one that had started.
   void CountGivenUp() { ledger_.GiveUp(); }
@@ -107,8 +110,10 @@ class Lifecycle {
     std::string in_words;
   };
   static Names NamesOf(const Account& account, const Task& task);
-  // Whether there is room for it beside what is unfinished (`items` more than that, `bytes` more).
-  absl::Status CheckRoom(const Task& task, int64_t room, int64_t items, int64_t bytes);
+  Room GetRoom(const Session* session) const;
+  static bool HasRoom(const Room& room, int64_t items, int64_t bytes);
+  // Why there is no room for it, which takes `items` and `bytes` more.
+  absl::Status WhyNoRoom(const Task& task, int64_t items, int64_t bytes);
   absl::Status TooLarge(const Account& account, const Task& task);
   absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
   // About how much there is, to be held against the bound of all.
@@ -116,7 +121,7 @@ class Lifecycle {
     return ledger_.unfinished() + stale_.load() + closures_->unfinished();
   }
   void Hold(const Session* session, int64_t items, int64_t bytes);
-  void LetGo(Task& task);
+  void LetGo(Task& task, bool on_runtime_thread);
 
   const WorkBounds bounds_;
   const std::function<std::string(const Account*, const Session*)> largest_holder_;

@@ -127,7 +127,11 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
 
   // Before anybody but the task knows of this.
   void SetTask(std::weak_ptr<OperationTask> task) { task_ = std::move(task); }
-  // Its session counts as nothing that would have to be let go of.
+  // It was refused.
+  void Refuse(absl::Status why) {
+    use_ = nullptr;
+    Finish(std::move(why));
+  }
   void Deliver(std::shared_ptr<OperationTask> task) override {
     const std::shared_ptr<SessionUse> used = std::move(use_);
     absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
@@ -155,7 +159,7 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
 
  private:
   const std::shared_ptr<RuntimeCore> core_;
-  std::shared_ptr<SessionUse> use_;  // until Deliver
+  std::shared_ptr<SessionUse> use_;  // until it has its outcome
   std::weak_ptr<OperationTask> task_;
 };
 
@@ -233,14 +237,14 @@ class LocalTarget final : public DispatchTarget {
     auto invocation = std::make_shared<LocalInvocation>(core_, use_);
     absl::StatusOr<RuntimeCore::Call> prepared = Prepare(call, invocation);
     if (!prepared.ok()) {
-      invocation->Finish(prepared.status());
+      invocation->Refuse(prepared.status());
       return invocation;
     }
     absl::StatusOr<std::shared_ptr<OperationTask>> task = core_->Dispatch(*std::move(prepared));
     if (task.ok()) {
       invocation->SetTask(*task);
     } else {
-      invocation->Finish(task.status());
+      invocation->Refuse(task.status());
     }
     return invocation;
   }

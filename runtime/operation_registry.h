@@ -14,8 +14,8 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/latency.h"
-#include "runloop/runtime/ledger.h"
 #include "runloop/runtime/operation_context.h"
+#include "runloop/runtime/split_count.h"
 
 namespace runloop {
 

@@ -44,6 +44,8 @@ constexpr size_t kReusedRequest = 256;
 
 // The memory of tasks that this thread has destroyed, for those that it makes: a transport's thread
 // does both, in floods, and the allocator is slow where many come and go at once.
+//
+// A thread keeps no more than it made: one that only destroys them has no use for it.
 class FreeTasks {
  public:
   // Null while the thread's own storage is being destroyed.
@@ -58,6 +60,7 @@ class FreeTasks {
 
   static void* Take(size_t size) {
     FreeTasks* const free = OfThisThread();
+    if (free != nullptr) ++free->made_;
     if (free == nullptr || free->blocks_.empty()) return ::operator new(size);
     void* const block = free->blocks_.back();
     free->blocks_.pop_back();
@@ -65,11 +68,12 @@ class FreeTasks {
   }
   static void Give(void* block) {
     FreeTasks* const free = OfThisThread();
-    if (free == nullptr || free->blocks_.size() == kMost) {
+    if (free == nullptr || free->made_ == 0 || free->blocks_.size() == kMost) {
       ::operator delete(block);
-    } else {
-      free->blocks_.push_back(block);
+      return;
     }
+    --free->made_;
+    free->blocks_.push_back(block);
   }
   void Clear() {
     for (void* const block : blocks_) ::operator delete(block);
@@ -83,12 +87,14 @@ class FreeTasks {
   static constexpr size_t kMost = 0;  // what looks for errors of memory sees each task's end
 #endif
   static inline thread_local bool ended_ = false;
+  size_t made_ = 0;  // and not destroyed here, as far as this thread knows
   std::vector<void*> blocks_;
 };
 
 // One block each, all of one size: with what std::allocate_shared adds.
 template <typename T>
 struct TaskAllocator {
+  static_assert(alignof(T) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
   using value_type = T;
   TaskAllocator() = default;
   template <typename U>
@@ -138,10 +144,8 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& 
       number_(call.number),
       core_(std::move(core)),
       sink_(std::move(call.sink)),
-      done_(std::move(call.done)),
       coalesce_key_(std::move(call.coalesce_key)) {
   payload = request_.get();
-  keeps_charge = sink_ != nullptr;
   operation = call.operation;
   session = std::move(call.session);
   if (!session->info().in_process) {
@@ -274,15 +278,14 @@ void OperationTask::Skip(const absl::Status& why) {
 }
 
 void OperationTask::Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
-  if (sink_ != nullptr) {
-    outcome_ = std::move(reply);
-    if (!reply_wanted_ && outcome_.ok()) outcome_->reset();
+  if (sink_ != nullptr && Planted(PlantedBug::kDoubleCompletion)) {
+    outcome_ = absl::UnknownError("");
     sink_->Deliver(shared_from_this());
-    return;
   }
-  OutcomeCallback done = std::exchange(done_, nullptr);
-  if (done && Planted(PlantedBug::kDoubleCompletion)) std::move(done)(absl::UnknownError(""));
-  if (done) std::move(done)(std::move(reply));
+  if (sink_ == nullptr) return;
+  outcome_ = std::move(reply);
+  if (!reply_wanted_ && outcome_.ok()) outcome_->reset();
+  sink_->Deliver(shared_from_this());
 }
 
 }  // namespace internal

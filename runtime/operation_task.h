@@ -18,20 +18,14 @@ namespace runloop::internal {
 
 class RuntimeCore;
 
-// Gets an operation's outcome, exactly once, and is destroyed then. Called on the thread that
-// decided it: the runtime thread, the one that finished a deferred completion, cancelled it, or
-// stopped the runtime. Must not block.
-using OutcomeCallback =
-    absl::AnyInvocable<void(absl::StatusOr<std::unique_ptr<google::protobuf::Message>>) &&>;
-
 class OperationTask;
 
-// Gets the outcomes of many invocations, as an OutcomeCallback that of one; nothing is allocated
-// for each.
+// Gets the outcomes of a transport's invocations; nothing is allocated for each.
 class OutcomeSink {
  public:
-  // `task` has its outcome, for TakeOutcome, once. On the threads that OutcomeCallback is called
-  // on; must not block.
+  // `task` has its outcome, for TakeOutcome. Exactly once for each, on the thread that decided it:
+  // the runtime thread, the one that finished a deferred completion, cancelled it, or stopped the
+  // runtime. Must not block.
   virtual void Deliver(std::shared_ptr<OperationTask> task) = 0;
 
  protected:
@@ -55,10 +49,7 @@ struct OperationCall {
   uint64_t number = 0;
   // Null is as good as a reply.
   bool reply_wanted = true;
-  // One of the two. What the invocation counts for against the bounds is let go of at its end; with
-  // a sink, once that calls Lifecycle::LetGo, after Deliver.
-  OutcomeCallback done;
-  std::shared_ptr<OutcomeSink> sink;
+  std::shared_ptr<OutcomeSink> sink;  // null: nobody is told
   // The sink's own number for it.
   uint64_t ticket = 0;
 };
@@ -103,10 +94,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   // ---- for its sink ----
 
   uint64_t ticket() const { return ticket_; }
-  // Null if it did not succeed, or after TakeOutcome.
-  const google::protobuf::Message* reply() const {
-    return outcome_.ok() ? outcome_->get() : nullptr;
-  }
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>>& outcome() { return outcome_; }
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> TakeOutcome() {
     return std::move(outcome_);
   }
@@ -143,7 +131,6 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   std::atomic<uint64_t> number_;
   const std::shared_ptr<RuntimeCore> core_;
   const std::shared_ptr<OutcomeSink> sink_;
-  OutcomeCallback done_;  // whoever ended it
   const std::string coalesce_key_;
 };
 

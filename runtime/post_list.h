@@ -25,7 +25,10 @@ class BasicPostList {
   bool Push(QueueItem* newest, QueueItem* oldest) {
     QueueItem* head = head_.load(std::memory_order_relaxed);
     do {
-      if (head == Closed()) return false;
+      if (head == Closed()) {
+        oldest->next_ = nullptr;  // nothing of what was there before
+        return false;
+      }
       oldest->next_ = head;
     } while (!head_.compare_exchange_weak(head, newest, std::memory_order_seq_cst,
                                           std::memory_order_relaxed));

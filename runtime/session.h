@@ -18,7 +18,7 @@
 #include "runloop/runtime/bounds.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
-#include "runloop/runtime/ledger.h"
+#include "runloop/runtime/split_count.h"
 #include "runloop/runtime/task_queue.h"
 
 namespace runloop {

@@ -81,8 +81,6 @@ class Task : public QueueItem {
   size_t bytes = 0;               // what it counts for against the bounds
   const void* payload = nullptr;  // what it will read first
   bool in_place = false;          // never queued
-  // What it counts for is let go of by its transport, not at its end: Lifecycle::LetGo.
-  bool keeps_charge = false;
   bool is_cleanup = false;  // the runtime's own: neither counted nor bounded, and never dropped
 
   // Who waits for it, if they are runtimes. Guarded by Waits once it is posted.

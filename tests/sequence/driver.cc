@@ -310,14 +310,24 @@ class Driver {
     }
     if (invocation.step.key != 0) call.coalesce_key = absl::StrCat(invocation.step.key);
     call.number = NumberOf(id);
-    call.done = [this, id](absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
-      observed_.Outcome(id, InWords(reply.status()));
-      if (reply.ok()) ExpectReply(id, **reply);
-    };
-    const absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
-        core().Dispatch(std::move(call));
+    call.sink = sink_;
+    call.ticket = static_cast<uint64_t>(id);
+    absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
+    if (call.coalesce_key.empty() && id % 2 == 0) {
+      RuntimeCore::Group group(core(), call.session);
+      task = group.Dispatch(std::move(call));
+    } else {
+      task = core().Dispatch(std::move(call));
+    }
     if (task.ok()) tasks_[id] = *task;
     ExpectAnswer(action, task.ok() ? "queued" : InWords(task.status()));
+  }
+
+  void Deliver(internal::OperationTask& task) {
+    const int id = static_cast<int>(task.ticket());
+    const absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply = task.TakeOutcome();
+    observed_.Outcome(id, InWords(reply.status()));
+    if (reply.ok()) ExpectReply(id, **reply);
   }
 
   void ExpectReply(int id, const google::protobuf::Message& reply) {
@@ -520,6 +530,16 @@ class Driver {
   Duties duties_;
   std::map<int, Completion<RecordReply>> completions_;
   std::map<int, Handle> handles_;
+  // Of all invocations: by their tickets.
+  class Sink final : public internal::OutcomeSink {
+   public:
+    explicit Sink(Driver& driver) : driver_(driver) {}
+    void Deliver(std::shared_ptr<internal::OperationTask> task) override { driver_.Deliver(*task); }
+
+   private:
+    Driver& driver_;
+  };
+  const std::shared_ptr<Sink> sink_ = std::make_shared<Sink>(*this);
   std::map<int, std::shared_ptr<internal::OperationTask>> tasks_;
   std::vector<std::shared_ptr<Session>> sessions_;
 

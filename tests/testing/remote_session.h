@@ -22,37 +22,52 @@ class RemoteSession {
   class Call {
    public:
     // Blocks until the outcome is there.
-    absl::Status Await() const {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&done_));
-      return status_;
-    }
+    absl::Status Await() const { return outcome_->Await(); }
     template <typename Reply>
     Reply Take() const {
       (void)Await();
-      absl::MutexLock lock(&mutex_);
-      return static_cast<Reply&>(*reply_);
+      return static_cast<Reply&>(*outcome_->Take());
     }
-    bool done() const {
-      absl::MutexLock lock(&mutex_);
-      return done_;
-    }
+    bool done() const { return outcome_->done(); }
     // Null if it was refused.
     const std::shared_ptr<internal::OperationTask>& task() const { return task_; }
 
    private:
     friend class RemoteSession;
-    void Finish(absl::StatusOr<Message> outcome) {
-      absl::MutexLock lock(&mutex_);
-      status_ = outcome.status();
-      if (outcome.ok()) reply_ = *std::move(outcome);
-      done_ = true;
-    }
 
-    mutable absl::Mutex mutex_;
-    bool done_ ABSL_GUARDED_BY(mutex_) = false;
-    absl::Status status_ ABSL_GUARDED_BY(mutex_);
-    Message reply_ ABSL_GUARDED_BY(mutex_);
+    class Outcome final : public internal::OutcomeSink {
+     public:
+      void Deliver(std::shared_ptr<internal::OperationTask> task) override {
+        Finish(task->TakeOutcome());
+      }
+      void Finish(absl::StatusOr<Message> outcome) {
+        absl::MutexLock lock(&mutex_);
+        status_ = outcome.status();
+        if (outcome.ok()) reply_ = *std::move(outcome);
+        done_ = true;
+      }
+      absl::Status Await() const {
+        absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(&done_));
+        return status_;
+      }
+      Message Take() {
+        absl::MutexLock lock(&mutex_);
+        return std::move(reply_);
+      }
+      bool done() const {
+        absl::MutexLock lock(&mutex_);
+        return done_;
+      }
+
+     private:
+      mutable absl::Mutex mutex_;
+      bool done_ ABSL_GUARDED_BY(mutex_) = false;
+      absl::Status status_ ABSL_GUARDED_BY(mutex_);
+      Message reply_ ABSL_GUARDED_BY(mutex_);
+    };
+
+    const std::shared_ptr<Outcome> outcome_ = std::make_shared<Outcome>();
     std::shared_ptr<internal::OperationTask> task_;
   };
 
@@ -69,13 +84,13 @@ class RemoteSession {
     call.operation = *core_->FindOperation(operation);
     call.request = std::make_unique<Request>(std::move(request));
     call.session = session_;
-    call.done = [made](absl::StatusOr<Message> outcome) { made->Finish(std::move(outcome)); };
+    call.sink = made->outcome_;
     absl::StatusOr<std::shared_ptr<internal::OperationTask>> task =
         core_->Dispatch(std::move(call));
     if (task.ok()) {
       made->task_ = *std::move(task);
     } else {
-      made->Finish(task.status());
+      made->outcome_->Finish(task.status());
     }
     return made;
   }
