@@ -120,6 +120,10 @@ absl::StatusOr<size_t> SideChannelServer::Missing(const Channel& channel) {
 absl::Status SideChannelServer::Read(Channel& channel) {
   // A peer that sends without end must not keep the others waiting: the loop comes back.
   for (int reads = 0; reads < 64; ++reads) {
+    if (services_.buffers->Unclosed(channel.peer) >= internal::BufferRegistry::kMaxUnclosed) {
+      return absl::ResourceExhaustedError(
+          "many descriptors that it sent unasked are not closed yet");
+    }
     absl::StatusOr<size_t> missing = Missing(channel);
     if (!missing.ok()) return missing.status();
     char buffer[4096];
@@ -133,7 +137,6 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     if (io->would_block) return absl::OkStatus();
     if (io->end) return absl::CancelledError("the peer closed it");
     if (channel.fds.size() > kMaxFdsPerMessage) {
-      services_.buffers->CountRefused(channel.fds.size());
       return absl::InvalidArgumentError("too many descriptors in one frame");
     }
     channel.frame.append(buffer, io->bytes);
@@ -147,8 +150,7 @@ absl::Status SideChannelServer::Read(Channel& channel) {
       channel.greeted = true;
       if (channel.peer.role.empty()) channel.deadline = absl::InfiniteFuture();
       channel.frame.clear();
-      services_.buffers->CountRefused(channel.fds.size());
-      channel.fds.clear();
+      services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
       continue;
     }
     const std::string message = channel.frame.substr(kLengthBytes);
@@ -186,6 +188,7 @@ void SideChannelServer::Close(int fd) {
     by_role_.erase(counted);
   }
   (void)loop_.RemoveFd(fd);
+  services_.buffers->Refuse(channel->peer, std::move(channel->fds));
 }
 
 }  // namespace runloop::daemon

@@ -35,10 +35,11 @@ struct AcceptedSocket {
 //
 // What is distrusted: every byte and every descriptor. A frame's length is checked before anything
 // is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
-// it is. Descriptors that were not expected are closed. A peer that breaks the framing, does not
-// read its responses, does not greet or finish a frame in time or attaches to what is not its
-// session loses the channel, and so does a worker with a role that asks for anything else than what
-// concerns its session; those of roles take no room from the others.
+// it is. Descriptors that were not expected are closed, on a thread that nobody waits for; whose
+// process or role has many that are still to be closed loses the channel with the next read. A peer
+// that breaks the framing, does not read its responses, does not greet or finish a frame in time or
+// attaches to what is not its session loses the channel, and so does a worker with a role that asks
+// for anything else than what concerns its session; those of roles take no room from the others.
 //
 // What an unfinished frame holds, 64 KiB and 16 descriptors, counts against nobody's bound, and is
 // held for `timeout` at most, from the frame's first byte on.

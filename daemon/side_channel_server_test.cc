@@ -20,6 +20,7 @@
 #include "runloop/ipc/side_channel_frame.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
+#include "runloop/tests/testing/lingering_socket.h"
 #include "runloop/v1/side_channel.pb.h"
 
 namespace runloop::daemon {
@@ -216,6 +217,8 @@ TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {
   EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
   Send(channel, Frame("good"), {listening.get()});
   EXPECT_EQ(Response(channel), absl::OkStatus());
+  // What was refused is closed by another thread.
+  while (buffers_->Unclosed({.pid = getpid()}) != 0) std::this_thread::yield();
   EXPECT_EQ(CountOpenFiles(), before + 2);  // the file here, the role socket there
 }
 
@@ -270,7 +273,9 @@ class SideChannelDeadlineTest : public testing::Test {
                     .AddFd(idle_.get(), EPOLLIN,
                            [this](uint32_t) {
                              int unread = 0;
-                             EXPECT_EQ(ioctl(daemon_end_, FIONREAD, &unread), 0);
+                             if (server_.size() > 0) {
+                               EXPECT_EQ(ioctl(daemon_end_, FIONREAD, &unread), 0);
+                             }
                              if (unread == 0) loop_.Quit();
                            })
                     .ok());
@@ -339,6 +344,44 @@ TEST_F(SideChannelDeadlineTest, BetweenFramesThereIsNoDeadline) {
   server_.CloseLate(InTenSeconds());
   EXPECT_EQ(server_.size(), 1u);
   EXPECT_EQ(server_.next_deadline(), absl::InfiniteFuture());
+}
+
+// As the deadlines', with a peer whose descriptors take long to be closed.
+using SideChannelClosingTest = SideChannelDeadlineTest;
+
+TEST_F(SideChannelClosingTest, NobodyWaitsUntilADescriptorThatNobodyAskedForIsClosed) {
+  LingeringSocket unasked, unfinished;
+  const PeerIdentity peer{.pid = 100};
+  Send(frame_.substr(0, 6), {unasked.fd()});
+  unasked.Linger();
+  unasked.Take();
+  Send(frame_.substr(6));
+  EXPECT_EQ(buffers_->Unclosed(peer), 1);
+  Send(frame_.substr(0, 6), {unfinished.fd()});
+  unfinished.Linger();
+  unfinished.Take();
+  server_.CloseLate(InTenSeconds());
+  EXPECT_EQ(server_.size(), 0u);
+  EXPECT_EQ(buffers_->Unclosed(peer), 2);
+  unasked.reader.Reset();
+  unfinished.reader.Reset();
+  while (buffers_->Unclosed(peer) != 0) std::this_thread::yield();
+}
+
+TEST_F(SideChannelClosingTest, NothingIsReceivedOfWhoHasManyThatAreStillToBeClosed) {
+  LingeringSocket stuck;
+  Send(frame_.substr(0, 6), {stuck.fd()});
+  stuck.Linger();
+  stuck.Take();
+  Send(frame_.substr(6));
+  const std::vector<int> many(kMaxFdsPerMessage, idle_.get());
+  int64_t sent = 1;
+  for (; sent < internal::BufferRegistry::kMaxUnclosed; sent += many.size()) Send(frame_, many);
+  EXPECT_EQ(server_.size(), 0u);
+  EXPECT_EQ(buffers_->Unclosed({.pid = 100}), sent);
+  EXPECT_EQ(buffers_->Unclosed({.pid = 100, .role = "camera"}), 0);
+  stuck.reader.Reset();
+  while (buffers_->Unclosed({.pid = 100}) != 0) std::this_thread::yield();
 }
 
 }  // namespace
