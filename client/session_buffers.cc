@@ -20,6 +20,8 @@ constexpr size_t kMaxIdleBytes = size_t{256} << 20;
 // Mappings of other sessions' buffers.
 constexpr size_t kMaxForeign = 64;
 
+absl::Status SessionEnded() { return NotConnected("the session has ended"); }
+
 size_t RoundUp(size_t size, size_t step) { return (size + step - 1) / step * step; }
 
 // The size that a buffer of `size` bytes is made with: eight to each power of two, so that frames
@@ -60,16 +62,24 @@ SessionBuffers::SessionBuffers(Address address, const v1::Welcome& welcome)
 SessionBuffers::~SessionBuffers() = default;
 
 absl::StatusOr<std::shared_ptr<SideChannel>> SessionBuffers::Channel() {
-  absl::MutexLock lock(&channel_mutex_);
-  if (channel_ != nullptr) return channel_;
-  {
-    absl::MutexLock state(&mutex_);
-    if (ended_) return NotConnected("the session has ended");
-  }
-  absl::StatusOr<std::unique_ptr<SideChannel>> channel =
+  absl::StatusOr<std::shared_ptr<SideChannel>> known = AttachedChannel();
+  if (!known.ok() || *known != nullptr) return known;
+  absl::MutexLock attach(&attach_mutex_);
+  known = AttachedChannel();  // by another thread
+  if (!known.ok() || *known != nullptr) return known;
+  absl::StatusOr<std::unique_ptr<SideChannel>> attached =
       SideChannel::Attach(address_, session_id_, token_, kAnswerTimeout);
-  if (!channel.ok()) return channel.status();
-  channel_ = *std::move(channel);
+  if (!attached.ok()) return attached.status();
+  const std::shared_ptr<SideChannel> channel = *std::move(attached);
+  absl::MutexLock lock(&mutex_);
+  if (ended_) return SessionEnded();
+  channel_ = channel;
+  return channel;
+}
+
+absl::StatusOr<std::shared_ptr<SideChannel>> SessionBuffers::AttachedChannel() {
+  absl::MutexLock lock(&mutex_);
+  if (ended_) return SessionEnded();
   return channel_;
 }
 
@@ -80,7 +90,7 @@ absl::StatusOr<SideChannel::Answer> SessionBuffers::Ask(const v1::SideChannelReq
   absl::StatusOr<SideChannel::Answer> answer = (*channel)->Ask(request, fd);
   if (absl::IsUnavailable(answer.status())) {
     // The next who asks attaches another.
-    absl::MutexLock lock(&channel_mutex_);
+    absl::MutexLock lock(&mutex_);
     if (channel_ == *channel) channel_ = nullptr;
   }
   return answer;
@@ -282,14 +292,12 @@ void SessionBuffers::Release(std::vector<Mapping> mappings) {
 void SessionBuffers::End() {
   std::deque<Mapping> idle;
   std::deque<std::shared_ptr<Use>> foreign;
-  {
-    absl::MutexLock lock(&mutex_);
-    ended_ = true;
-    idle.swap(idle_);
-    foreign.swap(foreign_);
-  }
-  absl::MutexLock lock(&channel_mutex_);
-  channel_ = nullptr;
+  std::shared_ptr<SideChannel> channel;
+  absl::MutexLock lock(&mutex_);
+  ended_ = true;
+  idle.swap(idle_);
+  foreign.swap(foreign_);
+  channel.swap(channel_);
 }
 
 }  // namespace runloop::internal

@@ -45,7 +45,8 @@ class SessionBuffers : public std::enable_shared_from_this<SessionBuffers> {
   absl::Status Grant(const Buffer& buffer, const std::string& session_id, bool writable);
   absl::StatusOr<uint64_t> SendDescriptor(int fd);
 
-  // The session has ended: what is given back from now on is only unmapped.
+  // The session has ended: what is given back from now on is only unmapped. Waits for nobody, not
+  // for a side channel that is being attached either.
   void End();
 
  private:
@@ -66,7 +67,10 @@ class SessionBuffers : public std::enable_shared_from_this<SessionBuffers> {
   class Use;
 
   absl::StatusOr<SideChannel::Answer> Ask(const v1::SideChannelRequest& request, int fd = -1);
+  // The side channel; attaches one if there is none.
   absl::StatusOr<std::shared_ptr<SideChannel>> Channel();
+  // The one there is, or null. UNAVAILABLE (NOT_CONNECTED): the session has ended.
+  absl::StatusOr<std::shared_ptr<SideChannel>> AttachedChannel();
   // Tells the daemon, and unmaps them.
   void Release(std::vector<Mapping> mappings);
   static absl::StatusOr<Mapping> Map(SideChannel::Answer answer);
@@ -83,11 +87,11 @@ class SessionBuffers : public std::enable_shared_from_this<SessionBuffers> {
   const std::string token_;
   const uint64_t max_bytes_;
 
-  absl::Mutex channel_mutex_;  // before mutex_
-  std::shared_ptr<SideChannel> channel_ ABSL_GUARDED_BY(channel_mutex_);
+  absl::Mutex attach_mutex_;  // held while a side channel is being attached; before mutex_
 
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<SideChannel> channel_ ABSL_GUARDED_BY(mutex_);
   std::deque<Mapping> idle_ ABSL_GUARDED_BY(mutex_);  // the last given back comes last
   size_t idle_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, std::weak_ptr<Use>> uses_ ABSL_GUARDED_BY(mutex_);

@@ -205,7 +205,7 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
-  if (session_ == nullptr || unhandled_.has_value() || !session_->HasOutgoing()) return {};
+  if (session_ == nullptr || stream_ended_ || !session_->HasOutgoing()) return {};
   // What is not sent has certainly not run, which its caller is told once the stream has ended.
   if (stream_->PeerHasGone()) return {};
   std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
@@ -340,6 +340,7 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
     session.swap(session_);
     stream.swap(stream_);
     buffers.swap(buffers_);
+    stream_ended_ = false;
     rest = session->TakeRest();
     writing = session->writing();
     const bool settled = rest.sent.empty() && rest.unsent.empty();

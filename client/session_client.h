@@ -140,9 +140,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Serve();
   // What there is to do for the client's thread; waits until there is something.
   struct OwnWork {
-    std::vector<Watched> watched;               // to be run
-    bool late = false;                          // Close has waited for long enough
-    std::optional<SessionStream::Event> event;  // with the turn, of the thread that had it before
+    std::vector<Watched> watched;  // to be run
+    bool late = false;             // Close has waited for long enough
+    bool stream_ended = false;     // and the turn comes with it, of the thread that found out
     bool has_turn = false;
     absl::Time deadline;  // for reading
   };
@@ -212,9 +212,10 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // The client's thread leaves it to those that wait until then.
   absl::Time turn_left_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::vector<Sleeper*> sleepers_ ABSL_GUARDED_BY(mutex_);
-  // What the client's thread has to do: the turn's last event, and callbacks.
-  std::optional<SessionStream::Event> unhandled_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Watched> watched_ ABSL_GUARDED_BY(mutex_);
+  // A thread that had the turn found that the stream has ended, and left the turn to the client's
+  // thread, which ends the session.
+  bool stream_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Watched> watched_ ABSL_GUARDED_BY(mutex_);  // callbacks for the client's thread
   absl::Status violation_ ABSL_GUARDED_BY(mutex_);
   // The client's thread sleeps until the turn is passed to it.
   bool awaits_turn_ ABSL_GUARDED_BY(mutex_) = false;

@@ -35,9 +35,9 @@ void SessionClient::Serve() {
     OwnWork work = AwaitOwnWork();
     RunWatchers(std::move(work.watched));
     if (work.late) stream->Cancel();
-    if (!work.event.has_value() && !work.has_turn) continue;
-    const SessionStream::Event event =
-        work.event.has_value() ? *work.event : stream->Next(work.deadline);
+    if (work.stream_ended) break;  // and the turn is kept
+    if (!work.has_turn) continue;
+    const SessionStream::Event event = stream->Next(work.deadline);
     if (event == SessionStream::Event::kEnded) break;  // and the turn is kept
     Handle(event, *stream);
     absl::MutexLock lock(&mutex_);
@@ -70,12 +70,12 @@ SessionClient::OwnWork SessionClient::AwaitOwnWork() {
   while (true) {
     const absl::Time now = Now();
     work.watched.swap(watched_);
-    work.event = std::exchange(unhandled_, std::nullopt);
+    work.stream_ended = stream_ended_;
     if (close_deadline_ <= now) {
       work.late = true;
       close_deadline_ = absl::InfiniteFuture();
     }
-    if (work.event.has_value() || work.late || !work.watched.empty()) return work;
+    if (work.stream_ended || work.late || !work.watched.empty()) return work;
     if (!turn_taken_ && turn_left_until_ <= now) {
       turn_taken_ = true;
       work.has_turn = true;
@@ -191,7 +191,7 @@ void SessionClient::EndTurn(bool stream_ended) {
     turn_taken_ = false;
     return;
   }
-  unhandled_ = SessionStream::Event::kEnded;  // and the turn goes with it
+  stream_ended_ = true;  // and the turn goes with it
   own_thread_.Signal();
 }
 

@@ -16,6 +16,7 @@
 #include "runloop/daemon/exit_watchdog.h"
 #include "runloop/daemon/listener.h"
 #include "runloop/daemon/listening_socket.h"
+#include "runloop/daemon/log_queue.h"
 #include "runloop/daemon/server.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/clock.h"
@@ -82,7 +83,7 @@ class Host::Impl {
       : runtime_(runtime),
         core_(runtime.core()),
         options_(std::move(options)),
-        log_(options_.log ? options_.log : StderrLog()),
+        log_queue_(options_.log ? options_.log : StderrLog()),
         bound_(core_->OnRuntimeThread()) {}
   ~Impl() { Close(absl::ZeroDuration()); }
 
@@ -114,7 +115,10 @@ class Host::Impl {
   Runtime& runtime_;
   const std::shared_ptr<internal::RuntimeCore> core_;
   const HostOptions options_;
-  const LogSink log_;
+  daemon::LogQueue log_queue_;
+  const LogSink log_ = [this](LogSeverity severity, std::string_view line) {
+    log_queue_.Write(severity, line);
+  };
   const bool bound_;  // the owner's thread is the runtime thread
 
   // Constant after Start.
@@ -262,7 +266,6 @@ absl::Duration Host::Impl::DrainLeft() {
 void Host::Impl::OnSignal(int signal) {
   const absl::StatusOr<bool> begun = RequestDrain(options_.drain_timeout);
   if (begun.ok() && !*begun) CutOff("a signal during the drain");
-  // Last, since the sink may block.
   log_(LogSeverity::kInfo, absl::StrCat("signal ", signal, ": draining for at most ",
                                         absl::FormatDuration(options_.drain_timeout)));
 }
@@ -302,6 +305,7 @@ void Host::Impl::CutOff(std::string_view why) {
   }
   log_(LogSeverity::kError, line);
   log_(LogSeverity::kError, absl::StrCat("ledger: ", snapshot.ledger.ToString()));
+  log_queue_.Flush();
   _exit(kExitCutOff);
 }
 
@@ -353,6 +357,7 @@ int Host::Impl::ServeUntilSignal() {
                         ? ""
                         : absl::StrCat(", ", result.not_closed, " objects were not closed"),
                     "; ledger: ", result.ledger.ToString()));
+  log_queue_.Flush();
   return result.drained ? kExitDrained : kExitCutOff;
 }
 

@@ -33,7 +33,8 @@ struct HostOptions {
   // sockets has an open session then, or none with a role, on a thread of gRPC's, where it may take
   // some milliseconds: a place for a program to give memory back. May be null.
   std::function<void()> on_idle;
-  // Null: stderr.
+  // Called on a thread of the host's, one line at a time: one that blocks holds up no session, and
+  // what finds no room meanwhile is dropped and counted. Null: stderr.
   LogSink log;
 };
 
@@ -44,9 +45,10 @@ struct HostOptions {
 //   auto host = runloop::Host::Start(**runtime, {.listen = "/run/acme/acme.sock"});
 //   return (*host)->ServeUntilSignal();
 //
-// Threads: an accept thread, one completion-queue thread for the session streams, and gRPC's own.
-// None of them is the runtime thread and none waits for it. Start, ServeUntilSignal, Drain and the
-// destructor belong to the thread that owns the runtime, and `runtime` must outlive the host.
+// Threads: an accept thread, one completion-queue thread for the session streams, one that writes
+// the log, and gRPC's own. None of them is the runtime thread and none waits for it. Start,
+// ServeUntilSignal, Drain and the destructor belong to the thread that owns the runtime, and
+// `runtime` must outlive the host.
 //
 // Security: only processes of this process's uid get in (SO_PEERCRED); see docs/architecture.md.
 class Host {

@@ -97,6 +97,23 @@ TEST_F(HostTest, ActsOnASignalBeforeItLogsIt) {
   killer.join();
 }
 
+TEST_F(HostTest, ALogThatBlocksStopsNobody) {
+  absl::Notification blocks, may_go_on;
+  Start({.log = [&](LogSeverity, std::string_view) {
+    if (!blocks.HasBeenNotified()) blocks.Notify();
+    may_go_on.WaitForNotification();
+  }});
+  const UniqueFd strange = *ConnectUnix({.path = directory_ + "/s"});
+  ASSERT_EQ(SendWithFds(strange.get(), "X", {})->bytes, 1u);
+  blocks.WaitForNotification();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  test::v1::EchoReply reply;
+  EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Echo(&context, {}, &reply).ok());
+  may_go_on.Notify();
+  host_.reset();
+}
+
 TEST_F(HostTest, IsFoundByItsOwnProcess) {
   Start();
   const std::string address = "unix:" + directory_ + "/s";

@@ -79,7 +79,7 @@ Listener::Listener(ListenerOptions options)
                       .remove_role_socket = [this](int fd) { RemoveSource(fd); },
                       .buffers = options.buffers,
                       .sessions = options.sessions},
-                     options.first_byte_timeout, options.log) {
+                     options.first_byte_timeout, options.log, [this] { SetTimer(); }) {
   for (const ListeningSocket& socket : sockets_) addresses_.push_back(socket.name());
 }
 
@@ -242,7 +242,6 @@ void Listener::Look(int fd) {
     HandToGrpc(std::move(accepted));
   } else {
     side_channels_.Add(std::move(accepted));
-    SetTimer();
   }
 }
 

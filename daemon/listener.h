@@ -37,7 +37,7 @@ struct ListenerOptions {
   const SessionTokens* sessions = nullptr;
   LogSink log;
   // A connection that says nothing for so long is closed, and so is a side channel that has not
-  // sent its greeting.
+  // sent its greeting or does not finish a frame.
   absl::Duration first_byte_timeout = absl::Seconds(10);
   // Connections that may have said nothing yet; above that the oldest is closed.
   size_t max_pending = 256;

@@ -48,8 +48,8 @@ SideChannelRequests::Answer SideChannelRequests::Handle(std::string_view message
           ? Do(request, fds, answer)
           : Invalid("the frame holds no SideChannelRequest");
   // What was taken is not valid any more.
-  services_.buffers->CountRefused(static_cast<uint64_t>(
-      std::count_if(fds.begin(), fds.end(), [](const UniqueFd& fd) { return fd.valid(); })));
+  std::erase_if(fds, [](const UniqueFd& fd) { return !fd.valid(); });
+  services_.buffers->Refuse(peer_, std::move(fds));
   *answer.response.mutable_status() = ToProto(status);
   // A worker with a role may do nothing here but use its session.
   if (!peer_.role.empty() && !attached_) answer.ends = true;

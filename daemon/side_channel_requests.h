@@ -31,7 +31,7 @@ struct SideChannelServices {
 // Destruction takes back the role sockets; buffers belong to the session.
 //
 // What is distrusted: the whole message and every descriptor. A descriptor that the request does
-// not ask for is closed, and counted.
+// not ask for is closed, and counted; nothing waits until it is closed.
 class SideChannelRequests {
  public:
   SideChannelRequests(const SideChannelServices& services, PeerIdentity peer)

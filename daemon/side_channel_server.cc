@@ -27,10 +27,12 @@ size_t DecodeLength(std::string_view bytes) {
 }  // namespace
 
 SideChannelServer::SideChannelServer(EpollLoop& loop, SideChannelServices services,
-                                     absl::Duration greeting_timeout, LogSink log)
+                                     absl::Duration timeout, LogSink log,
+                                     std::function<void()> deadline_changed)
     : loop_(loop),
       services_(std::move(services)),
-      greeting_timeout_(greeting_timeout),
+      timeout_(timeout),
+      deadline_changed_(std::move(deadline_changed)),
       log_(std::move(log)) {}
 
 SideChannelServer::~SideChannelServer() {
@@ -54,9 +56,15 @@ void SideChannelServer::Add(AcceptedSocket accepted) {
   }
   auto channel = std::make_unique<Channel>(std::move(accepted), services_);
   ++open;
-  channel->deadline = Clock::Monotonic()->Now() + greeting_timeout_;
-  next_deadline_ = std::min(next_deadline_, channel->deadline);
+  SetDeadline(*channel);
   channels_[fd] = std::move(channel);
+}
+
+void SideChannelServer::SetDeadline(Channel& channel) {
+  channel.deadline = Clock::Monotonic()->Now() + timeout_;
+  if (channel.deadline >= next_deadline_) return;
+  next_deadline_ = channel.deadline;
+  deadline_changed_();
 }
 
 void SideChannelServer::CloseLate(absl::Time now) {
@@ -71,8 +79,11 @@ void SideChannelServer::CloseLate(absl::Time now) {
     }
   }
   for (const int fd : late) {
-    log_.Warn(absl::StrCat("closed the side channel of process ", channels_[fd]->peer.pid,
-                           ": it sent no greeting in time"));
+    const Channel& channel = *channels_[fd];
+    log_.Warn(absl::StrCat("closed the side channel of process ", channel.peer.pid, ": ",
+                           !channel.greeted        ? "it sent no greeting in time"
+                           : channel.frame.empty() ? "it attached to no session in time"
+                                                   : "it did not finish a frame in time"));
     Close(fd);
   }
 }
@@ -82,7 +93,10 @@ void SideChannelServer::OnReadable(int fd) {
   if (found == channels_.end()) return;
   Channel& channel = *found->second;
   const absl::Status status = Read(channel);
-  if (status.ok()) return;
+  if (status.ok()) {
+    if (!channel.frame.empty() && channel.deadline == absl::InfiniteFuture()) SetDeadline(channel);
+    return;
+  }
   if (!absl::IsCancelled(status)) {
     log_.Warn(absl::StrCat("closed the side channel of process ", channel.peer.pid, ": ",
                            status.message()));
@@ -106,6 +120,10 @@ absl::StatusOr<size_t> SideChannelServer::Missing(const Channel& channel) {
 absl::Status SideChannelServer::Read(Channel& channel) {
   // A peer that sends without end must not keep the others waiting: the loop comes back.
   for (int reads = 0; reads < 64; ++reads) {
+    if (services_.buffers->Unclosed(channel.peer) >= internal::BufferRegistry::kMaxUnclosed) {
+      return absl::ResourceExhaustedError(
+          "many descriptors that it sent unasked are not closed yet");
+    }
     absl::StatusOr<size_t> missing = Missing(channel);
     if (!missing.ok()) return missing.status();
     char buffer[4096];
@@ -119,7 +137,6 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     if (io->would_block) return absl::OkStatus();
     if (io->end) return absl::CancelledError("the peer closed it");
     if (channel.fds.size() > kMaxFdsPerMessage) {
-      services_.buffers->CountRefused(channel.fds.size());
       return absl::InvalidArgumentError("too many descriptors in one frame");
     }
     channel.frame.append(buffer, io->bytes);
@@ -133,15 +150,16 @@ absl::Status SideChannelServer::Read(Channel& channel) {
       channel.greeted = true;
       if (channel.peer.role.empty()) channel.deadline = absl::InfiniteFuture();
       channel.frame.clear();
-      services_.buffers->CountRefused(channel.fds.size());
-      channel.fds.clear();
+      services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
       continue;
     }
     const std::string message = channel.frame.substr(kLengthBytes);
     channel.frame.clear();
     const SideChannelRequests::Answer answer =
         channel.requests.Handle(message, std::exchange(channel.fds, {}));
-    if (channel.requests.attached()) channel.deadline = absl::InfiniteFuture();
+    if (channel.requests.attached() || channel.peer.role.empty()) {
+      channel.deadline = absl::InfiniteFuture();
+    }
     const absl::StatusOr<std::string> encoded = EncodeSideChannelFrame(answer.response);
     if (!encoded.ok()) return encoded.status();
     std::vector<int> fds;
@@ -170,6 +188,7 @@ void SideChannelServer::Close(int fd) {
     by_role_.erase(counted);
   }
   (void)loop_.RemoveFd(fd);
+  services_.buffers->Refuse(channel->peer, std::move(channel->fds));
 }
 
 }  // namespace runloop::daemon

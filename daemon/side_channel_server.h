@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
 #define RUNLOOP_DAEMON_SIDE_CHANNEL_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,23 +35,29 @@ struct AcceptedSocket {
 //
 // What is distrusted: every byte and every descriptor. A frame's length is checked before anything
 // is stored for it, a message is parsed only when it is complete, and a descriptor is asked what
-// it is. Descriptors that were not expected are closed. A peer that breaks the framing, does not
-// read its responses, does not greet in time or attaches to what is not its session loses the
-// channel, and so does a worker with a role that asks for anything else than what concerns its
-// session; those of roles take no room from the others.
+// it is. Descriptors that were not expected are closed, on a thread that nobody waits for; whose
+// process or role has many that are still to be closed loses the channel with the next read. A peer
+// that breaks the framing, does not read its responses, does not greet or finish a frame in time or
+// attaches to what is not its session loses the channel, and so does a worker with a role that asks
+// for anything else than what concerns its session; those of roles take no room from the others.
+//
+// What an unfinished frame holds, 64 KiB and 16 descriptors, counts against nobody's bound, and is
+// held for `timeout` at most, from the frame's first byte on.
 class SideChannelServer {
  public:
-  SideChannelServer(EpollLoop& loop, SideChannelServices services, absl::Duration greeting_timeout,
-                    LogSink log);
+  // `timeout`: for the greeting, for a worker with a role to attach, and for each frame.
+  // `deadline_changed`: next_deadline() has become earlier.
+  SideChannelServer(EpollLoop& loop, SideChannelServices services, absl::Duration timeout,
+                    LogSink log, std::function<void()> deadline_changed);
   ~SideChannelServer();
 
   // Serves a connection whose first byte is that of the magic.
   void Add(AcceptedSocket accepted);
 
-  // The loop's owner calls CloseLate at this time, Clock::Monotonic; it changes with Add and
-  // CloseLate, and may be earlier than anything is late.
+  // The loop's owner calls CloseLate at this time, Clock::Monotonic. May be earlier than anything
+  // is late.
   absl::Time next_deadline() const { return next_deadline_; }
-  // Closes the channels that should have greeted by now.
+  // Closes the channels that should have greeted, attached or finished a frame by now.
   void CloseLate(absl::Time now);
 
   size_t size() const { return channels_.size(); }
@@ -60,8 +67,9 @@ class SideChannelServer {
     Channel(AcceptedSocket accepted, const SideChannelServices& services)
         : AcceptedSocket(std::move(accepted)), requests(services, peer) {}
 
-    // For the greeting; for a worker with a role also for attaching to its session.
-    absl::Time deadline;
+    // For the greeting and for a frame that has begun; for a worker with a role also for attaching
+    // to its session.
+    absl::Time deadline = absl::InfiniteFuture();
     bool greeted = false;       // the magic was read
     std::string frame;          // what has arrived of the current one, its length included
     std::vector<UniqueFd> fds;  // that came with it
@@ -73,11 +81,13 @@ class SideChannelServer {
   absl::Status Read(Channel& channel);
   // How many bytes complete what is being read: magic, length or message.
   static absl::StatusOr<size_t> Missing(const Channel& channel);
+  void SetDeadline(Channel& channel);
   void Close(int fd);
 
   EpollLoop& loop_;
   const SideChannelServices services_;
-  const absl::Duration greeting_timeout_;
+  const absl::Duration timeout_;
+  const std::function<void()> deadline_changed_;
   LogLimiter log_;
   absl::flat_hash_map<int, std::unique_ptr<Channel>> channels_;
   absl::flat_hash_map<std::string, size_t> by_role_;  // how many there are of each; "": no role

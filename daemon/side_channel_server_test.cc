@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -15,7 +18,9 @@
 #include "runloop/daemon/process_info.h"
 #include "runloop/daemon/testing/listener_fixture.h"
 #include "runloop/ipc/side_channel_frame.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
+#include "runloop/tests/testing/lingering_socket.h"
 #include "runloop/v1/side_channel.pb.h"
 
 namespace runloop::daemon {
@@ -212,6 +217,8 @@ TEST_F(SideChannelTest, RefusesWhatIsNoRoleAndWhatIsNoListeningSocket) {
   EXPECT_EQ(Response(channel).code(), absl::StatusCode::kInvalidArgument);
   Send(channel, Frame("good"), {listening.get()});
   EXPECT_EQ(Response(channel), absl::OkStatus());
+  // What was refused is closed by another thread.
+  while (buffers_->Unclosed({.pid = getpid()}) != 0) std::this_thread::yield();
   EXPECT_EQ(CountOpenFiles(), before + 2);  // the file here, the role socket there
 }
 
@@ -255,6 +262,126 @@ TEST_F(SideChannelTest, ARoleSocketThatWasShutDownHarmsNobodyElse) {
   const UniqueFd client = Connect();
   Send(client, "P");
   AwaitServed(1);
+}
+
+// One channel, and a loop that the test runs.
+class SideChannelDeadlineTest : public testing::Test {
+ protected:
+  SideChannelDeadlineTest() {
+    EXPECT_TRUE(loop_.Attach([](const DrainBudget&) { return false; }).ok());
+    EXPECT_TRUE(loop_
+                    .AddFd(idle_.get(), EPOLLIN,
+                           [this](uint32_t) {
+                             int unread = 0;
+                             if (server_.size() > 0) {
+                               EXPECT_EQ(ioctl(daemon_end_, FIONREAD, &unread), 0);
+                             }
+                             if (unread == 0) loop_.Quit();
+                           })
+                    .ok());
+    int ends[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    peer_.Reset(ends[0]);
+    daemon_end_ = ends[1];
+    server_.Add({.socket = UniqueFd(ends[1]), .peer = {.pid = 100}, .slot = {}, .process = {}});
+    Send(kSideChannelMagic);
+  }
+
+  // Returns when the daemon has read it.
+  void Send(std::string_view bytes, const std::vector<int>& fds = {}) {
+    ASSERT_EQ(SendWithFds(peer_.get(), bytes, fds)->bytes, bytes.size());
+    EXPECT_TRUE(loop_.Run().ok());
+  }
+  static absl::Time InTenSeconds() { return Clock::Monotonic()->Now() + absl::Seconds(10); }
+
+  EpollLoop loop_;
+  const UniqueFd idle_{eventfd(1, EFD_CLOEXEC)};  // always ready
+  const std::shared_ptr<internal::BufferRegistry> buffers_ =
+      std::make_shared<internal::BufferRegistry>(BufferBounds(), 1000);
+  SessionTokens sessions_;
+  int deadline_changes_ = 0;
+  SideChannelServer server_{loop_,
+                            {.add_role_socket = {},
+                             .remove_role_socket = {},
+                             .buffers = buffers_.get(),
+                             .sessions = &sessions_},
+                            absl::Seconds(10),
+                            [](LogSeverity, std::string_view) {},
+                            [this] { ++deadline_changes_; }};
+  UniqueFd peer_;
+  int daemon_end_ = -1;
+  const std::string frame_ = std::string("\4\0\0\0four", 8);
+};
+
+TEST_F(SideChannelDeadlineTest,
+       AFrameThatIsNotFinishedInTimeEndsTheChannelAndClosesItsDescriptors) {
+  EXPECT_EQ(deadline_changes_, 1);
+  server_.CloseLate(InTenSeconds());  // it has greeted
+  EXPECT_EQ(server_.size(), 1u);
+  EXPECT_EQ(server_.next_deadline(), absl::InfiniteFuture());
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd reader(ends[0]);
+  const absl::Time begins = InTenSeconds();
+  Send(frame_.substr(0, 6), {UniqueFd(ends[1]).get()});
+  EXPECT_EQ(deadline_changes_, 2);
+  // More of it gives no more time.
+  const absl::Time deadline = server_.next_deadline();
+  Send(frame_.substr(6, 1));
+  EXPECT_EQ(server_.next_deadline(), deadline);
+  server_.CloseLate(begins - absl::Milliseconds(1));
+  EXPECT_EQ(server_.size(), 1u);
+  server_.CloseLate(deadline);
+  EXPECT_EQ(server_.size(), 0u);
+  char byte;
+  EXPECT_EQ(read(reader.get(), &byte, 1), 0);
+  EXPECT_EQ(recv(peer_.get(), &byte, 1, 0), 0);
+}
+
+TEST_F(SideChannelDeadlineTest, BetweenFramesThereIsNoDeadline) {
+  Send(frame_.substr(0, 6));
+  Send(frame_.substr(6));
+  server_.CloseLate(InTenSeconds());
+  EXPECT_EQ(server_.size(), 1u);
+  EXPECT_EQ(server_.next_deadline(), absl::InfiniteFuture());
+}
+
+// As the deadlines', with a peer whose descriptors take long to be closed.
+using SideChannelClosingTest = SideChannelDeadlineTest;
+
+TEST_F(SideChannelClosingTest, NobodyWaitsUntilADescriptorThatNobodyAskedForIsClosed) {
+  LingeringSocket unasked, unfinished;
+  const PeerIdentity peer{.pid = 100};
+  Send(frame_.substr(0, 6), {unasked.fd()});
+  unasked.Linger();
+  unasked.Take();
+  Send(frame_.substr(6));
+  EXPECT_EQ(buffers_->Unclosed(peer), 1);
+  Send(frame_.substr(0, 6), {unfinished.fd()});
+  unfinished.Linger();
+  unfinished.Take();
+  server_.CloseLate(InTenSeconds());
+  EXPECT_EQ(server_.size(), 0u);
+  EXPECT_EQ(buffers_->Unclosed(peer), 2);
+  unasked.reader.Reset();
+  unfinished.reader.Reset();
+  while (buffers_->Unclosed(peer) != 0) std::this_thread::yield();
+}
+
+TEST_F(SideChannelClosingTest, NothingIsReceivedOfWhoHasManyThatAreStillToBeClosed) {
+  LingeringSocket stuck;
+  Send(frame_.substr(0, 6), {stuck.fd()});
+  stuck.Linger();
+  stuck.Take();
+  Send(frame_.substr(6));
+  const std::vector<int> many(kMaxFdsPerMessage, idle_.get());
+  int64_t sent = 1;
+  for (; sent < internal::BufferRegistry::kMaxUnclosed; sent += many.size()) Send(frame_, many);
+  EXPECT_EQ(server_.size(), 0u);
+  EXPECT_EQ(buffers_->Unclosed({.pid = 100}), sent);
+  EXPECT_EQ(buffers_->Unclosed({.pid = 100, .role = "camera"}), 0);
+  stuck.reader.Reset();
+  while (buffers_->Unclosed({.pid = 100}) != 0) std::this_thread::yield();
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <iterator>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -178,7 +177,8 @@ absl::StatusOr<SocketIo> ReceiveWithFds(int socket, absl::Span<char> buffer,
     }
     return KernelError("cannot receive", errno);
   }
-  std::vector<UniqueFd> arrived;
+  // Closing a socket may wait for as long as its sender has set.
+  const linger none{};
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -186,20 +186,15 @@ absl::StatusOr<SocketIo> ReceiveWithFds(int socket, absl::Span<char> buffer,
     for (size_t i = 0; i < count; ++i) {
       int fd;
       std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      arrived.emplace_back(fd);
+      fds.emplace_back(fd);
+      (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));  // no socket: ENOTSOCK
     }
-  }
-  // Closing a socket may wait for as long as its sender has set, and who receives must not.
-  const linger none{};
-  for (const UniqueFd& fd : arrived) {
-    (void)setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &none, sizeof(none));  // no socket: ENOTSOCK
   }
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
     return absl::InvalidArgumentError(
         "the peer sent more descriptors at once than are taken, or "
         "this process may open no more");
   }
-  std::move(arrived.begin(), arrived.end(), std::back_inserter(fds));
   return SocketIo{.bytes = static_cast<size_t>(received), .end = received == 0 && !buffer.empty()};
 }
 

@@ -55,7 +55,9 @@ inline constexpr size_t kMaxFdsPerMessage = 16;
 absl::StatusOr<SocketIo> SendWithFds(int socket, std::string_view bytes, absl::Span<const int> fds);
 
 // Receives into `buffer` and appends to `fds` the descriptors that came along, closed on exec.
-// Never waits. INVALID_ARGUMENT: more than kMaxFdsPerMessage came at once; all of them are closed.
+// Never waits. INVALID_ARGUMENT: more than kMaxFdsPerMessage came at once, or more than this
+// process may open; those that arrived are in `fds`, since closing them may take long, and the
+// bytes are lost.
 absl::StatusOr<SocketIo> ReceiveWithFds(int socket, absl::Span<char> buffer,
                                         std::vector<UniqueFd>& fds);
 

@@ -13,6 +13,11 @@ namespace {
 // How long it is not looked again who holds most.
 constexpr absl::Duration kLargestAge = absl::Milliseconds(10);
 
+// Who is counted together for what it sends.
+std::string SenderOf(const PeerIdentity& peer) {
+  return peer.role.empty() ? absl::StrCat("process ", peer.pid) : HolderOf(peer);
+}
+
 std::string InWords(const Session::Info& info) {
   return absl::StrCat("session ", info.id, " of '", info.client_name, "'",
                       info.peer.pid != 0 ? absl::StrCat(" (process ", info.peer.pid, ")") : "");
@@ -25,6 +30,8 @@ BufferRegistry::BufferRegistry(const BufferBounds& bounds, uint64_t first_id)
       total_(std::make_shared<Account>("runtime", bounds.total)),
       last_id_(first_id) {}
 
+BufferRegistry::~BufferRegistry() { EndAll(); }
+
 absl::Status BufferRegistry::Unknown(uint64_t id) {
   CountRefused(1);
   return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_UNKNOWN_BUFFER,
@@ -36,12 +43,16 @@ absl::Status BufferRegistry::Unknown(uint64_t id) {
 
 std::shared_ptr<Account> BufferRegistry::UserOf(const Session& session) {
   if (session.info().in_process) return nullptr;
-  const std::string holder = HolderOf(session.info().peer);
-  absl::erase_if(users_, [](const auto& entry) { return entry.second.expired(); });
-  std::weak_ptr<Account>& known = users_[holder];
+  return AccountOf(users_, HolderOf(session.info().peer), bounds_.user);
+}
+
+std::shared_ptr<Account> BufferRegistry::AccountOf(Accounts& accounts, const std::string& holder,
+                                                   const Bound& bound) {
+  absl::erase_if(accounts, [](const auto& entry) { return entry.second.expired(); });
+  std::weak_ptr<Account>& known = accounts[holder];
   std::shared_ptr<Account> account = known.lock();
   if (account == nullptr) {
-    account = std::make_shared<Account>(holder, bounds_.user);
+    account = std::make_shared<Account>(holder, bound);
     known = account;
   }
   return account;
@@ -245,18 +256,28 @@ absl::Status BufferRegistry::Grant(const Session& owner, uint64_t id,
 
 absl::StatusOr<uint64_t> BufferRegistry::AddDescriptor(const std::shared_ptr<Session>& session,
                                                        UniqueFd fd) {
+  absl::StatusOr<uint64_t> id = KeepDescriptor(*session, fd);
+  if (!id.ok()) {
+    std::vector<UniqueFd> refused;
+    refused.push_back(std::move(fd));
+    Close(session->info().peer, std::move(refused));
+  }
+  return id;
+}
+
+absl::StatusOr<uint64_t> BufferRegistry::KeepDescriptor(const Session& session, UniqueFd& fd) {
   if (IsScarce(fd.get())) {
     return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUFFERS_FULL,
                      "descriptors and buffers may take half of the process's descriptors: take or "
                      "release some");
   }
   absl::MutexLock lock(&mutex_);
-  const absl::StatusOr<Holdings*> holdings = HoldingsOf(*session);
+  const absl::StatusOr<Holdings*> holdings = HoldingsOf(session);
   if (!holdings.ok()) return holdings.status();
   absl::StatusOr<BufferCharge> charge = Charge(**holdings, 0);
   if (!charge.ok()) return charge.status();
   const uint64_t id = ++last_id_;
-  (*holdings)->descriptors.emplace(id, Descriptor{std::move(fd), *std::move(charge)});
+  (*holdings)->descriptors.emplace(id, ChargedDescriptor{*std::move(charge), std::move(fd)});
   return id;
 }
 
@@ -271,9 +292,34 @@ absl::StatusOr<UniqueFd> BufferRegistry::TakeDescriptor(const Session& session, 
   return fd;
 }
 
+void BufferRegistry::Refuse(const PeerIdentity& from, std::vector<UniqueFd> fds) {
+  CountRefused(fds.size());
+  Close(from, std::move(fds));
+}
+
+void BufferRegistry::Close(const PeerIdentity& from, std::vector<UniqueFd> fds) {
+  if (fds.empty()) return;
+  std::shared_ptr<Account> account;
+  {
+    absl::MutexLock lock(&mutex_);
+    account = AccountOf(unclosed_, SenderOf(from), {.items = kMaxUnclosed});
+  }
+  std::vector<ChargedDescriptor> charged;
+  for (UniqueFd& fd : fds) charged.push_back({BufferCharge({account}, 0), std::move(fd)});
+  closer_.Close(std::move(charged));
+}
+
+int64_t BufferRegistry::Unclosed(const PeerIdentity& from) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = unclosed_.find(SenderOf(from));
+  if (found == unclosed_.end()) return 0;
+  const std::shared_ptr<Account> account = found->second.lock();
+  return account == nullptr ? 0 : account->held().items;
+}
+
 void BufferRegistry::EndSession(const Session& session) {
   Freed freed;
-  absl::flat_hash_map<uint64_t, Descriptor> descriptors;
+  std::vector<ChargedDescriptor> descriptors;
   {
     absl::MutexLock lock(&mutex_);
     const auto found = sessions_.find(&session);
@@ -282,16 +328,28 @@ void BufferRegistry::EndSession(const Session& session) {
     while (!holdings.buffers.empty()) {
       Drop(holdings, session, holdings.buffers.begin()->first, freed);
     }
-    descriptors.swap(holdings.descriptors);
+    for (auto& [id, descriptor] : holdings.descriptors) {
+      descriptors.push_back(std::move(descriptor));
+    }
     sessions_.erase(found);
   }
   reaper_.Free(std::move(freed));
+  closer_.Close(std::move(descriptors));
 }
 
 void BufferRegistry::EndAll() {
   absl::flat_hash_map<const Session*, Holdings> sessions;
-  absl::MutexLock lock(&mutex_);
-  sessions.swap(sessions_);
+  {
+    absl::MutexLock lock(&mutex_);
+    sessions.swap(sessions_);
+  }
+  std::vector<ChargedDescriptor> descriptors;
+  for (auto& [session, holdings] : sessions) {
+    for (auto& [id, descriptor] : holdings.descriptors) {
+      descriptors.push_back(std::move(descriptor));
+    }
+  }
+  closer_.Close(std::move(descriptors));
 }
 
 Bound BufferRegistry::HeldBy(const Session& session) const {

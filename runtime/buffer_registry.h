@@ -18,6 +18,7 @@
 #include "runloop/runtime/buffer.h"
 #include "runloop/runtime/buffer_memory.h"
 #include "runloop/runtime/buffer_reaper.h"
+#include "runloop/runtime/descriptor_closer.h"
 #include "runloop/runtime/session.h"
 #include "runloop/runtime/unique_fd.h"
 
@@ -26,8 +27,9 @@ namespace runloop::internal {
 // The buffers of a runtime's sessions, and the file descriptors that workers have sent: which
 // session may use which, and what all of them take.
 //
-// Any thread. Its lock is held for look-ups alone, never while memory is made, mapped or freed.
-// Ownership: the runtime's. Memory that operations hold outlives it.
+// Any thread. Its lock is held for look-ups alone, never while memory is made, mapped or freed, or
+// a descriptor closed: who drops descriptors never waits until they are closed
+// (descriptor_closer.h). Ownership: the runtime's. Memory that operations hold outlives it.
 //
 // What is distrusted: every id, and every size. An id is looked up in what the asking session has,
 // so a wrong one, a stale one and another session's look the same. Ids rise from a random place and
@@ -39,6 +41,10 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
  public:
   // Sessions that one buffer may be granted to.
   static constexpr size_t kMaxGrants = 16;
+  // Descriptors that were refused and are still to be closed, of one process or, for workers in a
+  // role, of that role: of who has so many nothing more is to be received. What is kept for a
+  // session counts for the session until it is closed.
+  static constexpr int64_t kMaxUnclosed = 256;
 
   struct Found {
     uint64_t id = 0;
@@ -49,6 +55,7 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
 
   // Ids rise from `first_id`.
   BufferRegistry(const BufferBounds& bounds, uint64_t first_id);
+  ~BufferRegistry();
 
   // A new buffer of the session's, of at least `size` bytes. RESOURCE_EXHAUSTED (BUFFERS_FULL);
   // INVALID_ARGUMENT (INVALID_REQUEST): no bytes; ABORTED (SESSION_ENDED).
@@ -64,6 +71,11 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
   // (SESSION_ENDED): it is closed.
   absl::StatusOr<uint64_t> AddDescriptor(const std::shared_ptr<Session>& session, UniqueFd fd);
   absl::StatusOr<UniqueFd> TakeDescriptor(const Session& session, uint64_t id);
+  // Closes descriptors that `from` has sent and nobody asked for, and counts them.
+  void Refuse(const PeerIdentity& from, std::vector<UniqueFd> fds);
+  // How many of those, and of those that found no room, are still to be closed: of the process or
+  // role that `from` is of.
+  int64_t Unclosed(const PeerIdentity& from) const;
 
   // What `ref` names, held as an operation holds it.
   absl::StatusOr<Buffer> Open(const Session& session, v1::BufferRef ref);
@@ -89,10 +101,6 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
     const Session* owner = nullptr;            // null: the session itself
     std::vector<const Session*> granted = {};  // an owner's
   };
-  struct Descriptor {
-    UniqueFd fd;
-    BufferCharge charge;
-  };
   // What one session has.
   struct Holdings {
     std::shared_ptr<Account> account;
@@ -100,14 +108,20 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
     std::string name;               // for refusals
     std::string role;
     absl::flat_hash_map<uint64_t, Entry> buffers = {};
-    absl::flat_hash_map<uint64_t, Descriptor> descriptors = {};
+    absl::flat_hash_map<uint64_t, ChargedDescriptor> descriptors = {};
   };
   using Freed = BufferReaper::Memory;
+  using Accounts = absl::flat_hash_map<std::string, std::weak_ptr<Account>>;
 
   // Adds it, unless it has ended.
   absl::StatusOr<Holdings*> HoldingsOf(const Session& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<Account> UserOf(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static std::shared_ptr<Account> AccountOf(Accounts& accounts, const std::string& holder,
+                                            const Bound& bound);
+  // Takes `fd` only if it succeeds.
+  absl::StatusOr<uint64_t> KeepDescriptor(const Session& session, UniqueFd& fd);
+  void Close(const PeerIdentity& from, std::vector<UniqueFd> fds);
   absl::StatusOr<BufferCharge> Charge(const Holdings& holdings, int64_t bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Full(const Account& account, const Holdings& asks, int64_t bytes)
@@ -121,13 +135,15 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
 
   const BufferBounds bounds_;
   BufferReaper reaper_;
+  DescriptorCloser closer_;
   const std::shared_ptr<Account> total_;
   std::atomic<uint64_t> refused_{0};
 
   mutable absl::Mutex mutex_;
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const Session*, Holdings> sessions_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<std::string, std::weak_ptr<Account>> users_ ABSL_GUARDED_BY(mutex_);
+  Accounts users_ ABSL_GUARDED_BY(mutex_);
+  Accounts unclosed_ ABSL_GUARDED_BY(mutex_);  // by process or role
   // Who has most, by the account's holder, and when that was looked up.
   struct Largest {
     absl::Time looked;

@@ -8,10 +8,12 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/runtime.h"
+#include "runloop/tests/testing/lingering_socket.h"
 #include "runloop/tests/testing/remote_session.h"
 
 namespace runloop {
@@ -215,6 +217,49 @@ TEST_F(BufferBoundsTest, DescriptorsThatWaitCountAndAreClosedWithTheSession) {
   session->End();
   char byte;
   EXPECT_EQ(read(reader.get(), &byte, 1), 0);  // the other end is closed
+}
+
+TEST_F(BufferTest, ASessionsEndDoesNotWaitUntilItsDescriptorsAreClosed) {
+  LingeringSocket socket;
+  const auto session = NewSession();
+  ASSERT_TRUE(buffers().AddDescriptor(session, socket.Take()).ok());
+  session->End();
+  EXPECT_EQ(buffers().GetBounds()[0].held.items, 1);
+  socket.reader.Reset();
+  while (buffers().GetBounds()[0].held.items != 0) std::this_thread::yield();
+}
+
+TEST_F(BufferTest, NobodyWaitsUntilADescriptorThatWasRefusedIsClosed) {
+  LingeringSocket socket, other;
+  const auto session = NewSession();
+  session->End();
+  EXPECT_EQ(ReasonOf(buffers().AddDescriptor(session, socket.Take()).status()),
+            v1::ERROR_REASON_SESSION_ENDED);
+  const PeerIdentity& peer = session->info().peer;
+  EXPECT_EQ(buffers().Unclosed(peer), 1);
+  std::vector<UniqueFd> refused;
+  refused.push_back(other.Take());
+  buffers().Refuse(peer, std::move(refused));
+  EXPECT_EQ(buffers().Unclosed(peer), 2);
+  EXPECT_EQ(buffers().Unclosed({.pid = 101, .uid = 1000}), 0);
+  EXPECT_EQ(buffers().refused(), 1u);
+  socket.reader.Reset();
+  other.reader.Reset();
+  while (buffers().Unclosed(peer) != 0) std::this_thread::yield();
+}
+
+TEST(DescriptorCloserTest, ItsEndDoesNotWait) {
+  LingeringSocket socket;
+  const auto account = std::make_shared<internal::Account>("uid 1000", Bound{});
+  {
+    internal::DescriptorCloser closer;
+    std::vector<internal::ChargedDescriptor> descriptors;
+    descriptors.push_back({internal::BufferCharge({account}, 0), socket.Take()});
+    closer.Close(std::move(descriptors));
+  }
+  EXPECT_EQ(account->held().items, 1);
+  socket.reader.Reset();
+  while (account->held().items != 0) std::this_thread::yield();
 }
 
 TEST_F(BufferTest, MuchMemoryIsFreedOnAThreadOfItsOwn) {

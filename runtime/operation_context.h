@@ -83,8 +83,8 @@ class OperationContext {
   absl::StatusOr<Buffer> NewBuffer(size_t size) const;
 
   // The file descriptor that the worker has sent (RuntimeContext::SendDescriptor); one call gets
-  // it. It may be of anything: ask the kernel what it is before using it. NOT_FOUND
-  // (UNKNOWN_BUFFER): there is none of this id.
+  // it. It may be of anything: ask the kernel what it is before using it. Closing
+  // it may take as long as its sender likes. NOT_FOUND (UNKNOWN_BUFFER): there is none of this id.
   absl::StatusOr<UniqueFd> TakeDescriptor(uint64_t id) const;
 
  private:
