@@ -10,6 +10,10 @@ constexpr int64_t kLongest = int64_t{24} * 3600 * 1'000'000'000;
 
 }  // namespace
 
+LatencyHistogram::~LatencyHistogram() {
+  for (std::atomic<Row*>& row : rows_) delete row.load();
+}
+
 void LatencyHistogram::Add(absl::Duration value) {
   const auto ns =
       static_cast<uint64_t>(std::clamp<int64_t>(absl::ToInt64Nanoseconds(value), 0, kLongest));
@@ -19,7 +23,12 @@ void LatencyHistogram::Add(absl::Duration value) {
   const uint64_t sub =
       exponent == 0 ? ns
                     : std::min<uint64_t>((ns >> (exponent - 1)) - kSubBuckets, kSubBuckets - 1);
-  auto& bucket = buckets_[exponent * kSubBuckets + sub];
+  Row* row = rows_[exponent].load(std::memory_order_relaxed);
+  if (row == nullptr) {
+    row = new Row{};
+    rows_[exponent].store(row, std::memory_order_release);
+  }
+  std::atomic<uint64_t>& bucket = (*row)[sub];
   // One writer: no read-modify-write is needed.
   bucket.store(bucket.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   total_ns_.store(total_ns_.load(std::memory_order_relaxed) + ns, std::memory_order_relaxed);
@@ -30,7 +39,8 @@ LatencyHistogram::Summary LatencyHistogram::Summarize() const {
   std::array<uint64_t, kSubBuckets * kExponents> counts;
   Summary summary;
   for (size_t i = 0; i < counts.size(); ++i) {
-    counts[i] = buckets_[i].load(std::memory_order_relaxed);
+    const Row* const row = rows_[i / kSubBuckets].load(std::memory_order_acquire);
+    counts[i] = row == nullptr ? 0 : (*row)[i % kSubBuckets].load(std::memory_order_relaxed);
     summary.count += counts[i];
   }
   if (summary.count == 0) return summary;

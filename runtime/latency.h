@@ -10,10 +10,16 @@
 namespace runloop {
 
 // A distribution of durations in buckets of a relative width of 1/16: any value reported is within
-// 7 % of one that was added. Fixed size, no allocation. One thread adds at a time; any thread
+// 7 % of one that was added. A row of buckets is allocated when a value first falls into it: most
+// are never needed, and what there is lies close together. One thread adds at a time; any thread
 // reads, and may miss the newest values.
 class LatencyHistogram {
  public:
+  LatencyHistogram() = default;
+  ~LatencyHistogram();
+  LatencyHistogram(const LatencyHistogram&) = delete;
+  LatencyHistogram& operator=(const LatencyHistogram&) = delete;
+
   struct Summary {
     uint64_t count = 0;
     absl::Duration mean, p50, p99, max;
@@ -30,7 +36,8 @@ class LatencyHistogram {
 
   std::atomic<uint64_t> total_ns_{0};
   std::atomic<uint64_t> max_ns_{0};
-  std::array<std::atomic<uint64_t>, kSubBuckets * kExponents> buckets_{};
+  using Row = std::array<std::atomic<uint64_t>, kSubBuckets>;
+  std::array<std::atomic<Row*>, kExponents> rows_{};
 };
 
 }  // namespace runloop

@@ -54,6 +54,15 @@ class Operation {
   };
   Statistics& statistics() const { return statistics_; }
 
+  // Asks the processor for what running it will touch: among thousands of operations it is far
+  // away.
+  void Prefetch() const {
+    __builtin_prefetch(&handler_);
+    __builtin_prefetch(&statistics_.started);
+    __builtin_prefetch(&statistics_.queue_wait);
+    __builtin_prefetch(&statistics_.run_time);
+  }
+
  private:
   friend class internal::OperationTask;
   friend class internal::RuntimeCore;

@@ -57,7 +57,6 @@ class Task : public QueueItem {
     const char* const begin = reinterpret_cast<const char*>(this);
     for (size_t line = 1; line <= kPrefetched; ++line) __builtin_prefetch(begin + line * 64);
   }
-  void PrefetchPayload() const { __builtin_prefetch(payload); }
 
  private:
   friend class Lifecycle;

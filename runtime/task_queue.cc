@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "runloop/runtime/operation_registry.h"
 #include "runloop/runtime/planted_bugs.h"
 
 namespace runloop::internal {
@@ -144,7 +145,9 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now) {
     auto* const task = static_cast<Task*>(line_.first);
     Remove(task);
     if (line_.first != nullptr && !line_.first->is_closure()) {
-      static_cast<Task*>(line_.first)->PrefetchPayload();
+      const auto& next = static_cast<const Task&>(*line_.first);
+      __builtin_prefetch(next.payload);
+      if (next.operation != nullptr) next.operation->Prefetch();
     }
     return {.task = task};
   }

@@ -146,6 +146,7 @@ double RegisteredCost(const std::vector<std::string>& names) {
 }
 
 void Main() {
+  Pin(Side::kCaller);  // and so the runtime's thread, which this one starts
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as runloopd does
   for (const int size : kSizes) {
     const auto print = [&](std::string_view what, double ns) {
