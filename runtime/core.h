@@ -44,10 +44,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::StatusOr<std::shared_ptr<Session>> OpenPeerSession(Session::Info info);
 
   using Call = OperationCall;
-  // Queues one invocation; never waits. An error means that it was refused: `done` is destroyed
-  // uncalled. Else `done` gets exactly one outcome, and the task may be given to Cancel and GiveUp.
-  // UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL; MESSAGE_TOO_LARGE if
-  // it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION (DEADLOCK).
+  // Queues one invocation; never waits. An error means that it was refused, and `sink` hears
+  // nothing of it. Else `sink` gets exactly one outcome, and the task may be given to Cancel and
+  // GiveUp. UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL;
+  // MESSAGE_TOO_LARGE if it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION
+  // (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
   // Dispatches of one session, one after the other: each as by Dispatch, but what was admitted is
   // counted and queued together, by Flush or earlier. One thread.
@@ -58,7 +59,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     Group(const Group&) = delete;
     Group& operator=(const Group&) = delete;
 
-    // `call.session` is the group's. Has no `chain` and no `coalesce_key`, and has a sink.
+    // `call` has neither `chain` nor `coalesce_key`; its session is the group's.
     absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
     void Flush();
 
@@ -201,6 +202,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Tells of a task that was ended unstarted, taken out of the queue or not.
   void AfterEndUnstarted(OperationTask& task, const absl::Status& why);
   static absl::Status StoppedError();
+  static absl::Status WhyNeverRan(const Task& task, OutcomeKind kind);
   // Why nothing of the session is taken in now, if so, but for bounds.
   absl::Status WhyClosed(const Session& session) const;
   // Queues without looking at a bound; false if the queue is closed.
