@@ -22,8 +22,9 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/proto/runloop/v1 DESTINATION ${CMAKE_INS
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/runloop)
 install(EXPORT runloop NAMESPACE runloop:: FILE runloopTargets.cmake DESTINATION ${package_dir})
+set(RUNLOOP_PROTO_DIR ${CMAKE_INSTALL_DATADIR}/runloop/proto)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/runloopConfig.cmake.in
-  ${PROJECT_BINARY_DIR}/runloopConfig.cmake INSTALL_DESTINATION ${package_dir})
+  ${PROJECT_BINARY_DIR}/runloopConfig.cmake INSTALL_DESTINATION ${package_dir} PATH_VARS RUNLOOP_PROTO_DIR)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/runloopConfigVersion.cmake
   COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/runloopConfig.cmake ${PROJECT_BINARY_DIR}/runloopConfigVersion.cmake

@@ -25,7 +25,7 @@ Examples:
   runloopd --plugin=./mp4_writer.so --loop=glib
       Serves a plugin at the default socket, with a GLib main loop under its runtime thread.
   runloopd --listen=unix:/tmp/$USER/acme.sock --plugin=./a.so --plugin=./b.so
-      Serves two plugins at a socket of one's own. The directory has to be private.
+      Serves two plugins at a socket of one's own. Nobody else may write the directory.
   runloopctl --address=unix:/tmp/$USER/acme.sock status
       Looks at it.
 

@@ -57,6 +57,12 @@ absl::Status CheckDirectory(const std::string& directory) {
 }
 
 absl::Status AlreadyListening(const Address& address) {
+  if (access(address.path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("a daemon listens at ", address.ToString(),
+                     ", but that file has been removed, and nobody can reach it: `fuser ",
+                     address.path, ".lock` says which process it is; end it"));
+  }
   return absl::AlreadyExistsError(absl::StrCat("a daemon already listens at ", address.ToString(),
                                                ": stop it, or choose another --listen"));
 }

@@ -11,6 +11,7 @@
 #include "runloop/daemon/host.h"
 #include "runloop/daemon/inherited_sockets.h"
 #include "runloop/daemon/plugin_loader.h"
+#include "runloop/ipc/address.h"
 #include "runloop/runtime/epoll_loop.h"
 #include "runloop/runtime/glib/glib_loop.h"
 #include "runloop/runtime/runtime.h"
@@ -44,6 +45,12 @@ int RunDaemon(const Flags& flags) {
   RaiseFileLimit();
   absl::StatusOr<std::vector<int>> inherited = TakeInheritedSockets();
   if (!inherited.ok()) return Fail(kExitUsage, inherited.status());
+
+  if (!flags.listen.empty()) {
+    if (const auto address = ParseAddress(flags.listen); !address.ok()) {
+      return Fail(kExitUsage, address.status());
+    }
+  }
 
   OperationRegistry operations;
   PluginLoader plugins;

@@ -91,6 +91,14 @@ void RefuseEmptyValues(int argc, char** argv) {
   }
 }
 
+// Before the command line is known to be one.
+bool HasJson(int argc, char** argv) {
+  for (int i = 1; i < argc && std::string(argv[i]) != "--"; ++i) {
+    if (std::string(argv[i]) == "--json") return true;
+  }
+  return false;
+}
+
 // The first word that is no option, nor the value of one that stands before a command.
 std::string FirstWord(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
@@ -217,13 +225,15 @@ int Main(int argc, char** argv) {
   AddRun(app, options.run);
   CLI::App* drain = AddDrain(app, options.drain);
   try {
+    PrintErrorsAsJson(HasJson(argc, argv));
     RefuseEmptyValues(argc, argv);
+    // As `git help` is.
+    if (FirstWord(argc, argv) == "help") throw CLI::CallForHelp();
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return Fail(UsageError(Explain(app, error, argc, argv) + "; see `runloopctl --help`"));
   }
-  PrintErrorsAsJson(options.global.json);
   int code;
   if (status->parsed()) {
     code = RunStatus(options.global);

@@ -9,9 +9,18 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "runloop/client/cli/commands.h"
 #include "runloop/client/cli/schema.h"
+#include "runloop/runtime/error.h"
 
 namespace runloop::cli {
 namespace {
+
+// The daemon answered before the call: what ended it came after it was sent.
+absl::Status AfterSending(absl::Status status) {
+  if (ReasonOf(status) != v1::ERROR_REASON_NOT_CONNECTED) return status;
+  return MakeError(absl::StatusCode::kUnknown, v1::ERROR_REASON_SESSION_LOST,
+                   "the connection was lost: the daemon has ended or closed it, and the operation "
+                   "may or may not have run");
+}
 
 absl::StatusOr<std::string> CallMethod(const Daemon& daemon, const std::string& method,
                                        const std::string& request) {
@@ -30,7 +39,7 @@ absl::StatusOr<std::string> CallMethod(const Daemon& daemon, const std::string& 
   bool ok;
   queue.Next(&tag, &ok);
   queue.Shutdown();
-  if (absl::Status result = daemon.Check(status); !result.ok()) return result;
+  if (absl::Status result = AfterSending(daemon.Check(status)); !result.ok()) return result;
   std::vector<grpc::Slice> slices;
   if (!reply.Dump(&slices).ok()) return absl::InternalError("the reply cannot be read");
   std::string all;

@@ -45,7 +45,7 @@ class NoDaemonTest(harness.TestCase):
                 self.assertEqual(result.code, 2, result.stderr)
                 self.assert_one_line(result.stderr, '^runloopctl: ')
                 result = harness.run([harness.RUNLOOPD, f'--listen={address}'])
-                self.assertNotEqual(result.code, 0)
+                self.assertEqual(result.code, 2)
                 self.assert_one_line(result.stderr, '^runloopd: ')
 
     def test_what_listens_but_is_no_daemon_is_told_so_within_the_timeout(self):
@@ -89,6 +89,14 @@ class NoDaemonTest(harness.TestCase):
         error = json.loads(result.stderr)
         self.assertEqual((error['code'], error['reason']), ('UNAVAILABLE', 'NOT_CONNECTED'))
         self.assertIn(self.socket, error['message'])
+        result = self.ctl('--json', 'statsu')
+        self.assertEqual(result.code, 2, result.stderr)
+        self.assertEqual(json.loads(result.stderr)['code'], 'INVALID_ARGUMENT')
+
+    def test_help_may_be_asked_for_by_a_word(self):
+        result = self.ctl('help')
+        self.assertEqual(result.code, 0, result.stderr)
+        self.assertIn('exit codes', result.stdout)
 
 
 class TimeoutTest(harness.TestCase):
