@@ -110,6 +110,19 @@ class TimeoutTest(harness.TestCase):
                     self.assertEqual(result.code, 0, result.stderr)
 
 
+class LostCallTest(harness.TestCase):
+
+    def test_a_call_whose_daemon_dies_may_have_run(self):
+        daemon = self.start_daemon()
+        daemon.steer()
+        call = self.start([harness.RUNLOOPCTL, '--address', daemon.address, '--json', 'call', harness.HOLD, '{}'])
+        daemon.await_status(lambda status: status.thread.current_operation == harness.HOLD, 'it runs')
+        daemon.popen.kill()
+        self.assertEqual(call.wait(), 1, call.stderr)
+        error = json.loads(call.stderr)
+        self.assertEqual((error['code'], error['reason']), ('UNKNOWN', 'SESSION_LOST'))
+
+
 class SocketTest(harness.TestCase):
 
     def run_daemon(self, *arguments, socket_path=None):
