@@ -45,7 +45,7 @@ struct HostOptions {
 //   auto host = runloop::Host::Start(**runtime, {.listen = "/run/acme/acme.sock"});
 //   return (*host)->ServeUntilSignal();
 //
-// Threads: an accept thread, one completion-queue thread for the session streams, one that writes
+// Threads: an accept thread, one completion-queue thread for all RPCs, one that writes
 // the log, and gRPC's own. None of them is the runtime thread and none waits for it. Start,
 // ServeUntilSignal, Drain and the destructor belong to the thread that owns the runtime, and
 // `runtime` must outlive the host.
