@@ -25,6 +25,9 @@ struct ConnectOptions {
   // Buffers are memory of this process, and their bytes travel in messages, as where the connection
   // carries no descriptors: to compare.
   bool buffers_in_messages = false;
+  // A session's messages go through shared memory where the daemon lets them. False: always by the
+  // gRPC stream, to compare.
+  bool ring = true;
   // Called once for each session that is lost, or ends because the daemon drained, after its
   // invocations have their outcomes and before the next session opens; on the thread that runs
   // Watch callbacks, so it must not block and must not throw. It may dispatch, for the next

@@ -99,13 +99,13 @@ absl::StatusOr<SideChannel::Answer> SessionBuffers::Ask(const v1::SideChannelReq
 absl::StatusOr<SessionBuffers::Mapping> SessionBuffers::Map(SideChannel::Answer answer) {
   const v1::BufferInfo& info = answer.response.buffer();
   struct stat file {};
-  if (!answer.fd.valid() || info.buffer() == 0 || info.size() % kBufferPage != 0 ||
-      fstat(answer.fd.get(), &file) != 0 || static_cast<uint64_t>(file.st_size) < kBufferPage ||
+  if (answer.fds.size() != 1 || info.buffer() == 0 || info.size() % kBufferPage != 0 ||
+      fstat(answer.fds[0].get(), &file) != 0 || static_cast<uint64_t>(file.st_size) < kBufferPage ||
       info.size() > static_cast<uint64_t>(file.st_size) - kBufferPage) {
     return absl::InternalError("the daemon gave something else than a buffer");
   }
   absl::StatusOr<MappedMemory> memory =
-      MappedMemory::Map(answer.fd.get(), info.size() + kBufferPage, info.writable());
+      MappedMemory::Map(answer.fds[0].get(), info.size() + kBufferPage, info.writable());
   if (!memory.ok()) return memory.status();
   return Mapping{.id = info.buffer(),
                  .size = info.size(),

@@ -208,9 +208,14 @@ SessionClient::Outgoing SessionClient::NextOutgoing() {
   if (session_ == nullptr || stream_ended_ || !session_->HasOutgoing()) return {};
   // What is not sent has certainly not run, which its caller is told once the stream has ended.
   if (stream_->PeerHasGone()) return {};
-  std::optional<OpenSession::Outgoing> what = session_->NextOutgoing();
-  if (!what.has_value()) return {};
-  return {.stream = stream_, .what = *std::move(what)};
+  while (std::optional<OpenSession::Outgoing> what = session_->NextOutgoing()) {
+    if (what->half_close || !stream_->has_ring()) {
+      return {.stream = stream_, .what = *std::move(what)};
+    }
+    if (!stream_->Write(what->message)) break;
+    session_->Written();
+  }
+  return {};
 }
 
 void SessionClient::Outgoing::Send() {

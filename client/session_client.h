@@ -57,6 +57,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     std::function<void(const SessionLost&)> on_session_lost;  // may be empty
     // Called before the outcomes that a loss brings, if on_session_lost is to follow; may be empty.
     std::function<void()> before_session_lost;
+    bool offers_ring = true;
   };
 
   // Begins to connect.
@@ -97,7 +98,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
  private:
   using Outcomes = std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>>;
-  // A message to begin to send, once the lock is free.
+  // What to begin to send once the lock is free, which rings need not: they take it at once.
   struct Outgoing {
     std::shared_ptr<SessionStream> stream;
     OpenSession::Outgoing what;

@@ -16,6 +16,8 @@ namespace {
 constexpr uint32_t kVersion = 1;
 // How often a wait for a daemon that does not answer looks at what has become due.
 constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
+// How long the daemon may take for each step of attaching a ring.
+constexpr absl::Duration kAttachTimeout = absl::Seconds(1);
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
 
@@ -57,6 +59,7 @@ absl::Status SessionClient::TryConnect() {
   hello.mutable_versions()->set_min(kVersion);
   hello.mutable_versions()->set_max(kVersion);
   hello.set_client_name(options_.client_name);
+  if (options_.offers_ring) hello.add_transports(v1::TRANSPORT_RING);
   hello.add_transports(v1::TRANSPORT_STREAM);
   absl::StatusOr<std::shared_ptr<SessionStream>> stream =
       SessionStream::Start(options_.address, std::move(hello));
@@ -77,6 +80,7 @@ absl::Status SessionClient::TryConnect() {
     }
   }
   if (status->ok()) {
+    (*stream)->AttachRing(kAttachTimeout);
     BeginSession();
   } else {
     absl::MutexLock lock(&mutex_);

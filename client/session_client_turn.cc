@@ -102,6 +102,9 @@ void SessionClient::Handle(SessionStream::Event event, SessionStream& stream) {
     case SessionStream::Event::kWritten:
       Written();
       break;
+    case SessionStream::Event::kRoom:
+      if (stream.Flush()) Written();
+      break;
     case SessionStream::Event::kWriteFailed: {
       absl::MutexLock lock(&mutex_);
       if (session_ != nullptr) session_->WriteFailed();

@@ -15,6 +15,9 @@
 namespace runloop::internal {
 namespace {
 
+// How long the stream may outlive its ring.
+constexpr absl::Duration kOutlives = absl::Seconds(5);
+
 constexpr char kMethod[] = "/runloop.v1.Dispatcher/Session";
 
 gpr_timespec ToGpr(absl::Time deadline) {
@@ -57,8 +60,9 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
       case Event::kWritten:
         hello_written_ = true;
         break;
-      case Event::kWriteFailed:
-        break;  // the end follows
+      case Event::kWriteFailed:  // the end follows
+      case Event::kRoom:
+        break;
       case Event::kMessage:
         if (message_.has_draining() && !message_.has_welcome()) {
           return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
@@ -89,7 +93,48 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
   return absl::OkStatus();
 }
 
+void SessionStream::AttachRing(absl::Duration timeout) {
+  if (welcome_.transport() != v1::TRANSPORT_RING || welcome_.side_channel_token().empty()) return;
+  absl::StatusOr<std::unique_ptr<SessionRing>> ring =
+      SessionRing::Attach(address_, welcome_, timeout);
+  if (ring.ok()) ring_ = *std::move(ring);
+}
+
 SessionStream::Event SessionStream::Next(absl::Time deadline) {
+  if (ring_ == nullptr) return NextOfStream(deadline);
+  if (ring_closed_ == absl::InfiniteFuture()) {
+    if (const std::optional<Event> event = NextOfRing(deadline)) return *event;
+    ring_closed_ = Clock::Monotonic()->Now();
+    if (!ring_->error().ok()) context_.TryCancel();
+  }
+  // Then comes the end.
+  const absl::Time late = ring_closed_ + kOutlives;
+  const Event event = NextOfStream(std::min(deadline, late));
+  if (event == Event::kTimeout && Clock::Monotonic()->Now() >= late) context_.TryCancel();
+  if (event == Event::kEnded && !ring_->error().ok()) end_status_ = ring_->error();
+  return event;
+}
+
+std::optional<SessionStream::Event> SessionStream::NextOfRing(absl::Time deadline) {
+  std::string_view bytes;
+  switch (ring_->Next(deadline, bytes)) {
+    case SessionRing::Event::kMessage:
+      if (message_.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+        return Event::kMessage;
+      }
+      Cancel();
+      return std::nullopt;
+    case SessionRing::Event::kRoom:
+      return Event::kRoom;
+    case SessionRing::Event::kTimeout:
+      return Event::kTimeout;
+    case SessionRing::Event::kClosed:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+SessionStream::Event SessionStream::NextOfStream(absl::Time deadline) {
   while (true) {
     void* tag;
     bool ok;
@@ -140,18 +185,26 @@ SessionStream::Event SessionStream::Next(absl::Time deadline) {
   }
 }
 
-void SessionStream::Write(const grpc::ByteBuffer& message) {
+bool SessionStream::Write(const grpc::ByteBuffer& message) {
+  if (ring_ != nullptr) return ring_->Write(message);
   stream_->Write(message, ToTag(kWrite));
+  return false;
 }
 
+bool SessionStream::Flush() { return ring_ == nullptr || ring_->Flush(); }
+
 bool SessionStream::PeerHasGone() const {
+  if (ring_ != nullptr) return ring_->PeerHasGone();
   pollfd socket{.fd = socket_.get(), .events = POLLRDHUP, .revents = 0};
   return poll(&socket, 1, 0) > 0;
 }
 
 void SessionStream::HalfClose() { stream_->WritesDone(ToTag(kWrite)); }
 
-void SessionStream::Cancel() { context_.TryCancel(); }
+void SessionStream::Cancel() {
+  context_.TryCancel();
+  if (ring_ != nullptr) ring_->Shutdown();
+}
 
 void SessionStream::Finish() {
   if (std::exchange(finishing_, true)) return;

@@ -13,17 +13,18 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "runloop/client/daemon_channel.h"
+#include "runloop/client/session_ring.h"
 #include "runloop/ipc/address.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
 
-// One `Dispatcher.Session` stream over one connection of its own, from connecting to its end. It
-// neither reconnects nor knows invocations.
+// One `Dispatcher.Session` stream over one connection of its own, from connecting to its end, and
+// the ring that carries its messages, if there is one. It neither reconnects nor knows invocations.
 //
-// Threads: one thread at a time, the reader, calls Handshake and Next and reads what they gave. Any
-// thread may call Write, HalfClose and Cancel. Share it: whoever may still be inside Write keeps it
-// alive. Destruction breaks a stream that has not ended.
+// Threads: one thread at a time, the reader, calls Handshake, AttachRing and Next and reads what
+// they gave. Any thread may call Write, Flush, HalfClose and Cancel. Share it: whoever may still be
+// inside Write keeps it alive. Destruction breaks a stream that has not ended.
 class SessionStream {
  public:
   // Connects and begins the stream. Does not wait for the daemon's answer.
@@ -40,10 +41,14 @@ class SessionStream {
   // no more use.
   std::optional<absl::Status> Handshake(absl::Time deadline);
   const v1::Welcome& welcome() const { return welcome_; }
+  // If the daemon offers rings, asks for them, for at most `timeout`; without success messages go
+  // by the stream. After the handshake, before anything is written or shared.
+  void AttachRing(absl::Duration timeout);
 
   enum class Event {
     kMessage,      // message() is new
     kWritten,      // what Write or HalfClose began is over
+    kRoom,         // there is room for what Write has left: Flush
     kWriteFailed,  // so it is, and the stream is ending: what comes next cannot be sent
     kEnded,        // end_status() says why; there are no more messages. Comes once
     kTimeout,
@@ -54,9 +59,14 @@ class SessionStream {
   v1::SessionResponse& message() { return message_; }
   const absl::Status& end_status() const { return end_status_; }
 
-  // Begins to send one message, or the end of all messages. The next one may begin once kWritten
-  // was reported.
-  void Write(const grpc::ByteBuffer& message);
+  // Constant once others know of this.
+  bool has_ring() const { return ring_ != nullptr; }
+
+  // Sends one message. True: all of it is on its way, and the next one may follow. False: that may
+  // begin once kWritten was reported, or Flush, after kRoom, was true.
+  bool Write(const grpc::ByteBuffer& message);
+  bool Flush();
+  // Begins to send the end of all messages; kWritten follows. Once Write may be called.
   void HalfClose();
 
   // The daemon has closed the connection: what is written now does not reach it, and the stream
@@ -73,6 +83,10 @@ class SessionStream {
 
   static void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
   void Finish();
+  // What the completion queue brings.
+  Event NextOfStream(absl::Time deadline);
+  // nullopt: there is nothing more from the ring.
+  std::optional<Event> NextOfRing(absl::Time deadline);
 
   // Constant after construction, or thread-safe.
   const Address address_;
@@ -82,7 +96,10 @@ class SessionStream {
   grpc::ClientContext context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
 
+  std::unique_ptr<SessionRing> ring_;  // constant once others know of this
+
   // The reader only.
+  absl::Time ring_closed_ = absl::InfiniteFuture();
   grpc::ByteBuffer incoming_;
   v1::SessionResponse message_;
   v1::Welcome welcome_;

@@ -116,8 +116,12 @@ absl::StatusOr<SideChannel::Answer> SideChannel::Ask(const v1::SideChannelReques
   std::vector<UniqueFd> fds = std::exchange(fds_, {});
   if (!response.ok()) return response.status();
   if (absl::Status status = FromProto(response->status()); !status.ok()) return status;
-  return Answer{.response = *std::move(response),
-                .fd = fds.empty() ? UniqueFd() : std::move(fds.front())};
+  return Answer{.response = *std::move(response), .fds = std::move(fds)};
+}
+
+UniqueFd SideChannel::TakeSocket() {
+  absl::MutexLock lock(&mutex_);
+  return std::move(socket_);
 }
 
 void SideChannel::Tell(const v1::SideChannelRequest& request) {

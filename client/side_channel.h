@@ -36,11 +36,13 @@ class SideChannel {
 
   struct Answer {
     v1::SideChannelResponse response;  // its status is OK
-    UniqueFd fd;                       // not valid: none came along
+    std::vector<UniqueFd> fds;         // those that came along
   };
   // Sends one request, with a descriptor if `fd` is not -1, and waits for its answer. Other errors
   // are the daemon's refusals.
   absl::StatusOr<Answer> Ask(const v1::SideChannelRequest& request, int fd = -1);
+  // The channel carries no more frames: its socket.
+  UniqueFd TakeSocket();
   // Sends one whose answer nobody waits for.
   void Tell(const v1::SideChannelRequest& request);
 

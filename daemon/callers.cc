@@ -61,10 +61,11 @@ absl::StatusOr<std::shared_ptr<Session>> Callers::SessionOf(
                    "another process; open one with Dispatcher.Session");
 }
 
-std::string Callers::AddSession(const std::shared_ptr<Session>& session) {
+std::string Callers::AddSession(const std::shared_ptr<Session>& session,
+                                std::shared_ptr<RingOwner> ring_owner) {
   absl::MutexLock lock(&mutex_);
   sessions_[session->info().id] = session;
-  return tokens_.Add(session);
+  return tokens_.Add(session, std::move(ring_owner));
 }
 
 void Callers::RemoveSession(const Session& session) {

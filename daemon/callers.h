@@ -42,7 +42,8 @@ class Callers {
   absl::StatusOr<std::shared_ptr<Session>> SessionOf(const grpc::ServerContextBase& context) const;
 
   // The sessions that calls may join, and side channels attach to with the token that it returns.
-  std::string AddSession(const std::shared_ptr<Session>& session);
+  std::string AddSession(const std::shared_ptr<Session>& session,
+                         std::shared_ptr<RingOwner> ring_owner);
   void RemoveSession(const Session& session);
 
  private:

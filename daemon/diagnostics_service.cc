@@ -76,8 +76,11 @@ void FillSession(const Session& session, const Bound& buffers, v1::SessionStatus
   status.set_peer_pid(info.peer.pid);
   status.set_peer_uid(info.peer.uid);
   status.set_role(info.peer.role);
-  status.set_transport(info.transport == "stream" ? v1::TRANSPORT_STREAM
+  const Session::Transport transport = session.transport();
+  status.set_transport(transport.name == "stream" ? v1::TRANSPORT_STREAM
+                       : transport.name == "ring" ? v1::TRANSPORT_RING
                                                   : v1::TRANSPORT_UNSPECIFIED);
+  status.set_transport_reason(transport.why);
   status.set_queued(counts.queued);
   status.set_running(counts.running);
   status.set_finished(counts.finished);

@@ -17,6 +17,7 @@
 #include "runloop/daemon/listener.h"
 #include "runloop/daemon/listening_socket.h"
 #include "runloop/daemon/log_queue.h"
+#include "runloop/daemon/ring_server.h"
 #include "runloop/daemon/server.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/clock.h"
@@ -85,7 +86,10 @@ class Host::Impl {
         options_(std::move(options)),
         log_queue_(options_.log ? options_.log : StderrLog()),
         bound_(core_->OnRuntimeThread()) {}
-  ~Impl() { Close(absl::ZeroDuration()); }
+  ~Impl() {
+    Close(absl::ZeroDuration());
+    if (rings_ != nullptr) core_->RemoveIntake(*rings_);
+  }
 
   absl::Status Start();
   int ServeUntilSignal();
@@ -93,6 +97,10 @@ class Host::Impl {
   const std::vector<std::string>& addresses() const { return listener_addresses_; }
 
  private:
+  // Why there are none.
+  absl::Status StartRings();
+  // What messages that have not arrived may hold beside `unfinished`.
+  int64_t MaxArrivingBytes(const Bound& unfinished) const;
   // For connections by the main sockets, or by roles' sockets.
   absl::StatusOr<std::unique_ptr<daemon::Server>> NewServer(int max_calls, const Bound& unfinished);
   void BeginDrain(absl::Duration timeout);
@@ -119,7 +127,9 @@ class Host::Impl {
   const LogSink log_ = [this](LogSeverity severity, std::string_view line) {
     log_queue_.Write(severity, line);
   };
-  const bool bound_;  // the owner's thread is the runtime thread
+  const bool bound_;                           // the owner's thread is the runtime thread
+  std::shared_ptr<daemon::RingServer> rings_;  // null: there are none
+  std::string why_no_rings_;
 
   // Constant after Start.
   std::vector<std::string> listener_addresses_;
@@ -153,6 +163,12 @@ absl::Status Host::Impl::Start() {
     listener_addresses_.push_back(socket.name());
     if (socket.address()) hosted_.push_back(socket.address()->ToString());
   }
+  if (options_.ring_bytes != 0 && !IsRingSize(static_cast<uint64_t>(options_.ring_bytes))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ring_bytes is ", options_.ring_bytes,
+                     "; it is 0, or a power of two from 4096 to 16777216"));
+  }
+  if (absl::Status rings = StartRings(); !rings.ok()) why_no_rings_ = std::string(rings.message());
   absl::StatusOr<std::unique_ptr<daemon::Server>> server =
       NewServer(kMaxCalls, core_->bounds().total);
   if (!server.ok()) return server.status();
@@ -177,6 +193,7 @@ absl::Status Host::Impl::Start() {
                                 .connections = &connections_,
                                 .buffers = &core_->buffers(),
                                 .sessions = &sessions_,
+                                .rings = rings_.get(),
                                 .log = log_});
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
@@ -186,9 +203,30 @@ absl::Status Host::Impl::Start() {
   return absl::OkStatus();
 }
 
+int64_t Host::Impl::MaxArrivingBytes(const Bound& unfinished) const {
+  const int64_t beside = kArrivingBytes + kArrivingMessages * options_.max_message_bytes;
+  return std::min(unfinished.bytes, std::numeric_limits<int64_t>::max() - beside) + beside;
+}
+
+absl::Status Host::Impl::StartRings() {
+  if (options_.ring_bytes == 0)
+    return absl::UnavailableError("the daemon is told to have no rings");
+  absl::StatusOr<std::shared_ptr<daemon::RingServer>> rings = daemon::RingServer::Create(
+      {.terms = {.core = core_,
+                 .operations = core_->operations().List(),
+                 .max_message_bytes = options_.max_message_bytes,
+                 .max_unfinished = options_.max_unfinished},
+       .ring_bytes = static_cast<size_t>(options_.ring_bytes),
+       .max_arriving_bytes = static_cast<size_t>(MaxArrivingBytes(core_->bounds().total)),
+       .max_role_arriving_bytes = static_cast<size_t>(MaxArrivingBytes(core_->bounds().user))});
+  if (!rings.ok()) return rings.status();
+  if (absl::Status added = core_->AddIntake(*rings); !added.ok()) return added;
+  rings_ = *std::move(rings);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_calls,
                                                                       const Bound& unfinished) {
-  const int64_t beside = kArrivingBytes + kArrivingMessages * options_.max_message_bytes;
   return daemon::Server::Create(
       {.core = core_,
        .completion = completion_,
@@ -198,8 +236,9 @@ absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_ca
        .max_message_bytes = options_.max_message_bytes,
        .max_unfinished = options_.max_unfinished,
        .max_calls = max_calls,
-       .max_arriving_bytes =
-           std::min(unfinished.bytes, std::numeric_limits<int64_t>::max() - beside) + beside,
+       .max_arriving_bytes = MaxArrivingBytes(unfinished),
+       .rings = rings_,
+       .why_no_rings = why_no_rings_,
        .on_idle = options_.on_idle,
        .drain = [this](const PeerIdentity& peer,
                        absl::Duration timeout) { return OnDrainCall(peer, timeout); },
@@ -210,8 +249,10 @@ void Host::Impl::Close(absl::Duration grace) {
   if (server_ == nullptr || closed_) return;
   closed_ = true;
   for (const std::string& address : hosted_) RemoveHostedAddress(address);
-  listener_.reset();  // the servers get no connection after this
   const absl::Time end = Clock::Monotonic()->Now() + grace;
+  // Side channels belong to the listener, and rings to them.
+  if (rings_ != nullptr && core_->stopped()) rings_->Finish(end);
+  listener_.reset();  // the servers get no connection after this
   for (daemon::Server* server : {server_.get(), role_server_.get()}) {
     server->Shutdown(std::max(end - Clock::Monotonic()->Now(), absl::ZeroDuration()));
   }

@@ -27,6 +27,10 @@ struct HostOptions {
   int64_t max_message_bytes = int64_t{64} << 20;
   // Invocations of one session that may be unfinished.
   int64_t max_unfinished = 100'000;
+  // Bytes of each of the two rings that carry the messages of a session on this machine: a power of
+  // two from 4096 to 16 MiB. They count in the session's bounds for buffers, and take memory only
+  // as far as they are used. 0: there are none, and messages go by the stream.
+  int64_t ring_bytes = int64_t{256} << 10;
   // How long a drain may take.
   absl::Duration drain_timeout = absl::Seconds(10);
   // Called about a second after a session or a connection has ended, if no worker by the main

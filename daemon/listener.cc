@@ -78,7 +78,8 @@ Listener::Listener(ListenerOptions options)
                           },
                       .remove_role_socket = [this](int fd) { RemoveSource(fd); },
                       .buffers = options.buffers,
-                      .sessions = options.sessions},
+                      .sessions = options.sessions,
+                      .rings = options.rings},
                      options.first_byte_timeout, options.log, [this] { SetTimer(); }) {
   for (const ListeningSocket& socket : sockets_) addresses_.push_back(socket.name());
 }

@@ -35,6 +35,7 @@ struct ListenerOptions {
   ConnectionTable* connections = nullptr;
   internal::BufferRegistry* buffers = nullptr;
   const SessionTokens* sessions = nullptr;
+  RingServer* rings = nullptr;  // may be null
   LogSink log;
   // A connection that says nothing for so long is closed, and so is a side channel that has not
   // sent its greeting or does not finish a frame.

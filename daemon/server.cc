@@ -44,6 +44,8 @@ Server::Server(ServerOptions options)
                  .callers = &callers_,
                  .max_message_bytes = options.max_message_bytes,
                  .max_unfinished = options.max_unfinished,
+                 .rings = options.rings,
+                 .why_no_rings = options.why_no_rings,
                  .on_idle = options.on_idle,
                  .log = options.log}),
       operation_service_(options.core, callers_, options.max_message_bytes),

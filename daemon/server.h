@@ -40,6 +40,8 @@ struct ServerOptions {
   // What gRPC may hold for all connections together, mostly of messages that have not arrived in
   // full. When it holds more it ends streams, whoever's they are.
   int64_t max_arriving_bytes = 0;
+  std::shared_ptr<RingServer> rings;  // null: there are none
+  std::string why_no_rings;           // then
   // HostOptions::on_idle.
   std::function<void()> on_idle;
   // What a worker does that asks for a drain.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "runloop/daemon/session_stream.h"
 #include "runloop/ipc/status_codec.h"
 
 namespace runloop::daemon {
@@ -41,7 +40,9 @@ void SessionOutbox::Deliver(std::shared_ptr<Task> task) {
   Task* const added = task.get();
   added->kept = std::move(task);
   Task* head = head_.load(std::memory_order_relaxed);
+  std::shared_ptr<SessionOutbox> kept;  // once it is added, nothing else may keep this
   do {
+    if (head == EmptyAndAsleep() && kept == nullptr) kept = shared_from_this();
     if (head == Closed()) {
       added->next_delivered = nullptr;
       Tasks dropped;
@@ -49,24 +50,20 @@ void SessionOutbox::Deliver(std::shared_ptr<Task> task) {
       return;
     }
     added->next_delivered = IsTask(head) ? head : nullptr;
-  } while (!head_.compare_exchange_weak(head, added, std::memory_order_acq_rel,
+  } while (!head_.compare_exchange_weak(head, added, std::memory_order_seq_cst,
                                         std::memory_order_relaxed));
-  if (head != EmptyAndAsleep()) return;
-  completion_->Post([self = shared_from_this()] {
-    if (self->stream_ != nullptr) self->stream_->OnOutcomes();
-  });
+  if (head == EmptyAndAsleep()) Wake();
 }
 
 void SessionOutbox::Take(Tasks& to) {
-  Task* newest = head_.load(std::memory_order_relaxed);
-  if (newest == EmptyAndAsleep() || newest == Closed()) return;
-  newest = head_.exchange(Empty(), std::memory_order_acq_rel);
+  if (!IsTask(head_.load(std::memory_order_relaxed))) return;
+  Release(head_.exchange(Empty(), std::memory_order_acq_rel), to);
+}
+
+bool SessionOutbox::Sleep() {
   Task* empty = Empty();
-  if (newest == Empty() &&
-      !head_.compare_exchange_strong(empty, EmptyAndAsleep(), std::memory_order_acq_rel)) {
-    newest = head_.exchange(Empty(), std::memory_order_acq_rel);
-  }
-  Release(newest, to);
+  return head_.compare_exchange_strong(empty, EmptyAndAsleep(), std::memory_order_seq_cst) ||
+         !IsTask(empty);
 }
 
 void SessionOutbox::Release(Task* newest, Tasks& to) {
@@ -82,7 +79,6 @@ void SessionOutbox::Release(Task* newest, Tasks& to) {
 }
 
 void SessionOutbox::Close() {
-  stream_ = nullptr;
   Tasks dropped;
   Release(head_.exchange(Closed(), std::memory_order_acq_rel), dropped);
 }

@@ -10,12 +10,9 @@
 
 #include "absl/status/statusor.h"
 #include "google/protobuf/message.h"
-#include "runloop/daemon/completion_thread.h"
 #include "runloop/runtime/operation_task.h"
 
 namespace runloop::daemon {
-
-class SessionStream;
 
 // What an invocation came to; null for success of which no reply is wanted.
 using Outcome = absl::StatusOr<std::unique_ptr<google::protobuf::Message>>;
@@ -25,29 +22,37 @@ size_t OutcomeBytes(const Outcome& outcome);
 // An error whose text and details are as bounded as those of an RPC.
 absl::Status BoundedStatus(absl::Status status);
 
-// Where the invocations of one session stream gather that have their outcome, until the stream
-// writes those: a lock-free list, which the runtime thread adds to, waking the stream's thread only
-// if that has run out of outcomes. Shared by the stream and its invocations, which may outlive it.
-class SessionOutbox final : public internal::OutcomeSink,
-                            public std::enable_shared_from_this<SessionOutbox> {
+// Where the invocations of one session gather that have their outcome, until they are written: a
+// lock-free list, which the runtime thread adds to, waking who writes only if that has said that it
+// sleeps. Shared by the transport and its invocations, which may outlive it.
+//
+// Threads: the transport's, one at a time, unless said otherwise.
+class SessionOutbox : public internal::OutcomeSink,
+                      public std::enable_shared_from_this<SessionOutbox> {
  public:
   using Tasks = std::vector<std::shared_ptr<internal::OperationTask>>;
 
-  SessionOutbox(std::shared_ptr<CompletionThread> completion, SessionStream* stream)
-      : completion_(std::move(completion)), stream_(stream) {}
+  virtual ~SessionOutbox() = default;
 
-  // Any thread. Dropped if the stream is closed.
+  // Any thread. Dropped if this is closed.
   void Deliver(std::shared_ptr<internal::OperationTask> task) override;
 
-  // Moves what has gathered to the end of `to`, oldest first; if it is nothing, the next Deliver
-  // wakes. The stream's thread.
+  // Moves what has gathered to the end of `to`, oldest first.
   void Take(Tasks& to);
+  // True if there is something to take. Any thread.
+  bool has_tasks() const { return IsTask(head_.load(std::memory_order_seq_cst)); }
+  // The next Deliver wakes; false: there is something to take.
+  bool Sleep();
 
   // OutcomeBytes of what has gathered. Any thread.
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
-  // From now on outcomes are dropped. The stream's thread.
+  // From now on outcomes are dropped.
   void Close();
+
+ protected:
+  // Something has gathered after Sleep. Any thread; must not block.
+  virtual void Wake() = 0;
 
  private:
   using Task = internal::OperationTask;
@@ -60,9 +65,6 @@ class SessionOutbox final : public internal::OutcomeSink,
 
   // The list from `newest` on, turned round; none of them is in the outbox any more.
   void Release(Task* newest, Tasks& to);
-
-  const std::shared_ptr<CompletionThread> completion_;
-  SessionStream* stream_;  // the stream's thread only
 
   alignas(64) std::atomic<Task*> head_{EmptyAndAsleep()};
   std::atomic<size_t> bytes_{0};

@@ -186,10 +186,19 @@ absl::Status SessionRequestReader::Read(grpc::ByteBuffer& bytes) {
   Clear();
   const std::optional<std::string_view> flat = Flatten(bytes);
   if (!flat.has_value()) return Violation("a message cannot be read");
+  return ReadFlat(*flat);
+}
+
+absl::Status SessionRequestReader::Read(std::string_view bytes) {
+  Clear();
+  return ReadFlat(bytes);
+}
+
+absl::Status SessionRequestReader::ReadFlat(std::string_view bytes) {
   std::string rest;
-  if (ReadSimple(*flat, rest)) return rest.empty() ? absl::OkStatus() : Parse(rest);
+  if (ReadSimple(bytes, rest)) return rest.empty() ? absl::OkStatus() : Parse(rest);
   dispatches_.clear();
-  if (absl::Status status = Parse(*flat); !status.ok()) return status;
+  if (absl::Status status = Parse(bytes); !status.ok()) return status;
   dispatches_.reserve(static_cast<size_t>(rest_.dispatches_size()));
   for (const v1::Dispatch& dispatch : rest_.dispatches()) {
     const bool by_id = dispatch.operation_case() == v1::Dispatch::kOperationId;

@@ -46,6 +46,8 @@ class SessionRequestReader {
 
   // An error is a violation. What was read before is gone.
   absl::Status Read(grpc::ByteBuffer& bytes);
+  // The same; views refer to `bytes`.
+  absl::Status Read(std::string_view bytes);
   // What was read is gone. Memory is kept, but for a lot.
   void Clear();
   // Keeps no memory.
@@ -56,6 +58,7 @@ class SessionRequestReader {
   const v1::SessionRequest& rest() const { return rest_; }
 
  private:
+  absl::Status ReadFlat(std::string_view bytes);
   // Reads a message of few fields; false: it is not one, or too long.
   bool ReadSimple(std::string_view bytes, std::string& rest);
   absl::Status Parse(std::string_view bytes);

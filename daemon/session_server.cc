@@ -15,9 +15,12 @@ constexpr absl::Duration kIdleDelay = absl::Seconds(1);
 
 SessionServer::SessionServer(SessionServerOptions options)
     : options_(std::move(options)),
-      operations_(options_.core->operations().List()),
+      terms_({.core = options_.core,
+              .operations = options_.core->operations().List(),
+              .max_message_bytes = options_.max_message_bytes,
+              .max_unfinished = options_.max_unfinished}),
       log_(options_.log),
-      reader_(options_.max_unfinished) {}
+      tools_(options_.max_unfinished) {}
 
 std::unique_ptr<CallHandler> SessionServer::NewStream(Call& call) {
   return std::make_unique<SessionStream>(*this, call);
@@ -38,9 +41,7 @@ void SessionServer::ConnectionEnded() {
 
 void SessionServer::AwaitIdle() {
   if (open_sessions_ > 0) return;
-  reader_.Trim();
-  finished_ = {};
-  spare_requests_.Clear();
+  tools_.Trim();
   internal::OperationTask::TrimThread();
   if (!options_.on_idle) return;
   // gRPC has not freed yet what the connection had. An alarm that is still set is cancelled.

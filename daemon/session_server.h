@@ -8,7 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <vector>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
@@ -17,13 +17,12 @@
 #include "runloop/daemon/call.h"
 #include "runloop/daemon/callers.h"
 #include "runloop/daemon/log_limiter.h"
-#include "runloop/daemon/session_outbox.h"
-#include "runloop/daemon/session_request_reader.h"
-#include "runloop/daemon/spare_requests.h"
+#include "runloop/daemon/session_protocol.h"
 #include "runloop/runtime/core.h"
 
 namespace runloop::daemon {
 
+class RingServer;
 class SessionStream;
 
 struct SessionServerOptions {
@@ -32,7 +31,9 @@ struct SessionServerOptions {
   Callers* callers = nullptr;  // outlives the server
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
-  std::function<void()> on_idle;  // HostOptions
+  std::shared_ptr<RingServer> rings;  // null: there are none
+  std::string why_no_rings;           // then
+  std::function<void()> on_idle;      // HostOptions
   LogSink log;
 };
 
@@ -58,13 +59,10 @@ class SessionServer {
 
   const SessionServerOptions& options() const { return options_; }
   internal::RuntimeCore& core() const { return *options_.core; }
-  // An operation's id on every stream is its place here, counted from 1.
-  const std::vector<const Operation*>& operations() const { return operations_; }
+  const SessionTerms& terms() const { return terms_; }
   LogLimiter& log() { return log_; }
-  // What a stream works with while it handles one event, and that is empty before and after.
-  SessionRequestReader& reader() { return reader_; }
-  SessionOutbox::Tasks& finished() { return finished_; }
-  SpareRequests& spare_requests() { return spare_requests_; }
+  // Of the streams.
+  SessionTools& tools() { return tools_; }
   // How long a drain may still take; nothing if there is none.
   std::optional<absl::Duration> drain_left() const;
 
@@ -80,15 +78,13 @@ class SessionServer {
 
   // Constant after construction.
   const SessionServerOptions options_;
-  const std::vector<const Operation*> operations_;
+  const SessionTerms terms_;
 
   std::atomic<bool> connection_ended_{false};  // and it is posted
 
   // The completion-queue thread.
   LogLimiter log_;
-  SessionRequestReader reader_;
-  SessionOutbox::Tasks finished_;
-  SpareRequests spare_requests_;
+  SessionTools tools_;
   absl::flat_hash_set<SessionStream*> streams_;
   int open_sessions_ = 0;
   std::unique_ptr<grpc::Alarm> idle_alarm_;

@@ -1,6 +1,5 @@
 #include "runloop/daemon/session_stream.h"
 
-#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -8,10 +7,8 @@
 #include "runloop/daemon/byte_buffer.h"
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
-#include "runloop/daemon/operation_service.h"
-#include "runloop/daemon/request_charge.h"
-#include "runloop/ipc/chain_codec.h"
-#include "runloop/ipc/status_codec.h"
+#include "runloop/daemon/ring_server.h"
+#include "runloop/daemon/session_outbox.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -19,11 +16,7 @@ namespace {
 
 constexpr uint32_t kVersion = 1;  // the only one spoken
 constexpr size_t kMaxClientName = 128;
-// One response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
-// it.
-constexpr size_t kResponseBytes = size_t{1} << 20;
-// Room for the fields around a reply.
-constexpr int64_t kEnvelopeBytes = 64;
+
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                    "the daemon is draining; connect again when its socket is back");
@@ -64,6 +57,53 @@ std::string CleanName(std::string name) {
 
 }  // namespace
 
+// What others tell the stream by, while there is one: posts to its thread.
+class SessionStream::Link final : public RingOwner, public std::enable_shared_from_this<Link> {
+ public:
+  Link(std::shared_ptr<CompletionThread> completion, std::shared_ptr<RingServer> rings,
+       SessionStream* stream)
+      : completion_(std::move(completion)), rings_(std::move(rings)), stream_(stream) {}
+
+  // Any thread.
+  void OnRing(std::shared_ptr<SessionRing> ring) override {
+    completion_->Post([self = shared_from_this(), ring = std::move(ring)] {
+      if (self->stream_ != nullptr) {
+        self->stream_->OnRing(ring);
+      } else {
+        self->rings_->Close(*ring);
+      }
+    });
+  }
+  void OnRingEnd(absl::Status why) override {
+    completion_->Post([self = shared_from_this(), why = std::move(why)] {
+      if (self->stream_ != nullptr) self->stream_->OnRingEnd(why);
+    });
+  }
+  void OnOutcomes() {
+    completion_->Post([self = shared_from_this()] {
+      if (self->stream_ != nullptr) self->stream_->Advance();
+    });
+  }
+
+  // The stream's thread.
+  void Cut() { stream_ = nullptr; }
+
+ private:
+  const std::shared_ptr<CompletionThread> completion_;
+  const std::shared_ptr<RingServer> rings_;
+  SessionStream* stream_;  // the stream's thread only
+};
+
+class SessionStream::Outbox final : public SessionOutbox {
+ public:
+  explicit Outbox(std::shared_ptr<Link> link) : link_(std::move(link)) {}
+
+ private:
+  void Wake() override { link_->OnOutcomes(); }
+
+  const std::shared_ptr<Link> link_;
+};
+
 SessionStream::SessionStream(SessionServer& server, Call& call) : server_(server), call_(call) {
   server_.Add(this);
 }
@@ -85,11 +125,12 @@ void SessionStream::OnGone() {
 
 void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
   reading_ = false;
-  SessionRequestReader& request = server_.reader();
+  SessionRequestReader& request = server_.tools().reader;
   if (bytes == nullptr) {
     // Either the worker has half-closed or it has gone; OnGone comes too if it has.
     half_closed_ = true;
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
+    if (ring_ != nullptr) server_.options().rings->EndRequests(*ring_);
   } else if (ending_) {
     // Too late: what it brings was never admitted.
   } else if (absl::Status status = request.Read(*bytes); stage_ == Stage::kHello) {
@@ -113,7 +154,14 @@ void SessionStream::OnWritten(bool ok) {
 
 void SessionStream::BeginDrain() {
   draining_ = true;
-  if (stage_ == Stage::kHello) End(Draining());
+  if (stage_ == Stage::kHello) {
+    End(Draining());
+  } else if (ring_ != nullptr) {
+    server_.options().rings->BeginDrain(*ring_,
+                                        server_.drain_left().value_or(absl::ZeroDuration()));
+  } else {
+    protocol_->BeginDrain(server_.drain_left().value_or(absl::ZeroDuration()));
+  }
   Advance();
 }
 
@@ -124,7 +172,7 @@ void SessionStream::Advance() {
     call_.Write(SerializeToBytes(response_));
   }
   if (!writing_) {
-    if (!ending_ && stage_ == Stage::kOpen && window_.unsettled() == 0) {
+    if (!ending_ && stage_ == Stage::kOpen && settled()) {
       if (half_closed_) End(absl::OkStatus());
       if (!ending_ && draining_) End(Draining());
     }
@@ -135,9 +183,7 @@ void SessionStream::Advance() {
     }
   }
   if (reading_ || half_closed_ || ending_) return;
-  if (outbox_ != nullptr && outbox_->bytes() + unsent_bytes_ + written_bytes_ >= kMaxUnsentBytes) {
-    return;
-  }
+  if (unsent_bytes() + written_bytes_ >= SessionProtocol::kMaxUnsentBytes) return;
   reading_ = true;
   call_.Read();
 }
@@ -148,70 +194,57 @@ bool SessionStream::FillResponse() {
     welcomed_ = true;  // Welcome has filled it
     return true;
   }
-  TakeFinished();
-
-  response_.Clear();
-  const size_t bound = std::min<size_t>(kResponseBytes, server_.options().max_message_bytes / 2);
-  const bool acknowledged = std::exchange(acknowledges_, false);
-  std::vector<uint64_t> told;  // with an outcome of their own
-  size_t bytes = 0;
-  while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
-    Untold& untold = unsent_.front();
-    unsent_bytes_ -= untold.bytes;
-    written_bytes_ += untold.bytes;
-    bytes += untold.bytes;
-    FillOutcome(untold, *response_.add_outcomes());
-    told.push_back(untold.number);
-    unsent_.pop_front();
-  }
-  // The ranges pass over invocations with an outcome of their own only once that was sent in an
-  // earlier message, so a worker may take the two fields in either order.
-  if (acknowledged) window_.Describe(*response_.mutable_succeeded());
-  for (const uint64_t number : told) window_.Settle(number);
-
-  const bool tell_drain = draining_ && !drain_told_;
-  if (tell_drain) {
-    drain_told_ = true;
-    *response_.mutable_draining()->mutable_deadline() =
-        ToProto(server_.drain_left().value_or(absl::ZeroDuration()));
-  }
-  return acknowledged || !told.empty() || tell_drain;
-}
-
-void SessionStream::TakeFinished() {
-  // The outbox wakes this stream again only once it was found empty, or there is a write, after
-  // which this looks again. The ends of what was given up are no reason to write.
-  SessionOutbox::Tasks& taken = server_.finished();
+  if (ring_ != nullptr) return false;
   do {
-    taken.clear();
-    outbox_->Take(taken);
-    for (const std::shared_ptr<internal::OperationTask>& task : taken) {
-      server_.spare_requests().Put(*task->operation, task->TakeRequest());
-      const uint64_t number = task->ticket();
-      Outcome outcome = task->TakeOutcome();
-      if (outcome.ok() && *outcome == nullptr) {
-        acknowledges_ |= window_.SettleIfExpected(number);
-      } else if (window_.Expects(number)) {
-        Tell(number, std::move(outcome));
-      }
+    if (protocol_->FillResponse(response_)) {
+      written_bytes_ = protocol_->last_response_bytes();
+      return true;
     }
-  } while (!taken.empty() && unsent_.empty() && !acknowledges_);
-  taken.clear();
+  } while (!protocol_->outbox().Sleep());
+  return false;
 }
 
-void SessionStream::FillOutcome(Untold& untold, v1::Outcome& outcome) {
-  outcome.set_invocation_id(window_.IdOf(untold.number));
-  if (untold.outcome.ok()) {
-    const google::protobuf::Message& reply = **untold.outcome;
-    const int64_t limit = server_.options().max_message_bytes - kEnvelopeBytes;
-    const size_t size = reply.ByteSizeLong();
-    if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
-      reply.SerializeToString(outcome.mutable_reply());
-      return;
-    }
-    untold.outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
+bool SessionStream::settled() const {
+  return ring_ != nullptr ? ring_settled_ : protocol_->settled();
+}
+
+size_t SessionStream::unsent_bytes() const {
+  return protocol_ == nullptr || ring_ != nullptr ? 0 : protocol_->unsent_bytes();
+}
+
+absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
+  if (ring_ != nullptr) return Violation("a message came by the stream after a ring was attached");
+  internal::RuntimeCore::Group group(server_.core(), session_);
+  absl::Status status = protocol_->Handle(request, group);
+  group.Flush();
+  if (!request.dispatches().empty()) call_.completion().ExpectPost();
+  return status;
+}
+
+void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
+  if (ending_ || broken_ || ring_ != nullptr || protocol_->last_id() > 0) {
+    server_.options().rings->Close(*ring);
+    End(Violation("a ring is attached once, and before anything is dispatched"));
+    return Advance();
   }
-  *outcome.mutable_status() = runloop::ToProto(untold.outcome.status());
+  ring_ = std::move(ring);
+  session_->SetTransport({.name = "ring", .why = "the worker has attached one"});
+  if (draining_) {
+    server_.options().rings->BeginDrain(*ring_,
+                                        server_.drain_left().value_or(absl::ZeroDuration()));
+  }
+  if (half_closed_) server_.options().rings->EndRequests(*ring_);
+}
+
+void SessionStream::OnRingEnd(absl::Status why) {
+  if (why.ok()) {
+    ring_settled_ = true;
+  } else if (!ending_) {
+    server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
+                                    session_->info().peer.pid, ": ", why.message()));
+    End(std::move(why));
+  }
+  Advance();
 }
 
 void SessionStream::HandleHello(const SessionRequestReader& request) {
@@ -248,21 +281,27 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
                                       .transport = "stream"});
   if (!session.ok()) return session.status();
   session_ = *std::move(session);
+  link_ = std::make_shared<Link>(server_.options().completion, server_.options().rings, this);
+  const Session::Transport transport = ChooseTransport(hello);
+  const bool offers_ring = transport.name == "ring";
+  session_->SetTransport(
+      {.name = "stream", .why = offers_ring ? "the worker has attached no ring" : transport.why});
   response_.mutable_welcome()->set_side_channel_token(
-      server_.options().callers->AddSession(session_));
-  outbox_ = std::make_shared<SessionOutbox>(server_.options().completion, this);
+      server_.options().callers->AddSession(session_, offers_ring ? link_ : nullptr));
+  protocol_ = std::make_unique<SessionProtocol>(server_.terms(), server_.tools(), session_,
+                                                std::make_shared<Outbox>(link_));
   stage_ = Stage::kOpen;
   server_.SessionOpened();
 
   v1::Welcome& welcome = *response_.mutable_welcome();
   welcome.set_version(kVersion);
   welcome.set_session_id(session_->info().id);
-  welcome.set_transport(v1::TRANSPORT_STREAM);
+  welcome.set_transport(offers_ring ? v1::TRANSPORT_RING : v1::TRANSPORT_STREAM);
   welcome.set_runtime_id(server_.core().id());
   *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
                                        server_.options().max_unfinished);
   uint32_t id = 0;
-  for (const Operation* operation : server_.operations()) {
+  for (const Operation* operation : server_.terms().operations) {
     v1::OperationId& named = *welcome.add_operations();
     named.set_id(++id);
     named.set_name(operation->name());
@@ -272,138 +311,14 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   return absl::OkStatus();
 }
 
-absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
-  const v1::SessionRequest& rest = request.rest();
-  if (rest.has_hello()) return Violation("a second hello");
-  internal::RuntimeCore::Group group(server_.core(), session_);
-  for (const DispatchView& dispatch : request.dispatches()) {
-    if (dispatch.invocation_id <= window_.last_id()) {
-      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
-                                    window_.last_id(), "; ids start at 1 and rise"));
-    }
-    const uint64_t number = window_.Add(dispatch.invocation_id);
-    if (absl::Status refused = Dispatch(number, dispatch, group); !refused.ok()) {
-      Tell(number, BoundedStatus(std::move(refused)));
-    }
+Session::Transport SessionStream::ChooseTransport(const v1::Hello& hello) {
+  if (server_.options().rings == nullptr) {
+    return {.name = "stream", .why = server_.options().why_no_rings};
   }
-  group.Flush();
-  if (!request.dispatches().empty()) call_.completion().ExpectPost();
-  for (const v1::Cancel& cancel : rest.cancels()) Cancel(cancel);
-  for (const v1::Waiting& waiting : rest.waiting()) {
-    const auto invocation = window_.Find(waiting.invocation_id());
-    absl::StatusOr<internal::Chain> chain = ReadChain(waiting.chain());
-    if (!chain.ok()) return Violation(chain.status().message());
-    if (invocation.has_value() && invocation->task != nullptr) {
-      server_.core().AlsoWaits(*invocation->task, *std::move(chain));
-    }
+  for (const int transport : hello.transports()) {
+    if (transport == v1::TRANSPORT_RING) return {.name = "ring", .why = ""};
   }
-  return absl::OkStatus();
-}
-
-void SessionStream::Tell(uint64_t number, Outcome outcome) {
-  const size_t bytes = OutcomeBytes(outcome);
-  unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
-  unsent_bytes_ += bytes;
-}
-
-void SessionStream::Cancel(const v1::Cancel& cancel) {
-  const uint64_t id = cancel.invocation_id();
-  const auto invocation = window_.Find(id);
-  if (invocation.has_value() && invocation->given_up) return;  // once is enough
-  const bool open = invocation.has_value() && invocation->task != nullptr;
-  if (!cancel.give_up()) {
-    if (open) server_.core().Cancel(*invocation->task);
-    return;
-  }
-  const auto given_up = open ? server_.core().GiveUp(*invocation->task, OutcomeKind::kCancelled)
-                             : internal::RuntimeCore::GivenUp::kEnded;
-  switch (given_up) {
-    case internal::RuntimeCore::GivenUp::kNeverRan:
-      break;  // the outcome says so
-    case internal::RuntimeCore::GivenUp::kStillRunning:
-      Tell(invocation->number,
-           MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
-                     absl::StrCat(invocation->task->operation->name(),
-                                  " had started when it was given up; it runs on"),
-                     {{"operation", invocation->task->operation->name()}}));
-      window_.GiveUp(invocation->number);
-      break;
-    case internal::RuntimeCore::GivenUp::kEnded:
-      server_.core().GiveUpEnded(*session_, id);
-      break;
-  }
-}
-
-absl::StatusOr<const Operation*> SessionStream::FindOperation(const DispatchView& dispatch) const {
-  const std::vector<const Operation*>& operations = server_.operations();
-  const uint32_t id = dispatch.operation_id;
-  if (id >= 1 && id <= operations.size()) return operations[id - 1];
-  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::kOperationName) {
-    return server_.core().FindOperation(dispatch.message->operation_name());
-  }
-  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::OPERATION_NOT_SET) {
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     "the dispatch names no operation");
-  }
-  return MakeError(
-      absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
-      absl::StrCat("no operation has the id ", id, "; welcome.operations lists those there are"));
-}
-
-absl::Status SessionStream::Dispatch(uint64_t number, const DispatchView& dispatch,
-                                     internal::RuntimeCore::Group& group) {
-  const int64_t max_unfinished = server_.options().max_unfinished;
-  if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("the session has ", max_unfinished,
-                     " unfinished invocations, as many as it may; wait for some to finish"),
-        {{"bound", "session"},
-         {"limit", absl::StrCat(max_unfinished)},
-         {"session", session_->info().id}});
-  }
-  const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
-  if (!operation.ok()) return operation.status();
-  internal::RuntimeCore::Call call{.operation = *operation,
-                                   .number = dispatch.invocation_id,
-                                   .reply_wanted = dispatch.reply_wanted,
-                                   .sink = outbox_,
-                                   .ticket = number};
-  if (dispatch.has_timeout) {
-    google::protobuf::Duration asked;
-    asked.set_seconds(dispatch.timeout_seconds);
-    asked.set_nanos(dispatch.timeout_nanos);
-    const absl::StatusOr<absl::Duration> timeout = FromProto(asked);
-    if (!timeout.ok()) return timeout.status();
-    if (*timeout > absl::ZeroDuration()) call.deadline = server_.core().clock().Now() + *timeout;
-  }
-  const absl::StatusOr<size_t> charge =
-      ChargeOf(dispatch.request, *(*operation)->method().input_type(), server_.core().bounds());
-  if (!charge.ok()) return charge.status();
-  call.request_bytes = *charge;
-  call.request = server_.spare_requests().Get(**operation);
-  if (absl::Status parsed = (*operation)->ParseRequest(dispatch.request, *call.request);
-      !parsed.ok()) {
-    return parsed;
-  }
-  if (dispatch.message != nullptr) {
-    absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.message->chain());
-    if (!chain.ok()) return chain.status();
-    call.chain = *std::move(chain);
-    call.coalesce_key = dispatch.message->coalesce_key();
-    if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
-  }
-  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
-  if (call.chain.empty() && call.coalesce_key.empty()) {
-    task = group.Dispatch(std::move(call));
-  } else {
-    group.Flush();
-    call.session = session_;
-    task = server_.core().Dispatch(std::move(call));
-  }
-  if (!task.ok()) return task.status();
-  window_.SetTask(number, *std::move(task));
-  return absl::OkStatus();
+  return {.name = "stream", .why = "the worker has not offered a ring"};
 }
 
 void SessionStream::End(absl::Status status) {
@@ -415,9 +330,9 @@ void SessionStream::EndSession() {
   if (session_ == nullptr) return;
   session_->End();
   server_.options().callers->RemoveSession(*session_);
-  outbox_->Close();
-  // Gives the memory of its tasks back before the server looks what there is to give back.
-  window_ = InvocationWindow();
+  link_->Cut();
+  protocol_->End();
+  if (ring_ != nullptr) server_.options().rings->Close(*ring_);
   if (!std::exchange(session_ended_, true)) server_.SessionEnded();
 }
 

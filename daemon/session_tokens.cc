@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "runloop/daemon/session_ring.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -34,10 +35,12 @@ bool SameToken(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::string SessionTokens::Add(const std::shared_ptr<Session>& session) {
+std::string SessionTokens::Add(const std::shared_ptr<Session>& session,
+                               std::shared_ptr<RingOwner> ring_owner) {
   std::string token = NewToken();
   absl::MutexLock lock(&mutex_);
-  sessions_[session->info().id] = {.session = session, .token = token};
+  sessions_[session->info().id] = {
+      .attached = {.session = session, .ring_owner = std::move(ring_owner)}, .token = token};
   return token;
 }
 
@@ -46,16 +49,16 @@ void SessionTokens::Remove(const Session& session) {
   sessions_.erase(session.info().id);
 }
 
-absl::StatusOr<std::shared_ptr<Session>> SessionTokens::Attach(const std::string& session_id,
-                                                               std::string_view token,
-                                                               const PeerIdentity& peer) const {
+absl::StatusOr<SessionTokens::Attached> SessionTokens::Attach(const std::string& session_id,
+                                                              std::string_view token,
+                                                              const PeerIdentity& peer) const {
   {
     absl::MutexLock lock(&mutex_);
     const auto found = sessions_.find(session_id);
     // A pid of 0 is of a process in another pid namespace, and no bar between two of those.
     if (found != sessions_.end() && SameToken(found->second.token, token) && peer.pid != 0 &&
-        found->second.session->info().peer == peer) {
-      return found->second.session;
+        found->second.attached.session->info().peer == peer) {
+      return found->second.attached;
     }
   }
   return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_SESSION,
@@ -66,7 +69,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTokens::Attach(const std::string
 absl::StatusOr<std::shared_ptr<Session>> SessionTokens::Find(const std::string& session_id) const {
   absl::MutexLock lock(&mutex_);
   const auto found = sessions_.find(session_id);
-  if (found != sessions_.end()) return found->second.session;
+  if (found != sessions_.end()) return found->second.attached.session;
   return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_SESSION,
                    "no session of this id is open");
 }

@@ -13,6 +13,8 @@
 
 namespace runloop::daemon {
 
+class RingOwner;
+
 // The sessions of all session streams, each with the secret by which a side channel is attached to
 // it. Any thread.
 //
@@ -21,19 +23,22 @@ namespace runloop::daemon {
 class SessionTokens {
  public:
   // Returns its token: 128 random bits.
-  std::string Add(const std::shared_ptr<Session>& session);
+  std::string Add(const std::shared_ptr<Session>& session, std::shared_ptr<RingOwner> ring_owner);
   void Remove(const Session& session);
 
+  struct Attached {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<RingOwner> ring_owner;  // what to tell of a ring; null: it can have none
+  };
   // INVALID_ARGUMENT (UNKNOWN_SESSION): whatever it is that does not fit.
-  absl::StatusOr<std::shared_ptr<Session>> Attach(const std::string& session_id,
-                                                  std::string_view token,
-                                                  const PeerIdentity& peer) const;
+  absl::StatusOr<Attached> Attach(const std::string& session_id, std::string_view token,
+                                  const PeerIdentity& peer) const;
   // By its id alone, to grant it something. INVALID_ARGUMENT (UNKNOWN_SESSION).
   absl::StatusOr<std::shared_ptr<Session>> Find(const std::string& session_id) const;
 
  private:
   struct Entry {
-    std::shared_ptr<Session> session;
+    Attached attached;
     std::string token;
   };
 

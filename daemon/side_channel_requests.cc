@@ -36,6 +36,7 @@ absl::Status CheckOneDescriptor(const std::vector<UniqueFd>& fds) {
 }  // namespace
 
 SideChannelRequests::~SideChannelRequests() {
+  if (ring_begun_) services_.rings->ChannelClosed(ring_);
   for (const int role_socket : role_sockets_) services_.remove_role_socket(role_socket);
 }
 
@@ -106,9 +107,37 @@ absl::Status SideChannelRequests::Do(const v1::SideChannelRequest& request,
       if (id.ok()) answer.response.set_descriptor_id(*id);
       return id.status();
     }
+    case v1::SideChannelRequest::kAttachRing:
+      return AttachRing(*session, answer);
     default:
       return absl::OkStatus();
   }
+}
+
+void SideChannelRequests::Knock() {
+  if (!std::exchange(ring_begun_, true)) services_.rings->Begin(ring_);
+  services_.rings->Knock();
+}
+
+absl::Status SideChannelRequests::AttachRing(const std::shared_ptr<Session>& session,
+                                             Answer& answer) {
+  if (services_.rings == nullptr || ring_owner_ == nullptr) {
+    return absl::UnimplementedError("no ring was chosen for this session: use its stream");
+  }
+  absl::StatusOr<RingServer::Attached> made =
+      services_.rings->Attach(session, ring_owner_, channel_);
+  if (!made.ok()) {
+    session->SetTransport(
+        {.name = "stream",
+         .why = absl::StrCat("there was no room for a ring: ", made.status().message())});
+    return made.status();
+  }
+  ring_ = std::move(made->ring);
+  answer.response.mutable_ring()->set_request_bytes(made->request_bytes);
+  answer.response.mutable_ring()->set_response_bytes(made->response_bytes);
+  answer.ring_memory = std::move(made->memory);
+  answer.fds = {answer.ring_memory.get(), made->bell};
+  return absl::OkStatus();
 }
 
 absl::Status SideChannelRequests::AddRoleSocket(const v1::AddRoleSocket& request,
@@ -144,10 +173,11 @@ absl::Status SideChannelRequests::Attach(const v1::AttachSession& request) {
   if (attached_) {
     return absl::FailedPreconditionError("a side channel attaches to one session, once");
   }
-  const absl::StatusOr<std::shared_ptr<Session>> session =
+  absl::StatusOr<SessionTokens::Attached> session =
       services_.sessions->Attach(request.session_id(), request.token(), peer_);
   if (!session.ok()) return session.status();
-  session_ = *session;
+  session_ = session->session;
+  ring_owner_ = std::move(session->ring_owner);
   attached_ = true;
   return absl::OkStatus();
 }
@@ -168,6 +198,7 @@ void SideChannelRequests::Give(BufferRegistry::Found found, Answer& answer) {
   info.set_size(found.memory->size());
   info.set_writable(found.writable);
   info.set_owned(found.owned);
+  answer.fds = {found.memory->fd()};
   answer.memory = std::move(found.memory);
 }
 

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runloop/daemon/ring_server.h"
 #include "runloop/daemon/session_tokens.h"
 #include "runloop/runtime/buffer_registry.h"
 #include "runloop/runtime/session.h"
@@ -25,6 +26,7 @@ struct SideChannelServices {
   std::function<void(int fd)> remove_role_socket;
   internal::BufferRegistry* buffers = nullptr;
   const SessionTokens* sessions = nullptr;
+  RingServer* rings = nullptr;  // null: there are none
 };
 
 // The requests of one side channel, whose frames somebody else reads and writes. One thread.
@@ -34,22 +36,29 @@ struct SideChannelServices {
 // not ask for is closed, and counted; nothing waits until it is closed.
 class SideChannelRequests {
  public:
-  SideChannelRequests(const SideChannelServices& services, PeerIdentity peer)
-      : services_(services), peer_(std::move(peer)) {}
+  // `channel` is its socket.
+  SideChannelRequests(const SideChannelServices& services, PeerIdentity peer,
+                      std::shared_ptr<const UniqueFd> channel)
+      : services_(services), peer_(std::move(peer)), channel_(std::move(channel)) {}
   ~SideChannelRequests();
   SideChannelRequests(const SideChannelRequests&) = delete;
   SideChannelRequests& operator=(const SideChannelRequests&) = delete;
 
   struct Answer {
     v1::SideChannelResponse response;
-    // What rides along, or null; its descriptor stays the buffer's.
+    // The descriptors that ride along, and what keeps them open.
+    std::vector<int> fds;
     std::shared_ptr<internal::BufferMemory> memory;
+    UniqueFd ring_memory;
     bool ends = false;  // the channel ends once it is sent
   };
   Answer Handle(std::string_view message, std::vector<UniqueFd> fds);
 
   // It is the side channel of a session.
   bool attached() const { return attached_; }
+  // A ring was given to its session: what arrives on it is no frame, but calls Knock.
+  bool has_ring() const { return ring_ != nullptr; }
+  void Knock();
 
  private:
   absl::Status Do(const v1::SideChannelRequest& request, std::vector<UniqueFd>& fds,
@@ -58,12 +67,17 @@ class SideChannelRequests {
   absl::Status Attach(const v1::AttachSession& request);
   // FAILED_PRECONDITION, ABORTED (SESSION_ENDED).
   absl::StatusOr<std::shared_ptr<Session>> AttachedSession() const;
+  absl::Status AttachRing(const std::shared_ptr<Session>& session, Answer& answer);
   static void Give(internal::BufferRegistry::Found found, Answer& answer);
 
   const SideChannelServices& services_;
   const PeerIdentity peer_;
+  const std::shared_ptr<const UniqueFd> channel_;
   bool attached_ = false;
   std::weak_ptr<Session> session_;
+  std::shared_ptr<RingOwner> ring_owner_;
+  std::shared_ptr<SessionRing> ring_;
+  bool ring_begun_ = false;
   std::vector<int> role_sockets_;
 };
 

@@ -1,6 +1,7 @@
 #include "runloop/daemon/side_channel_server.h"
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <utility>
@@ -13,8 +14,9 @@ namespace runloop::daemon {
 namespace {
 
 constexpr size_t kLengthBytes = 4;
-constexpr size_t kMaxChannels = 1024;
-constexpr size_t kMaxRoleChannels = 128;  // of one role, beside those
+// A session may have two: one for its ring, and one for buffers.
+constexpr size_t kMaxChannels = 2048;
+constexpr size_t kMaxRoleChannels = 256;  // of one role, beside those
 
 size_t DecodeLength(std::string_view bytes) {
   size_t length = 0;
@@ -118,6 +120,7 @@ absl::StatusOr<size_t> SideChannelServer::Missing(const Channel& channel) {
 // Never reads past the end of a frame, so that descriptors, which ride with the first byte of
 // theirs, cannot be taken for another's.
 absl::Status SideChannelServer::Read(Channel& channel) {
+  if (channel.requests.has_ring()) return ReadKnocks(channel);
   // A peer that sends without end must not keep the others waiting: the loop comes back.
   for (int reads = 0; reads < 64; ++reads) {
     if (services_.buffers->Unclosed(channel.peer) >= internal::BufferRegistry::kMaxUnclosed) {
@@ -128,7 +131,7 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     if (!missing.ok()) return missing.status();
     char buffer[4096];
     const absl::StatusOr<SocketIo> io =
-        ReceiveWithFds(channel.socket.get(),
+        ReceiveWithFds(channel.shared->get(),
                        absl::MakeSpan(buffer, std::min(*missing, sizeof(buffer))), channel.fds);
     if (!io.ok()) {
       if (absl::IsInvalidArgument(io.status())) services_.buffers->CountRefused(1);
@@ -162,9 +165,7 @@ absl::Status SideChannelServer::Read(Channel& channel) {
     }
     const absl::StatusOr<std::string> encoded = EncodeSideChannelFrame(answer.response);
     if (!encoded.ok()) return encoded.status();
-    std::vector<int> fds;
-    if (answer.memory != nullptr) fds.push_back(answer.memory->fd());
-    const absl::StatusOr<SocketIo> sent = SendWithFds(channel.socket.get(), *encoded, fds);
+    const absl::StatusOr<SocketIo> sent = SendWithFds(channel.shared->get(), *encoded, answer.fds);
     if (!sent.ok()) return sent.status();
     if (sent->bytes < encoded->size()) {
       return absl::ResourceExhaustedError("it does not read its responses");
@@ -176,7 +177,19 @@ absl::Status SideChannelServer::Read(Channel& channel) {
               ? why
               : absl::StrCat(why, " (it has the role '", channel.peer.role, "')"));
     }
+    if (channel.requests.has_ring()) return ReadKnocks(channel);
   }
+  return absl::OkStatus();
+}
+
+absl::Status SideChannelServer::ReadKnocks(Channel& channel) {
+  char buffer[4096];
+  const absl::StatusOr<SocketIo> io =
+      ReceiveWithFds(channel.shared->get(), absl::MakeSpan(buffer), channel.fds);
+  services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
+  if (!io.ok()) return io.status();
+  if (io->end) return absl::CancelledError("the peer closed it");
+  if (!io->would_block) channel.requests.Knock();
   return absl::OkStatus();
 }
 
@@ -188,6 +201,7 @@ void SideChannelServer::Close(int fd) {
     by_role_.erase(counted);
   }
   (void)loop_.RemoveFd(fd);
+  (void)shutdown(fd, SHUT_RDWR);  // a ring may keep it open
   services_.buffers->Refuse(channel->peer, std::move(channel->fds));
 }
 

@@ -65,7 +65,12 @@ class SideChannelServer {
  private:
   struct Channel : AcceptedSocket {
     Channel(AcceptedSocket accepted, const SideChannelServices& services)
-        : AcceptedSocket(std::move(accepted)), requests(services, peer) {}
+        : AcceptedSocket(std::move(accepted)),
+          shared(std::make_shared<UniqueFd>(std::move(socket))),
+          requests(services, peer, shared) {}
+
+    // The socket; that of a ring's is used by whoever wakes the worker.
+    const std::shared_ptr<const UniqueFd> shared;
 
     // For the greeting and for a frame that has begun; for a worker with a role also for attaching
     // to its session.
@@ -79,6 +84,8 @@ class SideChannelServer {
   void OnReadable(int fd);
   // Reads until nothing is left. An error ends the channel.
   absl::Status Read(Channel& channel);
+  // Of one whose session has a ring: bytes that only say that there is something in it.
+  absl::Status ReadKnocks(Channel& channel);
   // How many bytes complete what is being read: magic, length or message.
   static absl::StatusOr<size_t> Missing(const Channel& channel);
   void SetDeadline(Channel& channel);

@@ -44,16 +44,16 @@ MappedMemory::~MappedMemory() {
   if (data_ != nullptr) munmap(data_, size_);
 }
 
-BufferCharge::BufferCharge(Accounts accounts, int64_t bytes)
-    : accounts_(std::move(accounts)), bytes_(bytes) {
+BufferCharge::BufferCharge(Accounts accounts, int64_t items, int64_t bytes)
+    : accounts_(std::move(accounts)), items_(items), bytes_(bytes) {
   for (const std::shared_ptr<Account>& account : accounts_) {
-    if (account != nullptr) account->Add(1, bytes_);
+    if (account != nullptr) account->Add(items_, bytes_);
   }
 }
 
 BufferCharge::~BufferCharge() {
   for (const std::shared_ptr<Account>& account : accounts_) {
-    if (account != nullptr) account->Remove(1, bytes_, false);
+    if (account != nullptr) account->Remove(items_, bytes_, false);
   }
 }
 

@@ -59,14 +59,17 @@ class BufferCharge {
  public:
   using Accounts = std::array<std::shared_ptr<Account>, 3>;  // null where there is none
 
-  BufferCharge(Accounts accounts, int64_t bytes);
+  BufferCharge(Accounts accounts, int64_t items, int64_t bytes);
   BufferCharge(BufferCharge&& other) noexcept
-      : accounts_(std::exchange(other.accounts_, Accounts())), bytes_(other.bytes_) {}
+      : accounts_(std::exchange(other.accounts_, Accounts())),
+        items_(other.items_),
+        bytes_(other.bytes_) {}
   BufferCharge& operator=(BufferCharge&&) = delete;
   ~BufferCharge();
 
  private:
   Accounts accounts_;
+  const int64_t items_;
   const int64_t bytes_;
 };
 

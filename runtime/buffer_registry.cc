@@ -75,11 +75,12 @@ absl::StatusOr<BufferRegistry::Holdings*> BufferRegistry::HoldingsOf(const Sessi
   return &sessions_.emplace(&session, std::move(holdings)).first->second;
 }
 
-absl::StatusOr<BufferCharge> BufferRegistry::Charge(const Holdings& holdings, int64_t bytes) {
+absl::StatusOr<BufferCharge> BufferRegistry::Charge(const Holdings& holdings, int64_t items,
+                                                    int64_t bytes) {
   for (const Account* account : {holdings.account.get(), holdings.user.get(), total_.get()}) {
-    if (account != nullptr && !account->Fits(1, bytes)) return Full(*account, holdings, bytes);
+    if (account != nullptr && !account->Fits(items, bytes)) return Full(*account, holdings, bytes);
   }
-  return BufferCharge({holdings.account, holdings.user, total_}, bytes);
+  return BufferCharge({holdings.account, holdings.user, total_}, items, bytes);
 }
 
 absl::Status BufferRegistry::Full(const Account& account, const Holdings& asks, int64_t bytes) {
@@ -132,6 +133,13 @@ std::string BufferRegistry::LargestHolder(const Account& among, const Holdings& 
   return "another session";
 }
 
+absl::StatusOr<BufferCharge> BufferRegistry::Reserve(const Session& session, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  const absl::StatusOr<Holdings*> holdings = HoldingsOf(session);
+  if (!holdings.ok()) return holdings.status();
+  return Charge(**holdings, 0, bytes);
+}
+
 absl::StatusOr<BufferRegistry::Found> BufferRegistry::Create(
     const std::shared_ptr<Session>& session, uint64_t size) {
   if (size == 0) {
@@ -146,7 +154,7 @@ absl::StatusOr<BufferRegistry::Found> BufferRegistry::Create(
     absl::MutexLock lock(&mutex_);
     const absl::StatusOr<Holdings*> holdings = HoldingsOf(*session);
     if (!holdings.ok()) return holdings.status();
-    return Charge(**holdings, static_cast<int64_t>(bytes));
+    return Charge(**holdings, 1, static_cast<int64_t>(bytes));
   }();
   if (!charge.ok()) return charge.status();
   absl::StatusOr<std::shared_ptr<BufferMemory>> memory =
@@ -274,7 +282,7 @@ absl::StatusOr<uint64_t> BufferRegistry::KeepDescriptor(const Session& session, 
   absl::MutexLock lock(&mutex_);
   const absl::StatusOr<Holdings*> holdings = HoldingsOf(session);
   if (!holdings.ok()) return holdings.status();
-  absl::StatusOr<BufferCharge> charge = Charge(**holdings, 0);
+  absl::StatusOr<BufferCharge> charge = Charge(**holdings, 1, 0);
   if (!charge.ok()) return charge.status();
   const uint64_t id = ++last_id_;
   (*holdings)->descriptors.emplace(id, ChargedDescriptor{*std::move(charge), std::move(fd)});
@@ -305,7 +313,7 @@ void BufferRegistry::Close(const PeerIdentity& from, std::vector<UniqueFd> fds) 
     account = AccountOf(unclosed_, SenderOf(from), {.items = kMaxUnclosed});
   }
   std::vector<ChargedDescriptor> charged;
-  for (UniqueFd& fd : fds) charged.push_back({BufferCharge({account}, 0), std::move(fd)});
+  for (UniqueFd& fd : fds) charged.push_back({BufferCharge({account}, 1, 0), std::move(fd)});
   closer_.Close(std::move(charged));
 }
 

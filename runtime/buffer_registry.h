@@ -57,6 +57,8 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
   BufferRegistry(const BufferBounds& bounds, uint64_t first_id);
   ~BufferRegistry();
 
+  // Room for memory of the session's that is no buffer, with the same bounds and errors.
+  absl::StatusOr<BufferCharge> Reserve(const Session& session, int64_t bytes);
   // A new buffer of the session's, of at least `size` bytes. RESOURCE_EXHAUSTED (BUFFERS_FULL);
   // INVALID_ARGUMENT (INVALID_REQUEST): no bytes; ABORTED (SESSION_ENDED).
   absl::StatusOr<Found> Create(const std::shared_ptr<Session>& session, uint64_t size);
@@ -122,7 +124,7 @@ class BufferRegistry : public std::enable_shared_from_this<BufferRegistry> {
   // Takes `fd` only if it succeeds.
   absl::StatusOr<uint64_t> KeepDescriptor(const Session& session, UniqueFd& fd);
   void Close(const PeerIdentity& from, std::vector<UniqueFd> fds);
-  absl::StatusOr<BufferCharge> Charge(const Holdings& holdings, int64_t bytes)
+  absl::StatusOr<BufferCharge> Charge(const Holdings& holdings, int64_t items, int64_t bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Full(const Account& account, const Holdings& asks, int64_t bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

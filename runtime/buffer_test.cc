@@ -254,7 +254,7 @@ TEST(DescriptorCloserTest, ItsEndDoesNotWait) {
   {
     internal::DescriptorCloser closer;
     std::vector<internal::ChargedDescriptor> descriptors;
-    descriptors.push_back({internal::BufferCharge({account}, 0), socket.Take()});
+    descriptors.push_back({internal::BufferCharge({account}, 1, 0), socket.Take()});
     closer.Close(std::move(descriptors));
   }
   EXPECT_EQ(account->held().items, 1);

@@ -111,7 +111,11 @@ RuntimeCore* RuntimeCore::OfThisThread() { return runtime_of_this_thread; }
 // ---- running ----
 
 bool RuntimeCore::RunSlice(const DrainBudget& asked) {
-  if (depth_ > 0 || stopped()) return false;  // a loop nested in a task runs no other
+  IntakeSource* const intake = intake_.load(std::memory_order_acquire);
+  if (depth_ > 0 || stopped()) {  // a loop nested in a task runs no other
+    if (intake != nullptr) intake->Collect();
+    return false;
+  }
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
                            .tasks = std::min(asked.tasks, budget_.tasks)};
   sleep_.Awake();
@@ -120,8 +124,10 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   Watch();
   const absl::Time begin = clock_->Now();
   absl::Time now = begin;
+  if (intake != nullptr) intake->Collect();
   for (int ran = 0;;) {
     if (ran > 0 && (ran >= budget.tasks || now - begin >= budget.time)) return true;
+    ServeIntake(now);
     TaskQueue::Next next;
     if (closures_ == nullptr) {
       next = queue_.Pop(now);
@@ -140,15 +146,50 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       lifecycle_.NoteRunTime(now - before);
       continue;
     }
-    if (spin_.Until([this] { return queue_.has_posts(); })) {
+    if (intake != nullptr) {
+      intake->Serve();
+      if (queue_.has_posts()) continue;
+    }
+    if (spin_.Until(
+            [&] { return queue_.has_posts() || (intake != nullptr && intake->HasWork()); })) {
       now = clock_->Now();
+      serve_intake_at_ = now;
       continue;
     }
-    if (sleep_.Announce([this] { return queue_.empty(); })) {
+    if (sleep_.Announce(
+            [&] { return queue_.empty() && (intake == nullptr || intake->AnnounceSleep()); })) {
       QuitIfDrained();
       return false;
     }
+    serve_intake_at_ = absl::InfinitePast();
   }
+}
+
+void RuntimeCore::ServeIntake(absl::Time now) {
+  // So often it costs little, and a message waits for no more tasks than it would in a queue.
+  constexpr absl::Duration kEvery = absl::Microseconds(20);
+  IntakeSource* const intake = intake_.load(std::memory_order_relaxed);
+  if (intake == nullptr || now < serve_intake_at_) return;
+  serve_intake_at_ = now + kEvery;
+  intake->Serve();
+}
+
+absl::Status RuntimeCore::AddIntake(std::shared_ptr<IntakeSource> source) {
+  absl::MutexLock lock(&intakes_mutex_);
+  if (intake_.load() != nullptr) {
+    return absl::AlreadyExistsError("another host of this runtime has one");
+  }
+  if (absl::Status wakes = loop_->WakeOn(source->wake_fd()); !wakes.ok()) return wakes;
+  intake_.store(source.get());
+  intakes_.push_back(std::move(source));
+  return absl::OkStatus();
+}
+
+void RuntimeCore::RemoveIntake(IntakeSource& source) {
+  absl::MutexLock lock(&intakes_mutex_);
+  if (intake_.load() != &source) return;
+  intake_.store(nullptr);
+  loop_->StopWakingOn(source.wake_fd());
 }
 
 void RuntimeCore::RunTask(Task& task, absl::Time& now) {
@@ -275,6 +316,8 @@ size_t RuntimeCore::Shutdown() {
   // What handlers keep may lead back here: a completion, for one, that was never finished.
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   buffers_->EndAll();
+  // What ends here is handed out.
+  if (IntakeSource* const intake = intake_.load()) intake->Serve();
   loop_->Detach();
   lifecycle_.closures().Close();
   if (runtime_of_this_thread == this) runtime_of_this_thread = nullptr;
@@ -284,6 +327,13 @@ size_t RuntimeCore::Shutdown() {
     service_changed_.Signal();
   }
   if (service_.joinable()) service_.join();
+  // They may refer to this.
+  intake_.store(nullptr);
+  std::vector<std::shared_ptr<IntakeSource>> intakes;
+  {
+    absl::MutexLock lock(&intakes_mutex_);
+    intakes.swap(intakes_);
+  }
   return not_closed;
 }
 

@@ -19,6 +19,7 @@
 #include "runloop/runtime/buffer_registry.h"
 #include "runloop/runtime/current_task.h"
 #include "runloop/runtime/deferred_tasks.h"
+#include "runloop/runtime/intake_source.h"
 #include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
 #include "runloop/runtime/runtime.h"
@@ -101,6 +102,13 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   BufferRegistry& buffers() { return *buffers_; }
   const BufferRegistry& buffers() const { return *buffers_; }
   Clock& clock() const { return *clock_; }
+  // Begins to take in what comes by `source`, whose lifetime is the runtime's from here on.
+  // ALREADY_EXISTS: there is one. UNIMPLEMENTED: the loop cannot be woken by one.
+  absl::Status AddIntake(std::shared_ptr<IntakeSource> source);
+  // Ends that. Another one may be added then.
+  void RemoveIntake(IntakeSource& source);
+  // The source has something, for which it has rung nobody.
+  void Poke() { WakeLoop(); }
   const std::string& id() const { return id_; }
   absl::Time start_time() const { return start_time_; }
   void Log(LogSeverity severity, std::string_view line) const { log_(severity, line); }
@@ -187,6 +195,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
+  // Lets the intake source have its turn, if it is time. The runtime thread.
+  void ServeIntake(absl::Time now);
   // Moves `now` on.
   void RunTask(Task& task, absl::Time& now);
   // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
@@ -241,9 +251,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     bool expired = false;           // queued tasks may have
     bool deferred_expired = false;  // deferred tasks have
     bool closing_overdue = false;   // objects should have closed
+    bool stuck = false;             // the runtime thread does no intake
     std::string line;
 
-    bool any() const { return expired || deferred_expired || closing_overdue || !line.empty(); }
+    bool any() const {
+      return expired || deferred_expired || closing_overdue || stuck || !line.empty();
+    }
   };
   void Serve();
   // Looks at the queue and the running task; returns when to look again, InfiniteFuture if nothing
@@ -285,6 +298,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   std::atomic<bool> stopped_{false};
   std::atomic<bool> draining_{false};  // operations are refused
   std::atomic<DrainPhase> drain_phase_{DrainPhase::kNone};
+  std::atomic<IntakeSource*> intake_{nullptr};
   std::atomic<bool> watched_{false};                            // the service thread is looking
   std::atomic<absl::Time> first_post_{absl::InfiniteFuture()};  // to a loop that had not started
 
@@ -300,6 +314,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   ClosureNode* closures_ = nullptr;  // taken out of the queue, and next to run
   int look_after_ = 1;               // closures: how many between two looks at the clock
   AdaptiveSpin spin_;
+  absl::Time serve_intake_at_ = absl::InfinitePast();
   int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
   const Task* running_ = nullptr;  // the one of the queue
   Handle last_handle_ = 0;
@@ -312,10 +327,15 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // By the account's holder; empty: of all.
   mutable absl::flat_hash_map<std::string, Largest> largest_ ABSL_GUARDED_BY(sessions_mutex_);
 
+  // Those that were removed, too: the runtime thread may just be in one.
+  absl::Mutex intakes_mutex_;
+  std::vector<std::shared_ptr<IntakeSource>> intakes_ ABSL_GUARDED_BY(intakes_mutex_);
+
   absl::Mutex service_mutex_;
   absl::CondVar service_changed_;
   bool service_stop_ ABSL_GUARDED_BY(service_mutex_) = false;
   int idle_ticks_ ABSL_GUARDED_BY(service_mutex_) = 0;
+  absl::Time next_intake_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
   absl::Time next_expiry_scan_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
   absl::Time drain_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   // No deferred task has an earlier deadline, and no object that closes; those that have ended may

@@ -40,6 +40,13 @@ void RuntimeCore::Serve() {
       }
     }
     // What others wrote runs without the lock.
+    if (noticed.stuck) {
+      if (IntakeSource* const intake = intake_.load()) {
+        intake->Collect();
+        intake->Serve();
+      }
+      queue_.Intake(now);
+    }
     if (noticed.expired) {
       // Only operations have deadlines: a closure's caller ends it itself.
       EndQueued(OutcomeKind::kExpired, nullptr, [&](Task& task) { return task.deadline <= now; });
@@ -120,7 +127,9 @@ void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
       noticed.line = StallNotice(NameOf(look), SessionOf(look).get(), now - look.since);
     }
   }
-  queue_.Intake(now);
+  if (now < next_intake_) return;
+  next_intake_ = now + kIntakeAfter;
+  noticed.stuck = true;
 }
 
 std::string RuntimeCore::NotStartedNotice(absl::Time now) const {

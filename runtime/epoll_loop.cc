@@ -10,6 +10,12 @@
 
 namespace runloop {
 
+absl::Status RunLoop::WakeOn(int) {
+  return absl::UnimplementedError("this run loop watches no descriptors");
+}
+
+void RunLoop::StopWakingOn(int) {}
+
 EpollLoop::EpollLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
 
 EpollLoop::~EpollLoop() {
@@ -35,6 +41,21 @@ void EpollLoop::Detach() {
 }
 
 void EpollLoop::Wake() { wake_.Signal(); }
+
+absl::Status EpollLoop::WakeOn(int fd) {
+  also_wakes_.store(fd);
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0) return absl::OkStatus();
+  also_wakes_.store(-1);
+  return absl::ErrnoToStatus(errno, "epoll_ctl");
+}
+
+void EpollLoop::StopWakingOn(int fd) {
+  epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
+  also_wakes_.store(-1);
+}
 
 void EpollLoop::Quit() {
   quit_.store(true, std::memory_order_release);
@@ -76,7 +97,7 @@ absl::Status EpollLoop::Run() {
     }
     bool woken = work_left_;
     for (int i = 0; i < ready; ++i) {
-      if (events[i].data.fd == wake_.fd()) {
+      if (events[i].data.fd == wake_.fd() || events[i].data.fd == also_wakes_.load()) {
         woken = true;
         continue;
       }

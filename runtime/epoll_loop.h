@@ -35,6 +35,8 @@ class EpollLoop final : public RunLoop {
   absl::Status Attach(Work work) override;
   void Detach() override;
   void Wake() override;
+  absl::Status WakeOn(int fd) override;
+  void StopWakingOn(int fd) override;
   bool can_run() const override { return true; }
   absl::Status Run() override;
   void Quit() override;
@@ -45,6 +47,7 @@ class EpollLoop final : public RunLoop {
   const EventFd wake_;
 
   std::atomic<bool> quit_{false};
+  std::atomic<int> also_wakes_{-1};
 
   // The loop's thread only.
   Work work_;

@@ -1,14 +1,18 @@
 #include "runloop/runtime/external_loop.h"
 
+#include <sys/epoll.h>
+
+#include <cerrno>
 #include <utility>
 
 namespace runloop {
 
-ExternalLoop::ExternalLoop() = default;
+ExternalLoop::ExternalLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
 ExternalLoop::~ExternalLoop() = default;
 
 absl::Status ExternalLoop::Attach(Work work) {
   if (absl::Status status = wake_.status(); !status.ok()) return status;
+  if (absl::Status status = Watch(wake_.fd()); !status.ok()) return status;
   work_ = std::move(work);
   return absl::OkStatus();
 }
@@ -16,6 +20,17 @@ absl::Status ExternalLoop::Attach(Work work) {
 void ExternalLoop::Detach() { work_ = nullptr; }
 
 void ExternalLoop::Wake() { wake_.Signal(); }
+
+absl::Status ExternalLoop::Watch(int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, "epoll_ctl");
+}
+
+absl::Status ExternalLoop::WakeOn(int fd) { return Watch(fd); }
+
+void ExternalLoop::StopWakingOn(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
 bool ExternalLoop::Drain(const DrainBudget& budget) {
   wake_.Clear();

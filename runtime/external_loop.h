@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "runloop/runtime/event_fd.h"
 #include "runloop/runtime/run_loop.h"
+#include "runloop/runtime/unique_fd.h"
 
 namespace runloop {
 
@@ -24,7 +25,7 @@ class ExternalLoop final : public RunLoop {
   ~ExternalLoop() override;
 
   // Readable while work is queued. Any thread may watch it; it stays this object's.
-  int fd() const { return wake_.fd(); }
+  int fd() const { return epoll_.get(); }
 
   // Runs queued work within the budget. True: work is left and fd() is still readable, so let other
   // sources have their turn and come back. The runtime thread only; a call from inside a task runs
@@ -35,13 +36,18 @@ class ExternalLoop final : public RunLoop {
   absl::Status Attach(Work work) override;
   void Detach() override;
   void Wake() override;
+  absl::Status WakeOn(int fd) override;
+  void StopWakingOn(int fd) override;
   bool can_run() const override { return false; }
   absl::Status Run() override;
   void Quit() override;
 
  private:
+  absl::Status Watch(int fd);
+
   const EventFd wake_;
-  Work work_;  // the runtime thread only
+  const UniqueFd epoll_;  // readable while one of those in it is
+  Work work_;             // the runtime thread only
 };
 
 }  // namespace runloop

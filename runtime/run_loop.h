@@ -52,6 +52,12 @@ class RunLoop {
   // block.
   virtual void Wake() = 0;
 
+  // Makes the loop call its work also while `fd` is readable, which the work ends; until the second
+  // is called, before `fd` is closed. Any thread. One descriptor at a time. UNIMPLEMENTED: the loop
+  // watches no descriptors, and workers' messages come by way of Wake alone.
+  virtual absl::Status WakeOn(int fd);
+  virtual void StopWakingOn(int fd);
+
   // False if somebody else runs this loop: Run and Quit then do nothing.
   virtual bool can_run() const = 0;
 

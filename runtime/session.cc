@@ -22,6 +22,16 @@ Session::Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
                                       absl::StrCat("session ", info_.id), bound)),
       handles_(*this) {}
 
+Session::Transport Session::transport() const {
+  absl::MutexLock lock(&mutex_);
+  return transport_.name.empty() ? Transport{.name = info_.transport, .why = ""} : transport_;
+}
+
+void Session::SetTransport(Transport transport) {
+  absl::MutexLock lock(&mutex_);
+  transport_ = std::move(transport);
+}
+
 absl::Status Session::Release(Handle handle, absl::AnyInvocable<void(absl::Status) &&> done) {
   const std::shared_ptr<internal::RuntimeCore> core = core_.lock();
   if (core == nullptr) {

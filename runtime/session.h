@@ -55,7 +55,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::string id;           // unique in the runtime
     std::string client_name;  // the worker's own words: for people
     PeerIdentity peer;
-    std::string transport;  // `stream`, `call`, `local`: what status shows
+    std::string transport;  // `stream`, `call`, `local`: what status shows, unless it has changed
     absl::Time start_time;  // of day
     // In process: it shares the queue's one lane with closures, and is bounded by the total alone.
     bool in_process = false;
@@ -70,6 +70,14 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   const Info& info() const { return info_; }
+
+  // How its messages travel, and why so, in words; for status.
+  struct Transport {
+    std::string name;
+    std::string why;
+  };
+  Transport transport() const;
+  void SetTransport(Transport transport);
 
   // The object that `handle` names, for the time until the handler returns: another operation may
   // release it. The runtime thread. NOT_FOUND (UNKNOWN_HANDLE): it is not of this session, was
@@ -128,7 +136,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   alignas(64) internal::HandleTable handles_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
+  Transport transport_ ABSL_GUARDED_BY(mutex_);
   // What is queued and has a coalesce_key.
   absl::flat_hash_map<std::string, std::weak_ptr<internal::OperationTask>> keyed_
       ABSL_GUARDED_BY(mutex_);

@@ -44,6 +44,14 @@ class GlibLoop final : public RunLoop {
   }
 
   void Wake() override { wake_.Signal(); }
+  absl::Status WakeOn(int fd) override {
+    also_wakes_tag_.store(g_source_add_unix_fd(work_source_, fd, G_IO_IN));
+    return absl::OkStatus();
+  }
+  void StopWakingOn(int) override {
+    const gpointer tag = also_wakes_tag_.exchange(nullptr);
+    if (tag != nullptr && work_source_ != nullptr) g_source_remove_unix_fd(work_source_, tag);
+  }
   bool can_run() const override { return true; }
 
   absl::Status Run() override {
@@ -97,7 +105,9 @@ class GlibLoop final : public RunLoop {
 
   static gboolean CheckWork(GSource* source) {
     const GlibLoop& loop = Of(source);
-    const bool woken = (g_source_query_unix_fd(source, loop.wake_tag_) & G_IO_IN) != 0;
+    const gpointer also = loop.also_wakes_tag_.load();
+    const bool woken = (g_source_query_unix_fd(source, loop.wake_tag_) & G_IO_IN) != 0 ||
+                       (also != nullptr && (g_source_query_unix_fd(source, also) & G_IO_IN) != 0);
     return (woken && !loop.resting_) || loop.LeftAndRested();
   }
 
@@ -134,6 +144,7 @@ class GlibLoop final : public RunLoop {
   GMainContext* const context_;
   const EventFd wake_;
   std::atomic<bool> quit_{false};
+  std::atomic<gpointer> also_wakes_tag_{nullptr};
 
   // The thread that runs the context only.
   Work work_;

@@ -205,7 +205,8 @@ TEST_F(SharedBuffersTest, WhoWasGrantedItForWritingWritesToIt) {
 }
 
 TEST_F(SharedBuffersTest, WhatIsKeptMakesRoomForWhatIsAskedFor) {
-  Start({.session = {.items = 4, .bytes = 1 << 20}});
+  const auto rings = static_cast<int64_t>(internal::kBufferPage) + 2 * HostOptions().ring_bytes;
+  Start({.session = {.items = 4, .bytes = (1 << 20) + rings}});
   const RuntimeContext context = Connect();
   for (size_t size = 4096; size <= 1 << 20; size *= 2) {
     const Buffer frame = Filled(context, size, 1);

@@ -39,7 +39,7 @@ class BuffersTest(harness.TestCase):
         reader, to_session = self.start_worker(True)
         self.assertEqual(self.held(), {from_session: 1, to_session: 1})
         shown = self.ctl('status').stdout
-        self.assertRegex(shown, r'buffers  runtime: 2 of \d+, 6\S* MiB of \S+ GiB; 0 refused')
+        self.assertRegex(shown, r'buffers  runtime: 2 of \d+, 7\S* MiB of \S+ GiB; 0 refused')
         self.assertRegex(shown, r'role camera: 2 of')
         buffer = self.ask(source, f'grant {to_session}', r'^granted (\d+)$')
         self.assertEqual(self.ask(reader, f'read {buffer}', r'^read (\d+)$'), str(SIZE))

@@ -1,0 +1,182 @@
+#include "runloop/client/session_ring.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "runloop/client/side_channel.h"
+#include "runloop/runtime/clock.h"
+
+namespace runloop::internal {
+namespace {
+
+// How long the daemon may leave requests in the ring before it is knocked at: its runtime thread is
+// busy with something that is no task.
+constexpr absl::Duration kKnockAfter = absl::Milliseconds(5);
+constexpr absl::Duration kLongestKnock = absl::Milliseconds(100);
+
+absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& address,
+                                                                 const v1::Welcome& welcome,
+                                                                 absl::Duration timeout) {
+  absl::StatusOr<std::unique_ptr<SideChannel>> channel =
+      SideChannel::Attach(address, welcome.session_id(), welcome.side_channel_token(), timeout);
+  if (!channel.ok()) return channel.status();
+  v1::SideChannelRequest request;
+  request.mutable_attach_ring();
+  absl::StatusOr<SideChannel::Answer> answer = (*channel)->Ask(request);
+  if (!answer.ok()) return answer.status();
+  if (answer->fds.size() != 2 || !answer->response.has_ring()) {
+    return absl::InternalError("the daemon gave no ring");
+  }
+  const v1::RingInfo& info = answer->response.ring();
+  absl::StatusOr<RingMemory> memory =
+      RingMemory::Map(std::move(answer->fds[0]), info.request_bytes(), info.response_bytes());
+  if (!memory.ok()) return memory.status();
+  std::unique_ptr<SessionRing> ring(
+      new SessionRing(*std::move(memory), (*channel)->TakeSocket(), std::move(answer->fds[1])));
+  if (absl::Status nudge = ring->nudge_.status(); !nudge.ok()) return nudge;
+  // Until this the daemon goes on with the stream.
+  if (!ring->Knock()) return absl::UnavailableError("the daemon has closed the side channel");
+  return ring;
+}
+
+SessionRing::Event SessionRing::Next(absl::Time deadline, std::string_view& message) {
+  while (true) {
+    const bool closed = closed_.load();
+    const absl::StatusOr<std::optional<std::string_view>> next = end_.reader().Next();
+    if (end_.TakeReadBell()) RingDaemon();
+    if (!next.ok()) {
+      error_ = next.status();
+      Shutdown();
+      return Event::kClosed;
+    }
+    if (next->has_value()) {
+      message = **next;
+      return Event::kMessage;
+    }
+    // Looked at before the last message was read, so there are no more.
+    if (closed) return Event::kClosed;
+    if (HasRoom()) return Event::kRoom;
+    if (spin_.Until([this] { return end_.reader().has_bytes(); })) continue;
+    if (Now() >= deadline) return Event::kTimeout;
+    if (!AnnounceSleep()) continue;
+    if (Sleep(deadline)) closed_.store(true);
+  }
+}
+
+bool SessionRing::Sleep(absl::Time deadline) {
+  absl::Duration knock = kKnockAfter;
+  while (true) {
+    sleeps_long_.store(true);
+    const bool unread = HasUnread();
+    if (unread) sleeps_long_.store(false);
+    const absl::Duration left = deadline - Now();
+    if (left <= absl::ZeroDuration()) return false;
+    pollfd fds[] = {{.fd = socket_.get(), .events = POLLIN | POLLRDHUP, .revents = 0},
+                    {.fd = nudge_.fd(), .events = POLLIN, .revents = 0}};
+    const absl::Duration most = unread ? std::min(left, knock) : left;
+    timespec timeout = absl::ToTimespec(most);
+    const int ready = ppoll(fds, 2, most == absl::InfiniteDuration() ? nullptr : &timeout, nullptr);
+    sleeps_long_.store(false);
+    if (ready < 0) continue;
+    if (ready == 0) {
+      if (!unread) return false;
+      if (HasUnread()) (void)Knock();
+      knock = std::min(2 * knock, kLongestKnock);
+      continue;
+    }
+    if (fds[1].revents != 0) nudge_.Clear();
+    if (fds[0].revents == 0) continue;
+    // Bytes only say that there is something; a few have gathered at most.
+    char bytes[64];
+    const ssize_t got = recv(socket_.get(), bytes, sizeof(bytes), MSG_DONTWAIT);
+    if (got > 0) return false;
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) return true;
+  }
+}
+
+bool SessionRing::Knock() {
+  static constexpr char kByte = 0;
+  return send(socket_.get(), &kByte, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+}
+
+bool SessionRing::AnnounceSleep() {
+  absl::MutexLock lock(&write_mutex_);
+  return end_.AnnounceSleep();
+}
+
+bool SessionRing::HasRoom() {
+  absl::MutexLock lock(&write_mutex_);
+  return end_.writer().left() > 0 && !write_failed_ && end_.writer().has_room();
+}
+
+bool SessionRing::HasUnread() {
+  absl::MutexLock lock(&write_mutex_);
+  return end_.writer().has_unread();
+}
+
+bool SessionRing::Write(const grpc::ByteBuffer& message) {
+  absl::MutexLock lock(&write_mutex_);
+  if (!message.Dump(&slices_).ok()) return true;
+  for (const grpc::Slice& slice : slices_) {
+    pieces_.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  write_failed_ = !end_.writer().Write(pieces_).ok();
+  pieces_.clear();
+  slices_.clear();
+  return FlushLocked();
+}
+
+bool SessionRing::Flush() {
+  absl::MutexLock lock(&write_mutex_);
+  return FlushLocked();
+}
+
+bool SessionRing::FlushLocked() {
+  bool done = false;
+  while (!write_failed_) {
+    done = end_.writer().left() == 0;
+    if (done) break;
+    if (!end_.writer().has_room()) {
+      end_.WantRoom();
+      if (!end_.writer().has_room()) break;
+    }
+    write_failed_ = !end_.writer().Flush().ok();
+  }
+  if (write_failed_) Shutdown();
+  RingIfWanted();
+  return done;
+}
+
+void SessionRing::RingIfWanted() {
+  if (!end_.TakeWriteBell()) return;
+  RingDaemon();
+  // Who sleeps until the daemon writes should look whether it reads.
+  if (sleeps_long_.exchange(false)) nudge_.Signal();
+}
+
+void SessionRing::RingDaemon() {
+  // An eventfd that nobody reads, and that has room for longer than anybody lives.
+  static constexpr uint64_t kOne = 1;
+  (void)!write(bell_.get(), &kOne, sizeof(kOne));
+}
+
+bool SessionRing::PeerHasGone() {
+  if (closed_.load(std::memory_order_relaxed)) return true;
+  // One that is at work takes what comes; if it goes just now, nobody can say what it took.
+  if (!end_.other_sleeps()) return false;
+  pollfd socket{.fd = socket_.get(), .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) > 0;
+}
+
+void SessionRing::Shutdown() { (void)shutdown(socket_.get(), SHUT_RDWR); }
+
+}  // namespace runloop::internal

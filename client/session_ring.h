@@ -1,0 +1,102 @@
+#ifndef RUNLOOP_CLIENT_SESSION_RING_H_
+#define RUNLOOP_CLIENT_SESSION_RING_H_
+
+#include <atomic>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "runloop/ipc/address.h"
+#include "runloop/ipc/ring.h"
+#include "runloop/runtime/adaptive_spin.h"
+#include "runloop/runtime/event_fd.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::internal {
+
+// The worker's end of the rings of one session (docs/rings.md).
+//
+// Threads: one thread at a time, the reader, calls Next and reads what it gave. Any thread may call
+// the rest.
+//
+// Trust: a daemon that breaks the rules loses the session, and its memory is read as the daemon
+// reads a worker's.
+class SessionRing {
+ public:
+  // Asks the daemon for rings, and waits for them. An error: the session goes on without.
+  static absl::StatusOr<std::unique_ptr<SessionRing>> Attach(const Address& address,
+                                                             const v1::Welcome& welcome,
+                                                             absl::Duration timeout);
+
+  enum class Event {
+    kMessage,
+    kRoom,    // there is room for more of what is left to write
+    kClosed,  // the daemon has closed the side channel, and all that it wrote was read
+    kTimeout,
+  };
+  // Waits for what happens next, until `deadline` of Clock::Monotonic(). `message` is good until
+  // the next call.
+  Event Next(absl::Time deadline, std::string_view& message);
+  // OK, or how the daemon broke the rules. The reader's.
+  const absl::Status& error() const { return error_; }
+
+  // Writes one message, once nothing is left of the one before. True: all of it; false: what is
+  // left follows with Flush, once Next gave kRoom.
+  bool Write(const grpc::ByteBuffer& message);
+  bool Flush();
+
+  // The daemon has closed it, or has gone: what is written now it does not read. May be false for a
+  // moment, while the daemon was at work when it went.
+  bool PeerHasGone();
+  // Next gives kClosed soon.
+  void Shutdown();
+
+ private:
+  SessionRing(RingMemory memory, UniqueFd socket, UniqueFd bell)
+      : memory_(std::move(memory)),
+        end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessage)),
+        socket_(std::move(socket)),
+        bell_(std::move(bell)) {}
+
+  static constexpr uint64_t kMaxMessage = 0x7FFF'FFFF;  // protobuf's
+
+  // True once the side channel is closed.
+  bool Sleep(absl::Time deadline);
+  bool FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  void RingIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  void RingDaemon();
+  // Makes another thread of the daemon look.
+  bool Knock();
+  bool AnnounceSleep();
+  bool HasRoom();
+  bool HasUnread();
+
+  const RingMemory memory_;
+  // Its writer under write_mutex_, its reader the reader's.
+  RingEnd end_;
+  const UniqueFd socket_;  // the side channel's; does not block
+  const UniqueFd bell_;    // wakes the daemon
+  const EventFd nudge_;    // wakes the reader
+  std::atomic<bool> closed_{false};
+  std::atomic<bool> sleeps_long_{
+      false};  // the reader, and does not look whether requests are taken
+
+  absl::Mutex write_mutex_;
+  std::vector<grpc::Slice> slices_ ABSL_GUARDED_BY(write_mutex_);
+  std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(write_mutex_);
+  bool write_failed_ ABSL_GUARDED_BY(write_mutex_) = false;
+
+  // The reader's.
+  AdaptiveSpin spin_;
+  absl::Status error_;
+};
+
+}  // namespace runloop::internal
+
+#endif  // RUNLOOP_CLIENT_SESSION_RING_H_

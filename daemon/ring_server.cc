@@ -1,0 +1,263 @@
+#include "runloop/daemon/ring_server.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/runtime/clock.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::daemon {
+namespace {
+
+// How often, counted in turns, it is asked who has rung while the runtime thread has not slept; and
+// after how many turns without work a session is left to ring.
+constexpr uint32_t kCollectEvery = 8;
+constexpr int kIdleServes = 256;
+constexpr int kBellsAtOnce = 64;
+// How long Finish waits for a bell before it looks again.
+constexpr absl::Duration kFinishSlice = absl::Milliseconds(5);
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<RingServer>> RingServer::Create(RingServerOptions options) {
+  UniqueFd bells(epoll_create1(EPOLL_CLOEXEC));
+  if (!bells.valid()) return absl::ErrnoToStatus(errno, "no epoll descriptor");
+  return std::shared_ptr<RingServer>(new RingServer(std::move(options), std::move(bells)));
+}
+
+RingServer::RingServer(RingServerOptions options, UniqueFd bells)
+    : options_(std::move(options)),
+      bells_(std::move(bells)),
+      tools_(options_.terms.max_unfinished) {}
+
+RingServer::~RingServer() = default;
+
+absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Session>& session,
+                                                        std::shared_ptr<RingOwner> owner,
+                                                        std::shared_ptr<const UniqueFd> channel) {
+  const size_t bytes = RingMemory::SizeOf(options_.ring_bytes, options_.ring_bytes);
+  absl::StatusOr<internal::BufferCharge> charge =
+      options_.terms.core->buffers().Reserve(*session, static_cast<int64_t>(bytes));
+  if (!charge.ok()) return charge.status();
+  absl::StatusOr<RingMemory> memory = RingMemory::Create(options_.ring_bytes, options_.ring_bytes);
+  if (!memory.ok()) return memory.status();
+  UniqueFd bell(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!bell.valid()) return absl::ResourceExhaustedError("the process has no descriptors left");
+  UniqueFd file = memory->TakeFile();
+  std::shared_ptr<SessionRing> ring;
+  {
+    absl::MutexLock lock(&mutex_);
+    ring = SessionRing::Make(*this, options_.terms, tools_,
+                             {.session = session,
+                              .owner = std::move(owner),
+                              .memory = *std::move(memory),
+                              .charge = *std::move(charge),
+                              .bell = std::move(bell),
+                              .channel = std::move(channel)});
+  }
+  return Attached{.ring = ring,
+                  .request_bytes = options_.ring_bytes,
+                  .response_bytes = options_.ring_bytes,
+                  .memory = std::move(file),
+                  .bell = ring->bell()};
+}
+
+void RingServer::Begin(const std::shared_ptr<SessionRing>& ring) {
+  // Each time that it is rung is an event: the counter, which the worker shares, is never read.
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.ptr = ring.get();
+  {
+    absl::MutexLock lock(&mutex_);
+    rings_[ring.get()] = ring;
+    if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) == 0) {
+      Activate(*ring);
+    } else {
+      End(*ring, absl::ErrnoToStatus(errno, "epoll_ctl"));
+    }
+  }
+  ring->owner().OnRing(ring);
+}
+
+size_t& RingServer::ArrivingOf(const SessionRing& ring) {
+  return arriving_bytes_[ring.session().info().peer.role.empty() ? 0 : 1];
+}
+
+void RingServer::Remove(SessionRing& ring) {
+  ring.closed = true;
+  ArrivingOf(ring) -= std::exchange(ring.counted_partial, 0);
+  if (std::exchange(ring.active, false)) std::erase(active_, &ring);
+  epoll_ctl(bells_.get(), EPOLL_CTL_DEL, ring.bell(), nullptr);
+}
+
+void RingServer::End(SessionRing& ring, absl::Status why) {
+  Remove(ring);
+  ring.owner().OnRingEnd(std::move(why));
+}
+
+void RingServer::Close(SessionRing& ring) {
+  std::shared_ptr<SessionRing> kept;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = rings_.find(&ring);
+    if (found == rings_.end()) return;
+    kept = std::move(found->second);
+    rings_.erase(found);
+    if (!ring.closed) Remove(ring);
+    if (rings_.empty()) tools_.Trim();
+  }
+  // Nobody serves it any more. What it holds may take a while to be freed.
+  kept->Close();
+}
+
+void RingServer::EndRequests(SessionRing& ring) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ring.closed) return;
+    ring.EndRequests();
+    Activate(ring);
+  }
+  options_.terms.core->Poke();
+}
+
+void RingServer::BeginDrain(SessionRing& ring, absl::Duration left) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ring.closed) return;
+    ring.BeginDrain(left);
+    Activate(ring);
+  }
+  options_.terms.core->Poke();
+  // Told even while the runtime thread is stuck.
+  Serve();
+}
+
+void RingServer::Knock() {
+  Collect();
+  Serve();
+  options_.terms.core->Poke();
+}
+
+void RingServer::ChannelClosed(const std::shared_ptr<SessionRing>& ring) {
+  absl::MutexLock lock(&mutex_);
+  if (ring->closed) return;
+  End(*ring, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                       "the side channel of the session's ring was closed"));
+}
+
+void RingServer::Poke(std::shared_ptr<SessionRing> ring) {
+  {
+    absl::MutexLock lock(&poked_mutex_);
+    poked_.push_back(std::move(ring));
+    has_poked_.store(true, std::memory_order_seq_cst);
+  }
+  options_.terms.core->Poke();
+}
+
+void RingServer::TakePoked() {
+  if (!has_poked_.load(std::memory_order_seq_cst)) return;
+  std::vector<std::shared_ptr<SessionRing>> poked;
+  {
+    absl::MutexLock lock(&poked_mutex_);
+    poked.swap(poked_);
+    has_poked_.store(false, std::memory_order_seq_cst);
+  }
+  for (const std::shared_ptr<SessionRing>& ring : poked) {
+    if (!ring->closed) Activate(*ring);
+  }
+}
+
+void RingServer::Activate(SessionRing& ring) {
+  ring.idle_serves = 0;
+  if (!std::exchange(ring.active, true)) active_.push_back(&ring);
+}
+
+void RingServer::Collect() {
+  absl::MutexLock lock(&mutex_);
+  CollectLocked();
+}
+
+void RingServer::CollectLocked() {
+  epoll_event events[kBellsAtOnce];
+  const int count = epoll_wait(bells_.get(), events, kBellsAtOnce, 0);
+  for (int i = 0; i < count; ++i) {
+    SessionRing& ring = *static_cast<SessionRing*>(events[i].data.ptr);
+    if (absl::Status status = ring.NoteBell(); !status.ok()) {
+      End(ring, std::move(status));
+    } else {
+      Activate(ring);
+    }
+  }
+}
+
+void RingServer::Serve() {
+  absl::MutexLock lock(&mutex_);
+  TakePoked();
+  if (++serves_ % kCollectEvery == 0) CollectLocked();
+  // From behind: a session may be taken out of it.
+  for (size_t i = active_.size(); i-- > 0;) ServeOne(*active_[i]);
+}
+
+void RingServer::ServeOne(SessionRing& ring) {
+  const bool had_work = ring.HasWork();
+  if (absl::Status status = ring.Serve(); !status.ok()) return End(ring, std::move(status));
+  const size_t partial = ring.partial_bytes();
+  size_t& arriving = ArrivingOf(ring);
+  arriving += partial - std::exchange(ring.counted_partial, partial);
+  if (partial > 0 &&
+      arriving > (ring.session().info().peer.role.empty() ? options_.max_arriving_bytes
+                                                          : options_.max_role_arriving_bytes)) {
+    return End(ring,
+               MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                         "messages on their way to the daemon take too much of its memory"));
+  }
+  if (ring.TakeSettled()) ring.owner().OnRingEnd(absl::OkStatus());
+  ring.idle_serves = had_work ? 0 : ring.idle_serves + 1;
+  if (ring.idle_serves < kIdleServes || !ring.AnnounceSleep()) return;
+  ring.active = false;
+  std::erase(active_, &ring);
+}
+
+bool RingServer::HasWork() {
+  if (has_poked_.load(std::memory_order_relaxed)) return true;
+  absl::MutexLock lock(&mutex_);
+  return std::any_of(active_.begin(), active_.end(),
+                     [](const SessionRing* ring) { return ring->HasWork(); });
+}
+
+bool RingServer::AnnounceSleep() {
+  absl::MutexLock lock(&mutex_);
+  TakePoked();
+  for (size_t i = active_.size(); i-- > 0;) {
+    SessionRing& ring = *active_[i];
+    if (!ring.AnnounceSleep()) return false;
+    ring.active = false;
+    active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return !has_poked_.load(std::memory_order_seq_cst);
+}
+
+void RingServer::Finish(absl::Time deadline) {
+  while (true) {
+    Knock();
+    {
+      absl::MutexLock lock(&mutex_);
+      if (std::all_of(rings_.begin(), rings_.end(), [](const auto& entry) {
+            return entry.second->closed || !entry.second->unfinished();
+          })) {
+        return;
+      }
+    }
+    if (Clock::Monotonic()->Now() >= deadline) return;
+    pollfd bell{.fd = bells_.get(), .events = POLLIN, .revents = 0};
+    (void)poll(&bell, 1, static_cast<int>(absl::ToInt64Milliseconds(kFinishSlice)));
+  }
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,113 @@
+#ifndef RUNLOOP_DAEMON_RING_SERVER_H_
+#define RUNLOOP_DAEMON_RING_SERVER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runloop/daemon/session_protocol.h"
+#include "runloop/daemon/session_ring.h"
+#include "runloop/runtime/intake_source.h"
+#include "runloop/runtime/unique_fd.h"
+
+namespace runloop::daemon {
+
+struct RingServerOptions {
+  SessionTerms terms;
+  // Of each of a session's two rings; IsRingSize.
+  size_t ring_bytes = 0;
+  // What long messages that have not arrived in full may hold, of all sessions by the main sockets
+  // together, and of all with a role; the session that passes it is ended.
+  size_t max_arriving_bytes = 0;
+  size_t max_role_arriving_bytes = 0;
+};
+
+// The sessions whose messages come by rings (docs/rings.md). The runtime takes them in itself
+// (IntakeSource): no other thread stands between a worker and the runtime thread.
+//
+// Threads: any. One lock guards it all; it is held while messages are copied, read, admitted and
+// written, some of each session at a time, and while nothing is run. The runtime outlives it, and
+// it the tasks of its sessions.
+//
+// Which sessions are looked at: those where something has happened since the runtime thread last
+// slept. The others have announced that they sleep, and the worker rings.
+class RingServer final : public internal::IntakeSource {
+ public:
+  // RESOURCE_EXHAUSTED: the kernel gives no descriptors.
+  static absl::StatusOr<std::shared_ptr<RingServer>> Create(RingServerOptions options);
+  ~RingServer() override;
+
+  // What a worker is given.
+  struct Attached {
+    std::shared_ptr<SessionRing> ring;
+    size_t request_bytes = 0;
+    size_t response_bytes = 0;
+    UniqueFd memory;
+    int bell = -1;  // the ring's
+  };
+  // Makes rings for the session, which goes on without until Begin. RESOURCE_EXHAUSTED: the
+  // session, its user or role, or the process has no room for them; ABORTED (SESSION_ENDED).
+  absl::StatusOr<Attached> Attach(const std::shared_ptr<Session>& session,
+                                  std::shared_ptr<RingOwner> owner,
+                                  std::shared_ptr<const UniqueFd> channel);
+  // The worker has them: they are served from now on, and their owner is told. Once.
+  void Begin(const std::shared_ptr<SessionRing>& ring);
+  // Ends it, with its session. Idempotent.
+  void Close(SessionRing& ring);
+  // See SessionRing.
+  void EndRequests(SessionRing& ring);
+  void BeginDrain(SessionRing& ring, absl::Duration left);
+  // The worker has waited for long, or its side channel has gone: looks at once, on this thread.
+  void Knock();
+  void ChannelClosed(const std::shared_ptr<SessionRing>& ring);
+  // It has something to do, and is asleep. Does not take the lock.
+  void Poke(std::shared_ptr<SessionRing> ring);
+  // Serves what is left once the runtime has stopped, until every session is settled or `deadline`,
+  // Clock::Monotonic, has come.
+  void Finish(absl::Time deadline);
+
+  // ---- IntakeSource ----
+  int wake_fd() const override { return bells_.get(); }
+  void Collect() override;
+  bool HasWork() override;
+  void Serve() override;
+  bool AnnounceSleep() override;
+
+ private:
+  explicit RingServer(RingServerOptions options, UniqueFd bells);
+
+  void CollectLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakePoked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Activate(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ServeOne(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Not served any more, and its owner is told.
+  void End(SessionRing& ring, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t& ArrivingOf(const SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const RingServerOptions options_;
+  const UniqueFd bells_;  // an epoll descriptor with those of all rings
+
+  absl::Mutex mutex_;
+  SessionTools tools_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<SessionRing*, std::shared_ptr<SessionRing>> rings_ ABSL_GUARDED_BY(mutex_);
+  std::vector<SessionRing*> active_ ABSL_GUARDED_BY(mutex_);
+  uint32_t serves_ ABSL_GUARDED_BY(mutex_) = 0;
+  // By whether the session has a role.
+  size_t arriving_bytes_[2] ABSL_GUARDED_BY(mutex_) = {0, 0};
+
+  std::atomic<bool> has_poked_{false};
+  absl::Mutex poked_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
+  std::vector<std::shared_ptr<SessionRing>> poked_ ABSL_GUARDED_BY(poked_mutex_);
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_RING_SERVER_H_

@@ -1,0 +1,244 @@
+#include "runloop/daemon/session_protocol.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runloop/daemon/durations.h"
+#include "runloop/daemon/operation_service.h"
+#include "runloop/daemon/request_charge.h"
+#include "runloop/ipc/chain_codec.h"
+#include "runloop/ipc/status_codec.h"
+#include "runloop/runtime/error.h"
+
+namespace runloop::daemon {
+namespace {
+
+// One response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
+// it.
+constexpr size_t kResponseBytes = size_t{1} << 20;
+// Room for the fields around a reply.
+constexpr int64_t kEnvelopeBytes = 64;
+
+}  // namespace
+
+void SessionTools::Trim() {
+  reader.Trim();
+  finished = {};
+  spare_requests.Clear();
+}
+
+SessionProtocol::SessionProtocol(const SessionTerms& terms, SessionTools& tools,
+                                 std::shared_ptr<Session> session,
+                                 std::shared_ptr<SessionOutbox> outbox)
+    : terms_(terms), tools_(tools), session_(std::move(session)), outbox_(std::move(outbox)) {}
+
+void SessionProtocol::BeginDrain(absl::Duration left) { drain_left_ = left; }
+
+void SessionProtocol::End() {
+  session_->End();
+  outbox_->Close();
+  // Gives the memory of its tasks back before anybody looks what there is to give back.
+  window_ = InvocationWindow();
+  unsent_.clear();
+  unsent_bytes_ = 0;
+}
+
+bool SessionProtocol::FillResponse(v1::SessionResponse& response) {
+  TakeFinished();
+
+  response.Clear();
+  const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
+  const bool acknowledged = std::exchange(acknowledges_, false);
+  std::vector<uint64_t> told;  // with an outcome of their own
+  size_t bytes = 0;
+  while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
+    Untold& untold = unsent_.front();
+    unsent_bytes_ -= untold.bytes;
+    bytes += untold.bytes;
+    FillOutcome(untold, *response.add_outcomes());
+    told.push_back(untold.number);
+    unsent_.pop_front();
+  }
+  // The ranges pass over invocations with an outcome of their own only once that was sent in an
+  // earlier message, so a worker may take the two fields in either order.
+  if (acknowledged) window_.Describe(*response.mutable_succeeded());
+  for (const uint64_t number : told) window_.Settle(number);
+
+  last_response_bytes_ = bytes;
+
+  const std::optional<absl::Duration> drain = std::exchange(drain_left_, std::nullopt);
+  if (drain.has_value()) *response.mutable_draining()->mutable_deadline() = ToProto(*drain);
+  return acknowledged || !told.empty() || drain.has_value();
+}
+
+void SessionProtocol::TakeFinished() {
+  // The ends of what was given up are no reason to write.
+  SessionOutbox::Tasks& taken = tools_.finished;
+  do {
+    taken.clear();
+    outbox_->Take(taken);
+    for (const std::shared_ptr<internal::OperationTask>& task : taken) {
+      tools_.spare_requests.Put(*task->operation, task->TakeRequest());
+      const uint64_t number = task->ticket();
+      Outcome outcome = task->TakeOutcome();
+      if (outcome.ok() && *outcome == nullptr) {
+        acknowledges_ |= window_.SettleIfExpected(number);
+      } else if (window_.Expects(number)) {
+        Tell(number, std::move(outcome));
+      }
+    }
+  } while (!taken.empty() && unsent_.empty() && !acknowledges_);
+  taken.clear();
+}
+
+void SessionProtocol::FillOutcome(Untold& untold, v1::Outcome& outcome) {
+  outcome.set_invocation_id(window_.IdOf(untold.number));
+  if (untold.outcome.ok()) {
+    const google::protobuf::Message& reply = **untold.outcome;
+    const int64_t limit = terms_.max_message_bytes - kEnvelopeBytes;
+    const size_t size = reply.ByteSizeLong();
+    if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
+      reply.SerializeToString(outcome.mutable_reply());
+      return;
+    }
+    untold.outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
+  }
+  *outcome.mutable_status() = runloop::ToProto(untold.outcome.status());
+}
+
+absl::Status SessionProtocol::Handle(const SessionRequestReader& request,
+                                     internal::RuntimeCore::Group& group) {
+  const v1::SessionRequest& rest = request.rest();
+  if (rest.has_hello()) return Violation("a second hello");
+  for (const DispatchView& dispatch : request.dispatches()) {
+    if (dispatch.invocation_id <= window_.last_id()) {
+      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
+                                    window_.last_id(), "; ids start at 1 and rise"));
+    }
+    const uint64_t number = window_.Add(dispatch.invocation_id);
+    if (absl::Status refused = Dispatch(number, dispatch, group); !refused.ok()) {
+      Tell(number, BoundedStatus(std::move(refused)));
+    }
+  }
+  if (rest.cancels_size() > 0 || rest.waiting_size() > 0) group.Flush();
+  for (const v1::Cancel& cancel : rest.cancels()) Cancel(cancel);
+  for (const v1::Waiting& waiting : rest.waiting()) {
+    const auto invocation = window_.Find(waiting.invocation_id());
+    absl::StatusOr<internal::Chain> chain = ReadChain(waiting.chain());
+    if (!chain.ok()) return Violation(chain.status().message());
+    if (invocation.has_value() && invocation->task != nullptr) {
+      terms_.core->AlsoWaits(*invocation->task, *std::move(chain));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void SessionProtocol::Tell(uint64_t number, Outcome outcome) {
+  const size_t bytes = OutcomeBytes(outcome);
+  unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
+  unsent_bytes_ += bytes;
+}
+
+void SessionProtocol::Cancel(const v1::Cancel& cancel) {
+  const uint64_t id = cancel.invocation_id();
+  const auto invocation = window_.Find(id);
+  if (invocation.has_value() && invocation->given_up) return;  // once is enough
+  const bool open = invocation.has_value() && invocation->task != nullptr;
+  if (!cancel.give_up()) {
+    if (open) terms_.core->Cancel(*invocation->task);
+    return;
+  }
+  const auto given_up = open ? terms_.core->GiveUp(*invocation->task, OutcomeKind::kCancelled)
+                             : internal::RuntimeCore::GivenUp::kEnded;
+  switch (given_up) {
+    case internal::RuntimeCore::GivenUp::kNeverRan:
+      break;  // the outcome says so
+    case internal::RuntimeCore::GivenUp::kStillRunning:
+      Tell(invocation->number,
+           MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat(invocation->task->operation->name(),
+                                  " had started when it was given up; it runs on"),
+                     {{"operation", invocation->task->operation->name()}}));
+      window_.GiveUp(invocation->number);
+      break;
+    case internal::RuntimeCore::GivenUp::kEnded:
+      terms_.core->GiveUpEnded(*session_, id);
+      break;
+  }
+}
+
+absl::StatusOr<const Operation*> SessionProtocol::FindOperation(
+    const DispatchView& dispatch) const {
+  const std::vector<const Operation*>& operations = terms_.operations;
+  const uint32_t id = dispatch.operation_id;
+  if (id >= 1 && id <= operations.size()) return operations[id - 1];
+  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::kOperationName) {
+    return terms_.core->FindOperation(dispatch.message->operation_name());
+  }
+  if (id == 0 && dispatch.message->operation_case() == v1::Dispatch::OPERATION_NOT_SET) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     "the dispatch names no operation");
+  }
+  return MakeError(
+      absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNKNOWN_OPERATION,
+      absl::StrCat("no operation has the id ", id, "; welcome.operations lists those there are"));
+}
+
+absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
+                                       internal::RuntimeCore::Group& group) {
+  const int64_t max_unfinished = terms_.max_unfinished;
+  if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+        absl::StrCat("the session has ", max_unfinished,
+                     " unfinished invocations, as many as it may; wait for some to finish"),
+        {{"bound", "session"},
+         {"limit", absl::StrCat(max_unfinished)},
+         {"session", session_->info().id}});
+  }
+  const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
+  if (!operation.ok()) return operation.status();
+  internal::RuntimeCore::Call call{.operation = *operation,
+                                   .number = dispatch.invocation_id,
+                                   .reply_wanted = dispatch.reply_wanted,
+                                   .sink = outbox_,
+                                   .ticket = number};
+  if (dispatch.has_timeout) {
+    google::protobuf::Duration asked;
+    asked.set_seconds(dispatch.timeout_seconds);
+    asked.set_nanos(dispatch.timeout_nanos);
+    const absl::StatusOr<absl::Duration> timeout = FromProto(asked);
+    if (!timeout.ok()) return timeout.status();
+    if (*timeout > absl::ZeroDuration()) call.deadline = terms_.core->clock().Now() + *timeout;
+  }
+  const absl::StatusOr<size_t> charge =
+      ChargeOf(dispatch.request, *(*operation)->method().input_type(), terms_.core->bounds());
+  if (!charge.ok()) return charge.status();
+  call.request_bytes = *charge;
+  call.request = tools_.spare_requests.Get(**operation);
+  if (absl::Status parsed = (*operation)->ParseRequest(dispatch.request, *call.request);
+      !parsed.ok()) {
+    return parsed;
+  }
+  if (dispatch.message != nullptr) {
+    absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.message->chain());
+    if (!chain.ok()) return chain.status();
+    call.chain = *std::move(chain);
+    call.coalesce_key = dispatch.message->coalesce_key();
+    if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
+  }
+  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
+  if (call.chain.empty() && call.coalesce_key.empty()) {
+    task = group.Dispatch(std::move(call));
+  } else {
+    group.Flush();
+    call.session = session_;
+    task = terms_.core->Dispatch(std::move(call));
+  }
+  if (!task.ok()) return task.status();
+  window_.SetTask(number, *std::move(task));
+  return absl::OkStatus();
+}
+
+}  // namespace runloop::daemon

@@ -1,0 +1,118 @@
+#ifndef RUNLOOP_DAEMON_SESSION_RING_H_
+#define RUNLOOP_DAEMON_SESSION_RING_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "runloop/daemon/session_protocol.h"
+#include "runloop/ipc/ring.h"
+#include "runloop/runtime/buffer_memory.h"
+#include "runloop/runtime/unique_fd.h"
+
+namespace runloop::daemon {
+
+class RingServer;
+class SessionRing;
+
+// The session stream that a ring is attached to. Any thread.
+class RingOwner {
+ public:
+  virtual ~RingOwner() = default;
+  // Its session's messages come by `ring` from now on.
+  virtual void OnRing(std::shared_ptr<SessionRing> ring) = 0;
+  // It carries nothing more. OK: no more requests will come, or the daemon drains, and all that was
+  // admitted has its outcome, which was written. Else why the session is to be ended.
+  virtual void OnRingEnd(absl::Status why) = 0;
+};
+
+// The messages of one session, in a pair of rings.
+//
+// Threads: its server's, which serves it under a lock.
+//
+// What is distrusted: all of the memory (ipc/ring.h), and every message (SessionProtocol). A worker
+// that rings though nobody has asked for it, or says that there is something where there is
+// nothing, again and again, loses the session.
+class SessionRing : public std::enable_shared_from_this<SessionRing> {
+ public:
+  struct Options {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<RingOwner> owner;
+    RingMemory memory;
+    internal::BufferCharge charge;  // for the memory
+    UniqueFd bell;                  // an eventfd that the worker rings
+    // The side channel that it was attached by, to wake the worker.
+    std::shared_ptr<const UniqueFd> channel;
+  };
+  // The server, the terms and the tools outlive it.
+  static std::shared_ptr<SessionRing> Make(RingServer& server, const SessionTerms& terms,
+                                           SessionTools& tools, Options options);
+
+  // Takes in some requests, and writes what there is to answer. An error ends the session.
+  absl::Status Serve();
+  // True if Serve would do something.
+  bool HasWork() const;
+  // The worker, and what has outcomes, wake from now on. False: there is something to do.
+  bool AnnounceSleep();
+  // The worker has rung. An error ends the session.
+  absl::Status NoteBell();
+
+  // The worker sends no more than what is in the ring now.
+  void EndRequests() { requests_end_ = true; }
+  void BeginDrain(absl::Duration left);
+  // An outcome has not been written.
+  bool unfinished() const { return !protocol_.settled() || end_.writer().left() > 0; }
+  // True, once: it has nothing more to carry, as RingOwner says.
+  bool TakeSettled();
+
+  // The session is ended, and nothing is read or written any more: wakes the worker, who finds the
+  // side channel closed. What it holds goes with it.
+  void Close();
+
+  int bell() const { return bell_.get(); }
+  RingOwner& owner() { return *owner_; }
+  const Session& session() const { return *protocol_.session(); }
+  // Of a message that has not arrived in full.
+  size_t partial_bytes() const { return end_.reader().partial_bytes(); }
+
+  // ---- for the server ----
+  bool active = false;  // it is looked at, again and again
+  bool closed = false;  // not served any more
+  int idle_serves = 0;  // in a row
+  size_t counted_partial = 0;
+
+ private:
+  class Outbox;
+
+  SessionRing(const SessionTerms& terms, SessionTools& tools, std::shared_ptr<SessionOutbox> outbox,
+              Options options);
+  // Worth reading now.
+  bool reads() const { return protocol_.unsent_bytes() < SessionProtocol::kMaxUnsentBytes; }
+  absl::Status TakeIn();
+  absl::Status WriteResponses();
+  void Ring();
+
+  const SessionTerms& terms_;
+  SessionTools& tools_;
+  const std::shared_ptr<RingOwner> owner_;
+  const internal::BufferCharge charge_;
+  const RingMemory memory_;
+  RingEnd end_;
+  const UniqueFd bell_;
+  const std::shared_ptr<const UniqueFd> channel_;
+  SessionProtocol protocol_;
+  v1::SessionResponse response_;
+  std::string bytes_;  // of the response
+  bool more_ = false;  // requests have arrived that Serve has left for the next time
+  bool requests_end_ = false;
+  bool draining_ = false;
+  bool settled_told_ = false;
+  uint64_t announced_ = 0, rung_ = 0;
+  int found_nothing_ = 0;  // in a row
+};
+
+}  // namespace runloop::daemon
+
+#endif  // RUNLOOP_DAEMON_SESSION_RING_H_
