@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   using namespace runloop::benchmark;
   return MeasureSystems(argc, argv,
                         {{"runloop_stream", ServeDaemon, ConnectStream, 400'000},
+                         {"runloop_ring", ServeDaemon, ConnectRing, 400'000},
                          {"runloop_buffer", ServeDaemon, ConnectBuffer},
                          {"runloop_unary", ServeDaemon, ConnectUnary, 20'000}});
 }

@@ -25,6 +25,8 @@ class Path {
 
 // The client library: the session stream.
 std::unique_ptr<Path> ConnectStream(const std::string& socket);
+// The same by rings.
+std::unique_ptr<Path> ConnectRing(const std::string& socket);
 // The same, with the payload in a buffer: written once, when it is another size than before.
 std::unique_ptr<Path> ConnectBuffer(const std::string& socket);
 // The same, but the operation looks at the start of the buffer only, as much as a small payload.

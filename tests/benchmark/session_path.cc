@@ -6,10 +6,10 @@
 namespace runloop::benchmark {
 namespace {
 
-class StreamPath final : public Path {
+class SessionPath final : public Path {
  public:
-  explicit StreamPath(const std::string& socket)
-      : context_(Check(Connect({.address = socket, .client_name = "benchmark"}))) {}
+  SessionPath(const std::string& socket, bool ring)
+      : context_(Check(Connect({.address = socket, .client_name = "benchmark", .ring = ring}))) {}
 
   void Operate(std::string_view payload) override { OperateBlocking(context_, payload); }
 
@@ -30,7 +30,11 @@ class StreamPath final : public Path {
 }  // namespace
 
 std::unique_ptr<Path> ConnectStream(const std::string& socket) {
-  return std::make_unique<StreamPath>(socket);
+  return std::make_unique<SessionPath>(socket, false);
+}
+
+std::unique_ptr<Path> ConnectRing(const std::string& socket) {
+  return std::make_unique<SessionPath>(socket, true);
 }
 
 }  // namespace runloop::benchmark
