@@ -9,8 +9,6 @@
 namespace runloop::internal {
 namespace {
 
-// A message gathers no more than this, so that a flood keeps both ends busy.
-constexpr size_t kBatchBytes = size_t{1} << 20;
 // The protocol lets one message hold as many, whatever the daemon's limits are.
 constexpr size_t kBatchCancels = 1024;
 // At most.
@@ -45,9 +43,10 @@ absl::flat_hash_map<std::string, uint32_t> ReadOperations(const v1::Welcome& wel
 
 }  // namespace
 
-OpenSession::OpenSession(const v1::Welcome& welcome)
+OpenSession::OpenSession(const v1::Welcome& welcome, size_t batch_bytes)
     : id_(welcome.session_id()),
       limits_(welcome.limits()),
+      batch_bytes_(batch_bytes),
       operation_ids_(ReadOperations(welcome)),
       last_operation_(operation_ids_.end()) {
   for (const auto& [name, id] : operation_ids_) operation_names_[id] = &name;
@@ -154,7 +153,7 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
     RequestBatch batch = std::move(batches_.front());
     batches_.pop_front();
     last_sent_id_ = std::max(last_sent_id_, batch.last_id());
-    outgoing.message = std::move(batch).Take();
+    outgoing.message = std::move(batch);
   } else if (closing_ && !half_closed_) {
     half_closed_ = true;
     outgoing.half_close = true;
@@ -163,6 +162,11 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   }
   writing_ = true;
   return outgoing;
+}
+
+void OpenSession::GiveBack(RequestBatch batch) {
+  batch.Clear();
+  spare_batch_ = std::move(batch);
 }
 
 absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finished) {
@@ -232,13 +236,17 @@ absl::Status OpenSession::CheckMessageBytes(size_t size) const {
 }
 
 RequestBatch& OpenSession::BatchFor(size_t bytes) {
-  size_t bound = kBatchBytes;
+  size_t bound = batch_bytes_;
   if (limits_.max_message_bytes() != 0) {
     bound = std::min<uint64_t>(bound, limits_.max_message_bytes());
   }
   if (batches_.empty() || batches_.back().size() + bytes > bound ||
       batches_.back().cancels() >= kBatchCancels) {
-    batches_.emplace_back();
+    if (spare_batch_.has_value()) {
+      batches_.push_back(*std::exchange(spare_batch_, std::nullopt));
+    } else {
+      batches_.emplace_back();
+    }
   }
   return batches_.back();
 }

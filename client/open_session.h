@@ -35,7 +35,8 @@ class OpenSession {
     Unfinished::Invocations succeeded;  // without a reply
   };
 
-  explicit OpenSession(const v1::Welcome& welcome);
+  // `batch_bytes`: a message gathers no more.
+  explicit OpenSession(const v1::Welcome& welcome, size_t batch_bytes = kBatchBytes);
 
   const std::string& id() const { return id_; }
   // The daemon takes no new work and will end the stream.
@@ -64,8 +65,12 @@ class OpenSession {
   // There will be no more dispatches.
   void Close() { closing_ = true; }
 
+  // So that a flood keeps both ends busy; and in a ring, where a larger message holds one thing.
+  static constexpr size_t kBatchBytes = size_t{1} << 20;
+  static constexpr size_t kRingBatchBytes = size_t{16} << 10;
+
   struct Outgoing {
-    grpc::ByteBuffer message;
+    RequestBatch message;
     bool half_close = false;  // instead of a message
   };
   // False: NextOutgoing would give nothing.
@@ -73,6 +78,8 @@ class OpenSession {
   // What to send now. nullopt: nothing, or what it gave before is not yet Written.
   std::optional<Outgoing> NextOutgoing();
   void Written() { writing_ = false; }
+  // The memory of one that nobody refers to any more.
+  void GiveBack(RequestBatch batch);
   // The stream is ending: nothing more is sent.
   void WriteFailed() {
     writing_ = false;
@@ -101,6 +108,7 @@ class OpenSession {
 
   const std::string id_;
   const v1::Limits limits_;
+  const size_t batch_bytes_;
   const OperationIds operation_ids_;
   absl::flat_hash_map<uint32_t, const std::string*> operation_names_;  // those of operation_ids_
   // The one that was asked for last: a flood asks for the same one again and again.
@@ -114,6 +122,7 @@ class OpenSession {
   // In the order of ids: sent, then batches_.
   Unfinished unfinished_;
   std::deque<RequestBatch> batches_;
+  std::optional<RequestBatch> spare_batch_;
   std::deque<v1::Waiting> held_back_;  // while much is unsent
   uint64_t last_sent_id_ = 0;
 };

@@ -173,6 +173,21 @@ grpc::ByteBuffer RequestBatch::Take() && {
   return grpc::ByteBuffer(slices_.data(), slices_.size());
 }
 
+void RequestBatch::AppendPieces(std::vector<std::string_view>& pieces) {
+  const auto append = [&](const uint8_t* begin, size_t size) {
+    if (size > 0) pieces.emplace_back(reinterpret_cast<const char*>(begin), size);
+  };
+  for (const grpc::Slice& slice : slices_) append(slice.begin(), slice.size());
+  append(chunk_.begin() + tail_begin_, tail_end_ - tail_begin_);
+}
+
+void RequestBatch::Clear() {
+  slices_.clear();
+  tail_begin_ = tail_end_ = 0;
+  size_ = cancels_ = 0;
+  last_id_ = 0;
+}
+
 uint8_t* RequestBatch::Extend(size_t size) {
   if (chunk_.size() - tail_end_ < size) {
     FlushTail();

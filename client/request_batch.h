@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -66,6 +67,10 @@ class RequestBatch {
 
   // The message. The batch is spent.
   grpc::ByteBuffer Take() &&;
+  // Adds the message to `pieces`, as it lies here.
+  void AppendPieces(std::vector<std::string_view>& pieces);
+  // Empty again, and with memory for as much as before, which nobody else may refer to any more.
+  void Clear();
 
  private:
   // Where the next `size` bytes are to be written.

@@ -212,7 +212,9 @@ SessionClient::Outgoing SessionClient::NextOutgoing() {
     if (what->half_close || !stream_->has_ring()) {
       return {.stream = stream_, .what = *std::move(what)};
     }
-    if (!stream_->Write(what->message)) break;
+    const bool written = stream_->WriteToRing(what->message);
+    session_->GiveBack(std::move(what->message));
+    if (!written) break;
     session_->Written();
   }
   return {};
@@ -223,7 +225,7 @@ void SessionClient::Outgoing::Send() {
   if (what.half_close) {
     stream->HalfClose();
   } else {
-    stream->Write(what.message);
+    stream->Write(std::move(what.message).Take());
   }
 }
 

@@ -79,8 +79,8 @@ absl::Status SessionClient::TryConnect() {
       break;
     }
   }
+  if (status->ok()) status = (*stream)->AttachRing(kAttachTimeout);
   if (status->ok()) {
-    (*stream)->AttachRing(kAttachTimeout);
     BeginSession();
   } else {
     absl::MutexLock lock(&mutex_);
@@ -131,7 +131,9 @@ void SessionClient::BeginSession() {
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
-    session_ = std::make_unique<OpenSession>(stream_->welcome());
+    session_ = std::make_unique<OpenSession>(stream_->welcome(), stream_->has_ring()
+                                                                     ? OpenSession::kRingBatchBytes
+                                                                     : OpenSession::kBatchBytes);
     turn_taken_ = true;  // until Serve: what is refused here is not done before
     violation_ = absl::OkStatus();
     buffers_ = std::make_shared<SessionBuffers>(options_.address, stream_->welcome());

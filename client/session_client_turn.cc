@@ -37,7 +37,7 @@ void SessionClient::Serve() {
     if (work.late) stream->Cancel();
     if (work.stream_ended) break;  // and the turn is kept
     if (!work.has_turn) continue;
-    const SessionStream::Event event = stream->Next(work.deadline);
+    const SessionStream::Event event = stream->Next(work.deadline, false);
     if (event == SessionStream::Event::kEnded) break;  // and the turn is kept
     Handle(event, *stream);
     absl::MutexLock lock(&mutex_);
@@ -51,7 +51,8 @@ void SessionClient::Serve() {
   }
   bool writing;
   const std::optional<SessionLost> lost = EndSession(why, writing);
-  while (writing) {
+  // A ring has no writes that end by themselves.
+  while (writing && !stream->has_ring()) {
     const SessionStream::Event event = stream->Next(absl::InfiniteFuture());
     writing =
         event != SessionStream::Event::kWritten && event != SessionStream::Event::kWriteFailed;
@@ -209,6 +210,7 @@ std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invoca
       turn_taken_ = true;
       return stream_;
     }
+    if (stream_ != nullptr) stream_->Hurry();  // it reads until the outcome has come
     Sleeper sleeper{.invocation = invocation, .wake = {}};
     sleepers_.push_back(&sleeper);
     invocation.awaited = true;

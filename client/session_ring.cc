@@ -18,6 +18,9 @@ namespace {
 // busy with something that is no task.
 constexpr absl::Duration kKnockAfter = absl::Milliseconds(5);
 constexpr absl::Duration kLongestKnock = absl::Milliseconds(100);
+// How long a nap is, and after how many messages.
+constexpr absl::Duration kNap = absl::Microseconds(100);
+constexpr int kMany = 3;
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
 
@@ -45,11 +48,15 @@ absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& 
   if (absl::Status nudge = ring->nudge_.status(); !nudge.ok()) return nudge;
   // Until this the daemon goes on with the stream.
   if (!ring->Knock()) return absl::UnavailableError("the daemon has closed the side channel");
+  if (!ring->AwaitByte(Now() + timeout)) {
+    return absl::AbortedError("the daemon gave the session a ring and does not serve it");
+  }
   return ring;
 }
 
-SessionRing::Event SessionRing::Next(absl::Time deadline, std::string_view& message) {
+SessionRing::Event SessionRing::Next(absl::Time deadline, bool hurried, std::string_view& message) {
   while (true) {
+    if (shut_down_.load()) return Event::kClosed;
     const bool closed = closed_.load();
     const absl::StatusOr<std::optional<std::string_view>> next = end_.reader().Next();
     if (end_.TakeReadBell()) RingDaemon();
@@ -59,17 +66,35 @@ SessionRing::Event SessionRing::Next(absl::Time deadline, std::string_view& mess
       return Event::kClosed;
     }
     if (next->has_value()) {
+      ++since_nap_;
       message = **next;
       return Event::kMessage;
     }
     // Looked at before the last message was read, so there are no more.
     if (closed) return Event::kClosed;
     if (HasRoom()) return Event::kRoom;
-    if (spin_.Until([this] { return end_.reader().has_bytes(); })) continue;
+    if (hurried) {
+      if (spin_.Until([this] { return end_.reader().has_bytes(); })) continue;
+    } else if (std::exchange(since_nap_, 0) >= kMany) {
+      Nap();
+      continue;
+    }
     if (Now() >= deadline) return Event::kTimeout;
     if (!AnnounceSleep()) continue;
     if (Sleep(deadline)) closed_.store(true);
   }
+}
+
+void SessionRing::Nap() {
+  naps_.store(true);
+  pollfd nudge{.fd = nudge_.fd(), .events = POLLIN, .revents = 0};
+  const timespec timeout = absl::ToTimespec(kNap);
+  if (ppoll(&nudge, 1, &timeout, nullptr) > 0) nudge_.Clear();
+  naps_.store(false);
+}
+
+void SessionRing::Hurry() {
+  if (naps_.load() && naps_.exchange(false)) nudge_.Signal();
 }
 
 bool SessionRing::Sleep(absl::Time deadline) {
@@ -108,6 +133,19 @@ bool SessionRing::Knock() {
   return send(socket_.get(), &kByte, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
 }
 
+bool SessionRing::AwaitByte(absl::Time deadline) {
+  while (true) {
+    const absl::Duration left = deadline - Now();
+    if (left <= absl::ZeroDuration()) return false;
+    pollfd socket{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+    (void)poll(&socket, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    char byte;
+    const ssize_t got = recv(socket_.get(), &byte, 1, MSG_DONTWAIT);
+    if (got > 0) return true;
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) return false;
+  }
+}
+
 bool SessionRing::AnnounceSleep() {
   absl::MutexLock lock(&write_mutex_);
   return end_.AnnounceSleep();
@@ -123,15 +161,11 @@ bool SessionRing::HasUnread() {
   return end_.writer().has_unread();
 }
 
-bool SessionRing::Write(const grpc::ByteBuffer& message) {
+bool SessionRing::Write(RequestBatch& message) {
   absl::MutexLock lock(&write_mutex_);
-  if (!message.Dump(&slices_).ok()) return true;
-  for (const grpc::Slice& slice : slices_) {
-    pieces_.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  }
+  message.AppendPieces(pieces_);
   write_failed_ = !end_.writer().Write(pieces_).ok();
   pieces_.clear();
-  slices_.clear();
   return FlushLocked();
 }
 
@@ -157,10 +191,9 @@ bool SessionRing::FlushLocked() {
 }
 
 void SessionRing::RingIfWanted() {
-  if (!end_.TakeWriteBell()) return;
-  RingDaemon();
+  if (end_.TakeWriteBell()) RingDaemon();
   // Who sleeps until the daemon writes should look whether it reads.
-  if (sleeps_long_.exchange(false)) nudge_.Signal();
+  if (sleeps_long_.load() && sleeps_long_.exchange(false)) nudge_.Signal();
 }
 
 void SessionRing::RingDaemon() {
@@ -177,6 +210,9 @@ bool SessionRing::PeerHasGone() {
   return poll(&socket, 1, 0) > 0;
 }
 
-void SessionRing::Shutdown() { (void)shutdown(socket_.get(), SHUT_RDWR); }
+void SessionRing::Shutdown() {
+  shut_down_.store(true);
+  (void)shutdown(socket_.get(), SHUT_RDWR);
+}
 
 }  // namespace runloop::internal

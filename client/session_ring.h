@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "grpcpp/support/byte_buffer.h"
+#include "runloop/client/request_batch.h"
 #include "runloop/ipc/address.h"
 #include "runloop/ipc/ring.h"
 #include "runloop/runtime/adaptive_spin.h"
@@ -29,7 +29,8 @@ namespace runloop::internal {
 // reads a worker's.
 class SessionRing {
  public:
-  // Asks the daemon for rings, and waits for them. An error: the session goes on without.
+  // Asks the daemon for rings, and waits until it serves them. An error: the session goes on
+  // without; but ABORTED: it is of no more use.
   static absl::StatusOr<std::unique_ptr<SessionRing>> Attach(const Address& address,
                                                              const v1::Welcome& welcome,
                                                              absl::Duration timeout);
@@ -41,15 +42,19 @@ class SessionRing {
     kTimeout,
   };
   // Waits for what happens next, until `deadline` of Clock::Monotonic(). `message` is good until
-  // the next call.
-  Event Next(absl::Time deadline, std::string_view& message);
+  // the next call. If nobody waits for it (not `hurried`) and much has come lately, more of it is
+  // waited for, for a moment in which the daemon need not wake anybody.
+  Event Next(absl::Time deadline, bool hurried, std::string_view& message);
   // OK, or how the daemon broke the rules. The reader's.
   const absl::Status& error() const { return error_; }
 
   // Writes one message, once nothing is left of the one before. True: all of it; false: what is
   // left follows with Flush, once Next gave kRoom.
-  bool Write(const grpc::ByteBuffer& message);
+  bool Write(RequestBatch& message);
   bool Flush();
+
+  // Somebody waits for what comes: a reader that is not hurried is to be.
+  void Hurry();
 
   // The daemon has closed it, or has gone: what is written now it does not read. May be false for a
   // moment, while the daemon was at work when it went.
@@ -68,11 +73,15 @@ class SessionRing {
 
   // True once the side channel is closed.
   bool Sleep(absl::Time deadline);
+  // Waits for so long, or until somebody waits for what comes.
+  void Nap();
   bool FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   void RingIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   void RingDaemon();
   // Makes another thread of the daemon look.
   bool Knock();
+  // Until the daemon has sent something, or `deadline`; false: it has not.
+  bool AwaitByte(absl::Time deadline);
   bool AnnounceSleep();
   bool HasRoom();
   bool HasUnread();
@@ -84,16 +93,18 @@ class SessionRing {
   const UniqueFd bell_;    // wakes the daemon
   const EventFd nudge_;    // wakes the reader
   std::atomic<bool> closed_{false};
+  std::atomic<bool> shut_down_{false};  // by this side
+  std::atomic<bool> naps_{false};       // the reader
   std::atomic<bool> sleeps_long_{
       false};  // the reader, and does not look whether requests are taken
 
   absl::Mutex write_mutex_;
-  std::vector<grpc::Slice> slices_ ABSL_GUARDED_BY(write_mutex_);
   std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(write_mutex_);
   bool write_failed_ ABSL_GUARDED_BY(write_mutex_) = false;
 
   // The reader's.
   AdaptiveSpin spin_;
+  int since_nap_ = 0;  // messages
   absl::Status error_;
 };
 

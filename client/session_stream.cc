@@ -93,17 +93,21 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-void SessionStream::AttachRing(absl::Duration timeout) {
-  if (welcome_.transport() != v1::TRANSPORT_RING || welcome_.side_channel_token().empty()) return;
+absl::Status SessionStream::AttachRing(absl::Duration timeout) {
+  if (welcome_.transport() != v1::TRANSPORT_RING || welcome_.side_channel_token().empty()) {
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::unique_ptr<SessionRing>> ring =
       SessionRing::Attach(address_, welcome_, timeout);
+  if (absl::IsAborted(ring.status())) return NotConnected(std::string(ring.status().message()));
   if (ring.ok()) ring_ = *std::move(ring);
+  return absl::OkStatus();
 }
 
-SessionStream::Event SessionStream::Next(absl::Time deadline) {
+SessionStream::Event SessionStream::Next(absl::Time deadline, bool hurried) {
   if (ring_ == nullptr) return NextOfStream(deadline);
   if (ring_closed_ == absl::InfiniteFuture()) {
-    if (const std::optional<Event> event = NextOfRing(deadline)) return *event;
+    if (const std::optional<Event> event = NextOfRing(deadline, hurried)) return *event;
     ring_closed_ = Clock::Monotonic()->Now();
     if (!ring_->error().ok()) context_.TryCancel();
   }
@@ -115,9 +119,9 @@ SessionStream::Event SessionStream::Next(absl::Time deadline) {
   return event;
 }
 
-std::optional<SessionStream::Event> SessionStream::NextOfRing(absl::Time deadline) {
+std::optional<SessionStream::Event> SessionStream::NextOfRing(absl::Time deadline, bool hurried) {
   std::string_view bytes;
-  switch (ring_->Next(deadline, bytes)) {
+  switch (ring_->Next(deadline, hurried, bytes)) {
     case SessionRing::Event::kMessage:
       if (message_.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
         return Event::kMessage;
@@ -185,10 +189,8 @@ SessionStream::Event SessionStream::NextOfStream(absl::Time deadline) {
   }
 }
 
-bool SessionStream::Write(const grpc::ByteBuffer& message) {
-  if (ring_ != nullptr) return ring_->Write(message);
+void SessionStream::Write(const grpc::ByteBuffer& message) {
   stream_->Write(message, ToTag(kWrite));
-  return false;
 }
 
 bool SessionStream::Flush() { return ring_ == nullptr || ring_->Flush(); }

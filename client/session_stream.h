@@ -41,9 +41,10 @@ class SessionStream {
   // no more use.
   std::optional<absl::Status> Handshake(absl::Time deadline);
   const v1::Welcome& welcome() const { return welcome_; }
-  // If the daemon offers rings, asks for them, for at most `timeout`; without success messages go
-  // by the stream. After the handshake, before anything is written or shared.
-  void AttachRing(absl::Duration timeout);
+  // If the daemon offers rings, asks for them, for at most `timeout` a step; if it gives none,
+  // messages go by the stream. After the handshake, before anything is written or shared. An error:
+  // the stream is of no more use.
+  absl::Status AttachRing(absl::Duration timeout);
 
   enum class Event {
     kMessage,      // message() is new
@@ -55,16 +56,23 @@ class SessionStream {
   };
   // Waits for what happens next, until `deadline` of Clock::Monotonic(). What Write began is
   // reported after the end, too.
-  Event Next(absl::Time deadline);
+  // `hurried`: somebody waits for it.
+  Event Next(absl::Time deadline, bool hurried = true);
   v1::SessionResponse& message() { return message_; }
   const absl::Status& end_status() const { return end_status_; }
 
   // Constant once others know of this.
   bool has_ring() const { return ring_ != nullptr; }
 
-  // Sends one message. True: all of it is on its way, and the next one may follow. False: that may
-  // begin once kWritten was reported, or Flush, after kRoom, was true.
-  bool Write(const grpc::ByteBuffer& message);
+  // Begins to send one message. The next one may begin once kWritten was reported.
+  void Write(const grpc::ByteBuffer& message);
+  // Instead, if there is a ring. True: all of it is written, and the next one may follow. False:
+  // that may follow once Flush, after kRoom, was true.
+  // Somebody waits for what comes, now.
+  void Hurry() {
+    if (ring_ != nullptr) ring_->Hurry();
+  }
+  bool WriteToRing(RequestBatch& message) { return ring_->Write(message); }
   bool Flush();
   // Begins to send the end of all messages; kWritten follows. Once Write may be called.
   void HalfClose();
@@ -86,7 +94,7 @@ class SessionStream {
   // What the completion queue brings.
   Event NextOfStream(absl::Time deadline);
   // nullopt: there is nothing more from the ring.
-  std::optional<Event> NextOfRing(absl::Time deadline);
+  std::optional<Event> NextOfRing(absl::Time deadline, bool hurried);
 
   // Constant after construction, or thread-safe.
   const Address address_;

@@ -127,9 +127,7 @@ class Host::Impl {
   const LogSink log_ = [this](LogSeverity severity, std::string_view line) {
     log_queue_.Write(severity, line);
   };
-  const bool bound_;                           // the owner's thread is the runtime thread
-  std::shared_ptr<daemon::RingServer> rings_;  // null: there are none
-  std::string why_no_rings_;
+  const bool bound_;  // the owner's thread is the runtime thread
 
   // Constant after Start.
   std::vector<std::string> listener_addresses_;
@@ -141,6 +139,8 @@ class Host::Impl {
   std::unique_ptr<daemon::Server> server_, role_server_;
   const std::shared_ptr<daemon::CompletionThread> completion_ =
       std::make_shared<daemon::CompletionThread>();
+  std::shared_ptr<daemon::RingServer> rings_;  // null: there are none
+  std::string why_no_rings_;
   std::unique_ptr<daemon::Listener> listener_;
 
   bool closed_ = false;  // the owner's thread
@@ -217,6 +217,7 @@ absl::Status Host::Impl::StartRings() {
                  .max_message_bytes = options_.max_message_bytes,
                  .max_unfinished = options_.max_unfinished},
        .ring_bytes = static_cast<size_t>(options_.ring_bytes),
+       .completion = completion_,
        .max_arriving_bytes = static_cast<size_t>(MaxArrivingBytes(core_->bounds().total)),
        .max_role_arriving_bytes = static_cast<size_t>(MaxArrivingBytes(core_->bounds().user))});
   if (!rings.ok()) return rings.status();

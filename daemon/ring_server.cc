@@ -34,6 +34,7 @@ absl::StatusOr<std::shared_ptr<RingServer>> RingServer::Create(RingServerOptions
 RingServer::RingServer(RingServerOptions options, UniqueFd bells)
     : options_(std::move(options)),
       bells_(std::move(bells)),
+      long_tools_(options_.terms.max_unfinished),
       tools_(options_.terms.max_unfinished) {}
 
 RingServer::~RingServer() = default;
@@ -53,7 +54,7 @@ absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Se
   std::shared_ptr<SessionRing> ring;
   {
     absl::MutexLock lock(&mutex_);
-    ring = SessionRing::Make(*this, options_.terms, tools_,
+    ring = SessionRing::Make(*this, options_.terms,
                              {.session = session,
                               .owner = std::move(owner),
                               .memory = *std::move(memory),
@@ -68,21 +69,20 @@ absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Se
                   .bell = ring->bell()};
 }
 
-void RingServer::Begin(const std::shared_ptr<SessionRing>& ring) {
+void RingServer::Start(const std::shared_ptr<SessionRing>& ring) {
   // Each time that it is rung is an event: the counter, which the worker shares, is never read.
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = ring.get();
-  {
-    absl::MutexLock lock(&mutex_);
-    rings_[ring.get()] = ring;
-    if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) == 0) {
-      Activate(*ring);
-    } else {
-      End(*ring, absl::ErrnoToStatus(errno, "epoll_ctl"));
-    }
+  absl::MutexLock lock(&mutex_);
+  rings_[ring.get()] = ring;
+  if (ring->closed) return;
+  if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) != 0) {
+    return End(*ring, absl::ErrnoToStatus(errno, "epoll_ctl"));
   }
-  ring->owner().OnRing(ring);
+  Activate(*ring);
+  // Before it has read this, it writes nothing.
+  ring->RingWorker();
 }
 
 size_t& RingServer::ArrivingOf(const SessionRing& ring) {
@@ -110,7 +110,10 @@ void RingServer::Close(SessionRing& ring) {
     kept = std::move(found->second);
     rings_.erase(found);
     if (!ring.closed) Remove(ring);
-    if (rings_.empty()) tools_.Trim();
+    if (rings_.empty()) {
+      tools_.Trim();
+      long_tools_.Trim();
+    }
   }
   // Nobody serves it any more. What it holds may take a while to be freed.
   kept->Close();
@@ -119,9 +122,10 @@ void RingServer::Close(SessionRing& ring) {
 void RingServer::EndRequests(SessionRing& ring) {
   {
     absl::MutexLock lock(&mutex_);
-    if (ring.closed) return;
     ring.EndRequests();
+    if (ring.closed) return;
     Activate(ring);
+    ServeOne(ring);
   }
   options_.terms.core->Poke();
 }
@@ -132,15 +136,18 @@ void RingServer::BeginDrain(SessionRing& ring, absl::Duration left) {
     if (ring.closed) return;
     ring.BeginDrain(left);
     Activate(ring);
+    ServeOne(ring);  // told even while the runtime thread is stuck
   }
   options_.terms.core->Poke();
-  // Told even while the runtime thread is stuck.
-  Serve();
 }
 
-void RingServer::Knock() {
-  Collect();
-  Serve();
+void RingServer::Knock(SessionRing& ring) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ring.closed || !rings_.contains(&ring)) return;
+    Activate(ring);
+    ServeOne(ring);
+  }
   options_.terms.core->Poke();
 }
 
@@ -151,7 +158,7 @@ void RingServer::ChannelClosed(const std::shared_ptr<SessionRing>& ring) {
                        "the side channel of the session's ring was closed"));
 }
 
-void RingServer::Poke(std::shared_ptr<SessionRing> ring) {
+void RingServer::Poke(std::weak_ptr<SessionRing> ring) {
   {
     absl::MutexLock lock(&poked_mutex_);
     poked_.push_back(std::move(ring));
@@ -162,14 +169,15 @@ void RingServer::Poke(std::shared_ptr<SessionRing> ring) {
 
 void RingServer::TakePoked() {
   if (!has_poked_.load(std::memory_order_seq_cst)) return;
-  std::vector<std::shared_ptr<SessionRing>> poked;
+  std::vector<std::weak_ptr<SessionRing>> poked;
   {
     absl::MutexLock lock(&poked_mutex_);
     poked.swap(poked_);
     has_poked_.store(false, std::memory_order_seq_cst);
   }
-  for (const std::shared_ptr<SessionRing>& ring : poked) {
-    if (!ring->closed) Activate(*ring);
+  for (const std::weak_ptr<SessionRing>& each : poked) {
+    const std::shared_ptr<SessionRing> ring = each.lock();
+    if (ring != nullptr && !ring->closed && rings_.contains(ring.get())) Activate(*ring);
   }
 }
 
@@ -200,28 +208,63 @@ void RingServer::Serve() {
   absl::MutexLock lock(&mutex_);
   TakePoked();
   if (++serves_ % kCollectEvery == 0) CollectLocked();
-  // From behind: a session may be taken out of it.
-  for (size_t i = active_.size(); i-- > 0;) ServeOne(*active_[i]);
+  // From behind: sessions may be taken out of it.
+  for (size_t i = active_.size(); i-- > 0;) {
+    if (i < active_.size()) ServeOne(*active_[i]);
+  }
 }
 
 void RingServer::ServeOne(SessionRing& ring) {
+  if (ring.has_long()) return;
   const bool had_work = ring.HasWork();
-  if (absl::Status status = ring.Serve(); !status.ok()) return End(ring, std::move(status));
+  if (absl::Status status = ring.Serve(tools_); !status.ok()) return End(ring, std::move(status));
   const size_t partial = ring.partial_bytes();
-  size_t& arriving = ArrivingOf(ring);
-  arriving += partial - std::exchange(ring.counted_partial, partial);
-  if (partial > 0 &&
-      arriving > (ring.session().info().peer.role.empty() ? options_.max_arriving_bytes
-                                                          : options_.max_role_arriving_bytes)) {
-    return End(ring,
-               MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                         "messages on their way to the daemon take too much of its memory"));
+  ArrivingOf(ring) += partial - std::exchange(ring.counted_partial, partial);
+  if (ring.has_long()) {
+    options_.completion->Post(
+        [self = shared_from_this(), long_ring = rings_.at(&ring)] { self->HandleLong(long_ring); });
+    return;
+  }
+  const bool with_role = !ring.session().info().peer.role.empty();
+  if (partial > 0 && ArrivingOf(ring) > (with_role ? options_.max_role_arriving_bytes
+                                                   : options_.max_arriving_bytes)) {
+    EndLargestPartial(with_role);
+    if (ring.closed) return;
   }
   if (ring.TakeSettled()) ring.owner().OnRingEnd(absl::OkStatus());
   ring.idle_serves = had_work ? 0 : ring.idle_serves + 1;
   if (ring.idle_serves < kIdleServes || !ring.AnnounceSleep()) return;
   ring.active = false;
   std::erase(active_, &ring);
+}
+
+void RingServer::EndLargestPartial(bool with_role) {
+  SessionRing* largest = nullptr;
+  for (const auto& [each, kept] : rings_) {
+    if (each->closed || each->session().info().peer.role.empty() == with_role) continue;
+    if (largest == nullptr || each->counted_partial > largest->counted_partial) largest = each;
+  }
+  if (largest == nullptr) return;
+  End(*largest, MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                          "messages on their way to the daemon take too much of its memory, and "
+                          "this session's most: send smaller ones, or use buffers"));
+}
+
+// Nobody else serves it meanwhile, or closes it: that is this thread's, too.
+void RingServer::HandleLong(const std::shared_ptr<SessionRing>& ring) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ring->closed) return;
+  }
+  absl::Status status = ring->HandleLong(long_tools_);
+  {
+    absl::MutexLock lock(&mutex_);
+    ring->EndLong();
+    if (ring->closed) return;
+    if (!status.ok()) return End(*ring, std::move(status));
+    Activate(*ring);
+  }
+  options_.terms.core->Poke();
 }
 
 bool RingServer::HasWork() {
@@ -245,14 +288,11 @@ bool RingServer::AnnounceSleep() {
 
 void RingServer::Finish(absl::Time deadline) {
   while (true) {
-    Knock();
+    Collect();
+    Serve();
     {
       absl::MutexLock lock(&mutex_);
-      if (std::all_of(rings_.begin(), rings_.end(), [](const auto& entry) {
-            return entry.second->closed || !entry.second->unfinished();
-          })) {
-        return;
-      }
+      if (rings_.empty()) return;
     }
     if (Clock::Monotonic()->Now() >= deadline) return;
     pollfd bell{.fd = bells_.get(), .events = POLLIN, .revents = 0};

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "runloop/daemon/completion_thread.h"
 #include "runloop/daemon/session_protocol.h"
 #include "runloop/daemon/session_ring.h"
 #include "runloop/runtime/intake_source.h"
@@ -23,8 +24,10 @@ struct RingServerOptions {
   SessionTerms terms;
   // Of each of a session's two rings; IsRingSize.
   size_t ring_bytes = 0;
+  // What takes in long messages.
+  std::shared_ptr<CompletionThread> completion;
   // What long messages that have not arrived in full may hold, of all sessions by the main sockets
-  // together, and of all with a role; the session that passes it is ended.
+  // together, and of all with a role; if it is passed, the session that holds most is ended.
   size_t max_arriving_bytes = 0;
   size_t max_role_arriving_bytes = 0;
 };
@@ -38,7 +41,8 @@ struct RingServerOptions {
 //
 // Which sessions are looked at: those where something has happened since the runtime thread last
 // slept. The others have announced that they sleep, and the worker rings.
-class RingServer final : public internal::IntakeSource {
+class RingServer final : public internal::IntakeSource,
+                         public std::enable_shared_from_this<RingServer> {
  public:
   // RESOURCE_EXHAUSTED: the kernel gives no descriptors.
   static absl::StatusOr<std::shared_ptr<RingServer>> Create(RingServerOptions options);
@@ -57,18 +61,19 @@ class RingServer final : public internal::IntakeSource {
   absl::StatusOr<Attached> Attach(const std::shared_ptr<Session>& session,
                                   std::shared_ptr<RingOwner> owner,
                                   std::shared_ptr<const UniqueFd> channel);
-  // The worker has them: they are served from now on, and their owner is told. Once.
-  void Begin(const std::shared_ptr<SessionRing>& ring);
+  // They are served from now on, and the worker is told so.
+  void Start(const std::shared_ptr<SessionRing>& ring);
   // Ends it, with its session. Idempotent.
   void Close(SessionRing& ring);
   // See SessionRing.
   void EndRequests(SessionRing& ring);
   void BeginDrain(SessionRing& ring, absl::Duration left);
-  // The worker has waited for long, or its side channel has gone: looks at once, on this thread.
-  void Knock();
+  // The worker has waited for long: looks at once, on this thread.
+  void Knock(SessionRing& ring);
+  // Its side channel has gone, and it ends with that.
   void ChannelClosed(const std::shared_ptr<SessionRing>& ring);
   // It has something to do, and is asleep. Does not take the lock.
-  void Poke(std::shared_ptr<SessionRing> ring);
+  void Poke(std::weak_ptr<SessionRing> ring);
   // Serves what is left once the runtime has stopped, until every session is settled or `deadline`,
   // Clock::Monotonic, has come.
   void Finish(absl::Time deadline);
@@ -87,13 +92,17 @@ class RingServer final : public internal::IntakeSource {
   void TakePoked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Activate(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ServeOne(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The completion-queue thread.
+  void HandleLong(const std::shared_ptr<SessionRing>& ring);
+  void EndLargestPartial(bool with_role) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Not served any more, and its owner is told.
   void End(SessionRing& ring, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t& ArrivingOf(const SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RingServerOptions options_;
-  const UniqueFd bells_;  // an epoll descriptor with those of all rings
+  const UniqueFd bells_;     // an epoll descriptor with those of all rings
+  SessionTools long_tools_;  // the completion-queue thread's
 
   absl::Mutex mutex_;
   SessionTools tools_ ABSL_GUARDED_BY(mutex_);
@@ -105,7 +114,7 @@ class RingServer final : public internal::IntakeSource {
 
   std::atomic<bool> has_poked_{false};
   absl::Mutex poked_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
-  std::vector<std::shared_ptr<SessionRing>> poked_ ABSL_GUARDED_BY(poked_mutex_);
+  std::vector<std::weak_ptr<SessionRing>> poked_ ABSL_GUARDED_BY(poked_mutex_);
 };
 
 }  // namespace runloop::daemon

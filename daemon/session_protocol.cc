@@ -28,10 +28,9 @@ void SessionTools::Trim() {
   spare_requests.Clear();
 }
 
-SessionProtocol::SessionProtocol(const SessionTerms& terms, SessionTools& tools,
-                                 std::shared_ptr<Session> session,
+SessionProtocol::SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session,
                                  std::shared_ptr<SessionOutbox> outbox)
-    : terms_(terms), tools_(tools), session_(std::move(session)), outbox_(std::move(outbox)) {}
+    : terms_(terms), session_(std::move(session)), outbox_(std::move(outbox)) {}
 
 void SessionProtocol::BeginDrain(absl::Duration left) { drain_left_ = left; }
 
@@ -44,8 +43,8 @@ void SessionProtocol::End() {
   unsent_bytes_ = 0;
 }
 
-bool SessionProtocol::FillResponse(v1::SessionResponse& response) {
-  TakeFinished();
+bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& response) {
+  TakeFinished(tools);
 
   response.Clear();
   const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
@@ -72,14 +71,14 @@ bool SessionProtocol::FillResponse(v1::SessionResponse& response) {
   return acknowledged || !told.empty() || drain.has_value();
 }
 
-void SessionProtocol::TakeFinished() {
+void SessionProtocol::TakeFinished(SessionTools& tools) {
   // The ends of what was given up are no reason to write.
-  SessionOutbox::Tasks& taken = tools_.finished;
+  SessionOutbox::Tasks& taken = tools.finished;
   do {
     taken.clear();
     outbox_->Take(taken);
     for (const std::shared_ptr<internal::OperationTask>& task : taken) {
-      tools_.spare_requests.Put(*task->operation, task->TakeRequest());
+      tools.spare_requests.Put(*task->operation, task->TakeRequest());
       const uint64_t number = task->ticket();
       Outcome outcome = task->TakeOutcome();
       if (outcome.ok() && *outcome == nullptr) {
@@ -107,8 +106,8 @@ void SessionProtocol::FillOutcome(Untold& untold, v1::Outcome& outcome) {
   *outcome.mutable_status() = runloop::ToProto(untold.outcome.status());
 }
 
-absl::Status SessionProtocol::Handle(const SessionRequestReader& request,
-                                     internal::RuntimeCore::Group& group) {
+absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore::Group& group) {
+  const SessionRequestReader& request = tools.reader;
   const v1::SessionRequest& rest = request.rest();
   if (rest.has_hello()) return Violation("a second hello");
   for (const DispatchView& dispatch : request.dispatches()) {
@@ -117,7 +116,8 @@ absl::Status SessionProtocol::Handle(const SessionRequestReader& request,
                                     window_.last_id(), "; ids start at 1 and rise"));
     }
     const uint64_t number = window_.Add(dispatch.invocation_id);
-    if (absl::Status refused = Dispatch(number, dispatch, group); !refused.ok()) {
+    if (absl::Status refused = Dispatch(number, dispatch, tools.spare_requests, group);
+        !refused.ok()) {
       Tell(number, BoundedStatus(std::move(refused)));
     }
   }
@@ -186,7 +186,7 @@ absl::StatusOr<const Operation*> SessionProtocol::FindOperation(
 }
 
 absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
-                                       internal::RuntimeCore::Group& group) {
+                                       SpareRequests& spares, internal::RuntimeCore::Group& group) {
   const int64_t max_unfinished = terms_.max_unfinished;
   if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
     return MakeError(
@@ -216,7 +216,7 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
       ChargeOf(dispatch.request, *(*operation)->method().input_type(), terms_.core->bounds());
   if (!charge.ok()) return charge.status();
   call.request_bytes = *charge;
-  call.request = tools_.spare_requests.Get(**operation);
+  call.request = spares.Get(**operation);
   if (absl::Status parsed = (*operation)->ParseRequest(dispatch.request, *call.request);
       !parsed.ok()) {
     return parsed;

@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -40,7 +41,7 @@ struct SessionTools {
 // What is said in one session after its welcome, whatever carries it: takes requests in, and says
 // what is to be answered. Its transport reads, writes, and ends.
 //
-// Threads: one at a time; the terms and the tools outlive it.
+// Threads: one at a time; the terms outlive it.
 //
 // What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
 // parse, and a request must not hold many times what may be unfinished (SessionRequestReader). What
@@ -51,14 +52,15 @@ class SessionProtocol {
  public:
   static constexpr size_t kMaxUnsentBytes = size_t{32} << 20;
 
-  SessionProtocol(const SessionTerms& terms, SessionTools& tools, std::shared_ptr<Session> session,
+  SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session,
                   std::shared_ptr<SessionOutbox> outbox);
 
-  // An error is a violation of the protocol. What was dispatched is in `group`, of this session.
-  absl::Status Handle(const SessionRequestReader& request, internal::RuntimeCore::Group& group);
+  // Takes in what the tools' reader has read. An error is a violation of the protocol. What was
+  // dispatched is in `group`, of this session.
+  absl::Status Handle(SessionTools& tools, internal::RuntimeCore::Group& group);
 
   // Makes the next response; false: there is nothing to tell.
-  bool FillResponse(v1::SessionResponse& response);
+  bool FillResponse(SessionTools& tools, v1::SessionResponse& response);
   // How many bytes of outcomes were in the last one.
   size_t last_response_bytes() const { return last_response_bytes_; }
   // Bytes of outcomes that no response has held.
@@ -86,18 +88,17 @@ class SessionProtocol {
   };
 
   // Settles what the outbox has, or moves it to unsent_.
-  void TakeFinished();
+  void TakeFinished(SessionTools& tools);
   void FillOutcome(Untold& untold, v1::Outcome& outcome);
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself.
   void Tell(uint64_t number, Outcome outcome);
   // An error is the invocation's outcome.
-  absl::Status Dispatch(uint64_t number, const DispatchView& dispatch,
+  absl::Status Dispatch(uint64_t number, const DispatchView& dispatch, SpareRequests& spares,
                         internal::RuntimeCore::Group& group);
   absl::StatusOr<const Operation*> FindOperation(const DispatchView& dispatch) const;
 
   const SessionTerms& terms_;
-  SessionTools& tools_;
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<SessionOutbox> outbox_;
 

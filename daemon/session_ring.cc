@@ -4,18 +4,18 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runloop/daemon/ring_server.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
 namespace {
 
-// Requests that are taken in at once, so that other sessions and the tasks that are queued have
-// their turn.
+// What is taken in at once, so that other sessions and the tasks that are queued have their turn.
 constexpr int kRequestsAtOnce = 64;
-// What a worker may do that one of ours does not. Some bells cross an answer.
-constexpr uint64_t kUnaskedBells = 64;
-constexpr int kFoundNothing = 10'000;
+constexpr size_t kBytesAtOnce = size_t{64} << 10;
+// What a worker may do in a row for nothing. A few bells and looks cross an answer.
+constexpr int kForNothing = 1000;
 // What is kept of what a large response needed.
 constexpr size_t kKeptBytes = size_t{64} << 10;
 constexpr int kKeptOutcomes = 256;
@@ -37,60 +37,89 @@ class SessionRing::Outbox final : public SessionOutbox {
 };
 
 std::shared_ptr<SessionRing> SessionRing::Make(RingServer& server, const SessionTerms& terms,
-                                               SessionTools& tools, Options options) {
+                                               Options options) {
   auto outbox = std::make_shared<Outbox>(server);
-  std::shared_ptr<SessionRing> made(new SessionRing(terms, tools, outbox, std::move(options)));
+  std::shared_ptr<SessionRing> made(new SessionRing(terms, outbox, std::move(options)));
   outbox->ring = made;
   return made;
 }
 
-SessionRing::SessionRing(const SessionTerms& terms, SessionTools& tools,
-                         std::shared_ptr<SessionOutbox> outbox, Options options)
+SessionRing::SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbox> outbox,
+                         Options options)
     : terms_(terms),
-      tools_(tools),
       owner_(std::move(options.owner)),
       charge_(std::move(options.charge)),
       memory_(std::move(options.memory)),
       end_(memory_.NewEnd(RingEnd::Side::kDaemon, static_cast<uint64_t>(terms.max_message_bytes))),
       bell_(std::move(options.bell)),
       channel_(std::move(options.channel)),
-      protocol_(terms, tools, std::move(options.session), std::move(outbox)) {}
+      protocol_(terms, std::move(options.session), std::move(outbox)) {}
 
-absl::Status SessionRing::Serve() {
-  if (absl::Status status = TakeIn(); !status.ok()) return status;
-  if (absl::Status status = WriteResponses(); !status.ok()) return status;
-  if (end_.TakeBell()) Ring();
-  return absl::OkStatus();
-}
-
-absl::Status SessionRing::TakeIn() {
-  if (!reads()) return absl::OkStatus();
-  internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
-  const bool had = more_ || end_.reader().has_bytes();
-  more_ = true;
-  for (int i = 0; i < kRequestsAtOnce; ++i) {
-    const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next();
-    if (!message.ok()) return Violation(message.status().message());
-    if (!message->has_value()) {
-      more_ = false;
-      if (had && i == 0 && end_.reader().partial_bytes() == 0) {
-        if (++found_nothing_ > kFoundNothing) return Violation("its ring says so much for nothing");
-      }
-      break;
-    }
-    found_nothing_ = 0;
-    absl::Status status = tools_.reader.Read(**message);
-    if (status.ok()) status = protocol_.Handle(tools_.reader, group);
-    tools_.reader.Clear();
-    if (!status.ok()) return status;
+absl::Status SessionRing::Serve(SessionTools& tools) {
+  if (has_long()) return absl::OkStatus();
+  const bool claimed = HasWork();
+  const uint64_t read = end_.reader().position();
+  const uint64_t written = end_.writer().position();
+  const bool had_more = more_;
+  if (absl::Status status = TakeIn(tools); !status.ok()) return status;
+  if (!has_long()) {
+    if (absl::Status status = WriteResponses(tools); !status.ok()) return status;
+  }
+  if (end_.TakeBell()) RingWorker();
+  if (read != end_.reader().position() || written != end_.writer().position() || had_more) {
+    bells_ = claims_ = 0;
+  } else if (claimed && ++claims_ > kForNothing) {
+    return Violation("its ring says that there is something, again and again, and there is not");
   }
   return absl::OkStatus();
 }
 
-absl::Status SessionRing::WriteResponses() {
+absl::Status SessionRing::TakeIn(SessionTools& tools) {
+  internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+  size_t bytes = 0;
+  for (int i = 0; i < kRequestsAtOnce && bytes < kBytesAtOnce && reads(); ++i) {
+    more_ = true;
+    const uint64_t before = end_.reader().position();
+    const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next();
+    if (!message.ok()) return Violation(message.status().message());
+    bytes += end_.reader().position() - before;
+    if (!message->has_value()) {
+      more_ = false;
+      break;
+    }
+    if ((*message)->size() > kLong) {
+      long_message_ = **message;
+      break;
+    }
+    if (absl::Status status = Handle(**message, tools, group); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
+                                 internal::RuntimeCore::Group& group) {
+  absl::Status status = tools.reader.Read(message);
+  const v1::SessionRequest& rest = tools.reader.rest();
+  const size_t items = tools.reader.dispatches().size() +
+                       static_cast<size_t>(rest.cancels_size() + rest.waiting_size());
+  if (status.ok() && message.size() > kShort && items > 1) {
+    status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ",
+                                    items, " things; one of more than ", kShort, " holds one"));
+  }
+  if (status.ok()) status = protocol_.Handle(tools, group);
+  tools.reader.Clear();
+  return status;
+}
+
+absl::Status SessionRing::HandleLong(SessionTools& tools) {
+  internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+  return Handle(*long_message_, tools, group);
+}
+
+absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   RingWriter& writer = end_.writer();
   if (absl::Status status = writer.Flush(); !status.ok()) return Violation(status.message());
-  while (writer.left() == 0 && protocol_.FillResponse(response_)) {
+  while (writer.left() == 0 && protocol_.FillResponse(tools, response_)) {
     if (!response_.SerializeToString(&bytes_))
       return absl::InternalError("a response is too large");
     const std::string_view message = bytes_;
@@ -103,23 +132,23 @@ absl::Status SessionRing::WriteResponses() {
 }
 
 bool SessionRing::HasWork() const {
+  if (has_long()) return false;
   const bool blocked = end_.writer().left() > 0;
   return (reads() && (more_ || end_.reader().has_bytes())) ||
          (blocked ? end_.writer().has_room() : protocol_.outbox().has_tasks());
 }
 
 bool SessionRing::AnnounceSleep() {
-  const bool blocked = end_.writer().left() > 0;
+  if (has_long()) return true;  // who takes it in wakes it
   if (HasWork()) return false;
   // What gathers while it is blocked waits for room.
-  if (!blocked && !protocol_.outbox().Sleep()) return false;
-  ++announced_;
+  if (end_.writer().left() == 0 && !protocol_.outbox().Sleep()) return false;
   return end_.AnnounceSleep(reads());
 }
 
 absl::Status SessionRing::NoteBell() {
-  if (++rung_ <= announced_ + kUnaskedBells) return absl::OkStatus();
-  return Violation("it rings though nobody waits for it");
+  if (++bells_ <= kForNothing) return absl::OkStatus();
+  return Violation("it rings again and again, and has nothing");
 }
 
 void SessionRing::BeginDrain(absl::Duration left) {
@@ -128,7 +157,7 @@ void SessionRing::BeginDrain(absl::Duration left) {
 }
 
 bool SessionRing::TakeSettled() {
-  if (settled_told_ || (!requests_end_ && !draining_) || !protocol_.settled() ||
+  if (settled_told_ || has_long() || (!requests_end_ && !draining_) || !protocol_.settled() ||
       end_.writer().left() > 0) {
     return false;
   }
@@ -137,7 +166,7 @@ bool SessionRing::TakeSettled() {
   return true;
 }
 
-void SessionRing::Ring() {
+void SessionRing::RingWorker() {
   // One byte, or none if many lie there unread: it is not waited for.
   static constexpr char kByte = 0;
   (void)send(channel_->get(), &kByte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);

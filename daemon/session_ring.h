@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -21,7 +23,7 @@ class SessionRing;
 class RingOwner {
  public:
   virtual ~RingOwner() = default;
-  // Its session's messages come by `ring` from now on.
+  // The worker has `ring`, and waits for RingServer::Start.
   virtual void OnRing(std::shared_ptr<SessionRing> ring) = 0;
   // It carries nothing more. OK: no more requests will come, or the daemon drains, and all that was
   // admitted has its outcome, which was written. Else why the session is to be ended.
@@ -30,13 +32,17 @@ class RingOwner {
 
 // The messages of one session, in a pair of rings.
 //
-// Threads: its server's, which serves it under a lock.
+// Threads: its server's, which serves it under a lock, but for HandleLong.
 //
-// What is distrusted: all of the memory (ipc/ring.h), and every message (SessionProtocol). A worker
-// that rings though nobody has asked for it, or says that there is something where there is
-// nothing, again and again, loses the session.
-class SessionRing : public std::enable_shared_from_this<SessionRing> {
+// What is distrusted: all of the memory (ipc/ring.h), and every message (SessionProtocol). How much
+// is taken in at once is bounded in items and bytes: a message of more than kShort bytes may hold
+// one thing only, and one of more than kLong is taken in by another thread. A worker that rings
+// again and again, or says that there is something, for nothing, loses the session.
+class SessionRing {
  public:
+  static constexpr size_t kShort = size_t{16} << 10;
+  static constexpr size_t kLong = size_t{64} << 10;
+
   struct Options {
     std::shared_ptr<Session> session;
     std::shared_ptr<RingOwner> owner;
@@ -46,12 +52,18 @@ class SessionRing : public std::enable_shared_from_this<SessionRing> {
     // The side channel that it was attached by, to wake the worker.
     std::shared_ptr<const UniqueFd> channel;
   };
-  // The server, the terms and the tools outlive it.
+  // The server and the terms outlive it.
   static std::shared_ptr<SessionRing> Make(RingServer& server, const SessionTerms& terms,
-                                           SessionTools& tools, Options options);
+                                           Options options);
 
   // Takes in some requests, and writes what there is to answer. An error ends the session.
-  absl::Status Serve();
+  absl::Status Serve(SessionTools& tools);
+  // A long message was met: Serve does nothing more until another thread has taken it in, with
+  // tools of its own and without the lock. An error ends the session.
+  bool has_long() const { return long_message_.has_value(); }
+  absl::Status HandleLong(SessionTools& tools);
+  void EndLong() { long_message_.reset(); }
+
   // True if Serve would do something.
   bool HasWork() const;
   // The worker, and what has outcomes, wake from now on. False: there is something to do.
@@ -62,11 +74,11 @@ class SessionRing : public std::enable_shared_from_this<SessionRing> {
   // The worker sends no more than what is in the ring now.
   void EndRequests() { requests_end_ = true; }
   void BeginDrain(absl::Duration left);
-  // An outcome has not been written.
-  bool unfinished() const { return !protocol_.settled() || end_.writer().left() > 0; }
   // True, once: it has nothing more to carry, as RingOwner says.
   bool TakeSettled();
 
+  // Wakes the worker, with a byte; it may find nothing.
+  void RingWorker();
   // The session is ended, and nothing is read or written any more: wakes the worker, who finds the
   // side channel closed. What it holds goes with it.
   void Close();
@@ -86,16 +98,19 @@ class SessionRing : public std::enable_shared_from_this<SessionRing> {
  private:
   class Outbox;
 
-  SessionRing(const SessionTerms& terms, SessionTools& tools, std::shared_ptr<SessionOutbox> outbox,
-              Options options);
+  SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbox> outbox, Options options);
+
   // Worth reading now.
-  bool reads() const { return protocol_.unsent_bytes() < SessionProtocol::kMaxUnsentBytes; }
-  absl::Status TakeIn();
-  absl::Status WriteResponses();
-  void Ring();
+  bool reads() const {
+    return !has_long() &&
+           protocol_.unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
+  }
+  absl::Status TakeIn(SessionTools& tools);
+  absl::Status Handle(std::string_view message, SessionTools& tools,
+                      internal::RuntimeCore::Group& group);
+  absl::Status WriteResponses(SessionTools& tools);
 
   const SessionTerms& terms_;
-  SessionTools& tools_;
   const std::shared_ptr<RingOwner> owner_;
   const internal::BufferCharge charge_;
   const RingMemory memory_;
@@ -105,12 +120,15 @@ class SessionRing : public std::enable_shared_from_this<SessionRing> {
   SessionProtocol protocol_;
   v1::SessionResponse response_;
   std::string bytes_;  // of the response
+  // In the reader's memory, which is left alone meanwhile.
+  std::optional<std::string_view> long_message_;
   bool more_ = false;  // requests have arrived that Serve has left for the next time
   bool requests_end_ = false;
   bool draining_ = false;
   bool settled_told_ = false;
-  uint64_t announced_ = 0, rung_ = 0;
-  int found_nothing_ = 0;  // in a row
+  // Since the worker last brought something or made room: bells, and times that it said so.
+  int bells_ = 0;
+  int claims_ = 0;
 };
 
 }  // namespace runloop::daemon

@@ -196,7 +196,7 @@ bool SessionStream::FillResponse() {
   }
   if (ring_ != nullptr) return false;
   do {
-    if (protocol_->FillResponse(response_)) {
+    if (protocol_->FillResponse(server_.tools(), response_)) {
       written_bytes_ = protocol_->last_response_bytes();
       return true;
     }
@@ -215,7 +215,7 @@ size_t SessionStream::unsent_bytes() const {
 absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
   if (ring_ != nullptr) return Violation("a message came by the stream after a ring was attached");
   internal::RuntimeCore::Group group(server_.core(), session_);
-  absl::Status status = protocol_->Handle(request, group);
+  absl::Status status = protocol_->Handle(server_.tools(), group);
   group.Flush();
   if (!request.dispatches().empty()) call_.completion().ExpectPost();
   return status;
@@ -228,6 +228,7 @@ void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
     return Advance();
   }
   ring_ = std::move(ring);
+  server_.options().rings->Start(ring_);
   session_->SetTransport({.name = "ring", .why = "the worker has attached one"});
   if (draining_) {
     server_.options().rings->BeginDrain(*ring_,
@@ -288,8 +289,8 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
       {.name = "stream", .why = offers_ring ? "the worker has attached no ring" : transport.why});
   response_.mutable_welcome()->set_side_channel_token(
       server_.options().callers->AddSession(session_, offers_ring ? link_ : nullptr));
-  protocol_ = std::make_unique<SessionProtocol>(server_.terms(), server_.tools(), session_,
-                                                std::make_shared<Outbox>(link_));
+  protocol_ =
+      std::make_unique<SessionProtocol>(server_.terms(), session_, std::make_shared<Outbox>(link_));
   stage_ = Stage::kOpen;
   server_.SessionOpened();
 

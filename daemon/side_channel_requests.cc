@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "runloop/ipc/unix_socket.h"
+#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -115,8 +116,13 @@ absl::Status SideChannelRequests::Do(const v1::SideChannelRequest& request,
 }
 
 void SideChannelRequests::Knock() {
-  if (!std::exchange(ring_begun_, true)) services_.rings->Begin(ring_);
-  services_.rings->Knock();
+  if (!std::exchange(ring_begun_, true)) return ring_owner_->OnRing(ring_);
+  // One of ours knocks after milliseconds.
+  constexpr absl::Duration kBetween = absl::Milliseconds(1);
+  const absl::Time now = Clock::Monotonic()->Now();
+  if (now < next_knock_) return;
+  next_knock_ = now + kBetween;
+  services_.rings->Knock(*ring_);
 }
 
 absl::Status SideChannelRequests::AttachRing(const std::shared_ptr<Session>& session,

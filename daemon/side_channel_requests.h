@@ -58,6 +58,7 @@ class SideChannelRequests {
   bool attached() const { return attached_; }
   // A ring was given to its session: what arrives on it is no frame, but calls Knock.
   bool has_ring() const { return ring_ != nullptr; }
+  // The first one says that the worker has the ring.
   void Knock();
 
  private:
@@ -78,6 +79,7 @@ class SideChannelRequests {
   std::shared_ptr<RingOwner> ring_owner_;
   std::shared_ptr<SessionRing> ring_;
   bool ring_begun_ = false;
+  absl::Time next_knock_ = absl::InfinitePast();
   std::vector<int> role_sockets_;
 };
 

@@ -186,7 +186,10 @@ absl::Status SideChannelServer::ReadKnocks(Channel& channel) {
   char buffer[4096];
   const absl::StatusOr<SocketIo> io =
       ReceiveWithFds(channel.shared->get(), absl::MakeSpan(buffer), channel.fds);
-  services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
+  if (!channel.fds.empty()) {
+    services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
+    return absl::InvalidArgumentError("descriptors came by the side channel of a ring");
+  }
   if (!io.ok()) return io.status();
   if (io->end) return absl::CancelledError("the peer closed it");
   if (!io->would_block) channel.requests.Knock();

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -64,6 +65,8 @@ class RingReader {
 
   // True if something has arrived that Next has not looked at. Cheap.
   bool has_bytes() const { return counters_.tail.load(std::memory_order_seq_cst) != head_; }
+  // How many bytes were taken out so far.
+  uint64_t position() const { return head_; }
   // Something was taken out of the ring since the last call, and half of it is free: who wants room
   // is to be woken.
   bool TakeMadeRoom();
@@ -97,6 +100,8 @@ class RingWriter {
   // Writes more of what is left.
   absl::Status Flush();
 
+  // How many bytes were written so far.
+  uint64_t position() const { return tail_; }
   // Bytes that have found no room yet.
   size_t left() const { return rest_.size() - rest_at_; }
   // True if there is room for some of them. Cheap.
@@ -154,9 +159,10 @@ class RingEnd {
   bool other_sleeps() const { return other_wants_.load(std::memory_order_relaxed) != 0; }
 
  private:
+  // What else it wanted is taken, too, so it is woken in any case.
   bool TakeWanted(uint32_t done) {
     return (other_wants_.load(std::memory_order_seq_cst) & done) != 0 &&
-           (other_wants_.exchange(0, std::memory_order_seq_cst) & done) != 0;
+           other_wants_.exchange(0, std::memory_order_seq_cst) != 0;
   }
 
   std::atomic<uint32_t>& own_wants_;

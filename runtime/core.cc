@@ -113,7 +113,10 @@ RuntimeCore* RuntimeCore::OfThisThread() { return runtime_of_this_thread; }
 bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   IntakeSource* const intake = intake_.load(std::memory_order_acquire);
   if (depth_ > 0 || stopped()) {  // a loop nested in a task runs no other
-    if (intake != nullptr) intake->Collect();
+    if (intake != nullptr) {
+      intake->Collect();
+      collected_nested_ = true;
+    }
     return false;
   }
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
@@ -125,9 +128,10 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   const absl::Time begin = clock_->Now();
   absl::Time now = begin;
   if (intake != nullptr) intake->Collect();
+  bool served = false;  // intake, which takes time of the slice, too
   for (int ran = 0;;) {
-    if (ran > 0 && (ran >= budget.tasks || now - begin >= budget.time)) return true;
-    ServeIntake(now);
+    if ((ran > 0 || served) && (ran >= budget.tasks || now - begin >= budget.time)) return true;
+    served |= ServeIntake(now);
     TaskQueue::Next next;
     if (closures_ == nullptr) {
       next = queue_.Pop(now);
@@ -147,13 +151,14 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       continue;
     }
     if (intake != nullptr) {
-      intake->Serve();
+      serve_intake_at_ = absl::InfinitePast();
+      served |= ServeIntake(now);
       if (queue_.has_posts()) continue;
     }
     if (spin_.Until(
             [&] { return queue_.has_posts() || (intake != nullptr && intake->HasWork()); })) {
       now = clock_->Now();
-      serve_intake_at_ = now;
+      serve_intake_at_ = absl::InfinitePast();
       continue;
     }
     if (sleep_.Announce(
@@ -165,17 +170,23 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
   }
 }
 
-void RuntimeCore::ServeIntake(absl::Time now) {
+bool RuntimeCore::ServeIntake(absl::Time& now) {
   // So often it costs little, and a message waits for no more tasks than it would in a queue.
   constexpr absl::Duration kEvery = absl::Microseconds(20);
   IntakeSource* const intake = intake_.load(std::memory_order_relaxed);
-  if (intake == nullptr || now < serve_intake_at_) return;
-  serve_intake_at_ = now + kEvery;
+  if (intake == nullptr || now < serve_intake_at_) return false;
+  const absl::Time begin = clock_->Now();
   intake->Serve();
+  intake_turns_.fetch_add(1, std::memory_order_relaxed);
+  now = clock_->Now();
+  // Half of the time is for tasks, however much there is to take in.
+  serve_intake_at_ = now + std::max(kEvery, now - begin);
+  return true;
 }
 
 absl::Status RuntimeCore::AddIntake(std::shared_ptr<IntakeSource> source) {
   absl::MutexLock lock(&intakes_mutex_);
+  if (stopped()) return StoppedError();
   if (intake_.load() != nullptr) {
     return absl::AlreadyExistsError("another host of this runtime has one");
   }
@@ -317,7 +328,10 @@ size_t RuntimeCore::Shutdown() {
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   buffers_->EndAll();
   // What ends here is handed out.
-  if (IntakeSource* const intake = intake_.load()) intake->Serve();
+  if (IntakeSource* const intake = intake_.load()) {
+    intake->Serve();
+    loop_->StopWakingOn(intake->wake_fd());
+  }
   loop_->Detach();
   lifecycle_.closures().Close();
   if (runtime_of_this_thread == this) runtime_of_this_thread = nullptr;

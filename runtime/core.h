@@ -196,7 +196,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
   // Lets the intake source have its turn, if it is time. The runtime thread.
-  void ServeIntake(absl::Time now);
+  // True if it had; moves `now` on then.
+  bool ServeIntake(absl::Time& now);
   // Moves `now` on.
   void RunTask(Task& task, absl::Time& now);
   // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
@@ -267,6 +268,10 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
   void LookAtCurrent(absl::Time now, Noticed& noticed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
+  // The same for a thread that is busy with something that is no task.
+  void LookAtIntake(absl::Time now, Noticed& noticed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
+  // The service thread, in place of the runtime thread.
+  void ServeIntakeInstead();
   std::string StallNotice(std::string_view what, const Session* session, absl::Duration age) const;
   // Makes the service thread look, if it does not already.
   void Watch();
@@ -299,7 +304,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   std::atomic<bool> draining_{false};  // operations are refused
   std::atomic<DrainPhase> drain_phase_{DrainPhase::kNone};
   std::atomic<IntakeSource*> intake_{nullptr};
-  std::atomic<bool> watched_{false};                            // the service thread is looking
+  std::atomic<uint64_t> intake_turns_{0};  // that the runtime thread has given it
+  std::atomic<bool> watched_{false};       // the service thread is looking
   std::atomic<absl::Time> first_post_{absl::InfiniteFuture()};  // to a loop that had not started
 
   // Since when closures that nobody waits for have been running, nearly: in nanoseconds of the
@@ -315,6 +321,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   int look_after_ = 1;               // closures: how many between two looks at the clock
   AdaptiveSpin spin_;
   absl::Time serve_intake_at_ = absl::InfinitePast();
+  bool collected_nested_ = false;  // by a loop inside a task, and not served since
   int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
   const Task* running_ = nullptr;  // the one of the queue
   Handle last_handle_ = 0;
@@ -336,6 +343,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   bool service_stop_ ABSL_GUARDED_BY(service_mutex_) = false;
   int idle_ticks_ ABSL_GUARDED_BY(service_mutex_) = 0;
   absl::Time next_intake_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
+  // When the runtime thread was seen to give the intake source a turn, and which.
+  absl::Time turn_seen_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
+  uint64_t last_turn_ ABSL_GUARDED_BY(service_mutex_) = 0;
   absl::Time next_expiry_scan_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
   absl::Time drain_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   // No deferred task has an earlier deadline, and no object that closes; those that have ended may

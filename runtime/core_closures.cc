@@ -53,7 +53,7 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
     look_after_ = look_after;
     unlooked = 0;
     closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-    ServeIntake(now);
+    (void)ServeIntake(now);
   }
   closures_since_.store(kNone, std::memory_order_relaxed);
   --depth_;

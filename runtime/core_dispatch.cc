@@ -213,7 +213,7 @@ void RuntimeCore::AfterInPlace() {
   if (--depth_ > 0) return;
   // A loop that ran inside it was told that there is nothing to do; whoever posted meanwhile relies
   // on its wake, even if what it posted has left the queue again.
-  if (!sleep_.asleep() || !queue_.empty()) loop_->Wake();
+  if (std::exchange(collected_nested_, false) || !sleep_.asleep() || !queue_.empty()) loop_->Wake();
   QuitIfDrained();
 }
 

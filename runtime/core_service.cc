@@ -41,10 +41,7 @@ void RuntimeCore::Serve() {
     }
     // What others wrote runs without the lock.
     if (noticed.stuck) {
-      if (IntakeSource* const intake = intake_.load()) {
-        intake->Collect();
-        intake->Serve();
-      }
+      ServeIntakeInstead();
       queue_.Intake(now);
     }
     if (noticed.expired) {
@@ -57,6 +54,8 @@ void RuntimeCore::Serve() {
       absl::MutexLock lock(&service_mutex_);
       deferred_deadline_ = std::min(deferred_deadline_, next);
     }
+    // Those whose sessions it serves are told, even if the runtime thread does not come to it.
+    if (noticed.expired || noticed.deferred_expired) ServeIntakeInstead();
     if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
     if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
   }
@@ -93,6 +92,7 @@ absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
     noticed.expired = true;
   }
   const bool busy = !sleep_.asleep() || !queue_.empty();
+  if (busy) LookAtIntake(now, noticed);
   idle_ticks_ = busy ? 0 : idle_ticks_ + 1;
   if (idle_ticks_ < kIdleTicks) return now + kIntakeAfter;
   idle_ticks_ = 0;
@@ -101,6 +101,24 @@ absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {
   // A post that woke the loop before the line above found it watched: it counts on this thread.
   if (!sleep_.asleep() && !watched_.exchange(true)) return now + kIntakeAfter;
   return never;
+}
+
+void RuntimeCore::LookAtIntake(absl::Time now, Noticed& noticed) {
+  if (intake_.load() == nullptr) return;
+  const uint64_t turn = intake_turns_.load(std::memory_order_relaxed);
+  if (std::exchange(last_turn_, turn) != turn) turn_seen_ = now;
+  if (now - turn_seen_ < kIntakeAfter || now < next_intake_) return;
+  next_intake_ = now + kIntakeAfter;
+  noticed.stuck = true;
+}
+
+void RuntimeCore::ServeIntakeInstead() {
+  IntakeSource* const intake = intake_.load();
+  if (intake == nullptr) return;
+  intake->Collect();
+  intake->Serve();
+  // It may have gone to sleep meanwhile, without what this has learnt.
+  WakeLoop();
 }
 
 std::string RuntimeCore::StallNotice(std::string_view what, const Session* session,

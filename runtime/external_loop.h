@@ -14,8 +14,8 @@ namespace runloop {
 // reading there, and call Drain on the runtime thread when it is readable, or once a frame.
 //
 //   auto external = std::make_unique<runloop::ExternalLoop>();
-//   runloop::ExternalLoop* loop = external.get();                      // valid as long as the
-//   runtime auto runtime = runloop::Runtime::Create({.loop = std::move(external)});
+//   runloop::ExternalLoop* loop = external.get();  // valid as long as the runtime
+//   auto runtime = runloop::Runtime::Create({.loop = std::move(external)});
 //   uv_poll_init(uv, &poll, loop->fd());
 //   uv_poll_start(&poll, UV_READABLE, [](uv_poll_t*, int, int) { loop->Drain(); });
 class ExternalLoop final : public RunLoop {

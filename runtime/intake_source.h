@@ -9,7 +9,9 @@ namespace runloop::internal {
 // out outcomes, on the runtime thread between tasks, or, once a task has run for 5 ms, on the
 // service thread.
 //
-// Threads: as said of each. Must block nobody: a call lasts for some tens of microseconds.
+// Threads: as said of each. Must block nobody: a call takes in a bounded part. What one thread has
+// learnt by Collect and left, the runtime thread does not learn again: who calls it, or Serve, on
+// another thread pokes the runtime (RuntimeCore::Poke) afterwards.
 class IntakeSource {
  public:
   virtual ~IntakeSource() = default;

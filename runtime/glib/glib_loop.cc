@@ -28,8 +28,10 @@ class GlibLoop final : public RunLoop {
     work_ = std::move(work);
     work_source_ = NewSource(&kWorkFuncs, "runloop work", G_PRIORITY_DEFAULT);
     wake_tag_ = g_source_add_unix_fd(work_source_, wake_.fd(), G_IO_IN);
+    g_source_attach(work_source_, context_);
     // Below G_PRIORITY_LOW: dispatched only when nothing else of the context is ready.
     rest_source_ = NewSource(&kRestFuncs, "runloop rest", G_PRIORITY_LOW + 1);
+    g_source_attach(rest_source_, context_);
     return absl::OkStatus();
   }
 
@@ -40,17 +42,24 @@ class GlibLoop final : public RunLoop {
       g_source_unref(*source);
       *source = nullptr;
     }
+    StopWakingOn(-1);
     work_ = nullptr;
   }
 
   void Wake() override { wake_.Signal(); }
   absl::Status WakeOn(int fd) override {
-    also_wakes_tag_.store(g_source_add_unix_fd(work_source_, fd, G_IO_IN));
+    // A source of its own: another thread may end it while the loop looks at it.
+    GSource* const source = NewSource(&kFdFuncs, "runloop descriptor", G_PRIORITY_DEFAULT);
+    reinterpret_cast<Source*>(source)->tag = g_source_add_unix_fd(source, fd, G_IO_IN);
+    g_source_attach(source, context_);
+    fd_source_.store(source);
     return absl::OkStatus();
   }
   void StopWakingOn(int) override {
-    const gpointer tag = also_wakes_tag_.exchange(nullptr);
-    if (tag != nullptr && work_source_ != nullptr) g_source_remove_unix_fd(work_source_, tag);
+    GSource* const source = fd_source_.exchange(nullptr);
+    if (source == nullptr) return;
+    g_source_destroy(source);
+    g_source_unref(source);
   }
   bool can_run() const override { return true; }
 
@@ -80,6 +89,7 @@ class GlibLoop final : public RunLoop {
   struct Source {
     GSource base;
     GlibLoop* loop;
+    gpointer tag;  // of a descriptor's
   };
 
   static GlibLoop& Of(GSource* source) { return *reinterpret_cast<Source*>(source)->loop; }
@@ -89,7 +99,6 @@ class GlibLoop final : public RunLoop {
     reinterpret_cast<Source*>(source)->loop = this;
     g_source_set_name(source, name);
     g_source_set_priority(source, priority);
-    g_source_attach(source, context_);
     return source;
   }
 
@@ -105,9 +114,7 @@ class GlibLoop final : public RunLoop {
 
   static gboolean CheckWork(GSource* source) {
     const GlibLoop& loop = Of(source);
-    const gpointer also = loop.also_wakes_tag_.load();
-    const bool woken = (g_source_query_unix_fd(source, loop.wake_tag_) & G_IO_IN) != 0 ||
-                       (also != nullptr && (g_source_query_unix_fd(source, also) & G_IO_IN) != 0);
+    const bool woken = (g_source_query_unix_fd(source, loop.wake_tag_) & G_IO_IN) != 0;
     return (woken && !loop.resting_) || loop.LeftAndRested();
   }
 
@@ -126,6 +133,16 @@ class GlibLoop final : public RunLoop {
     return G_SOURCE_CONTINUE;
   }
 
+  static gboolean PrepareFd(GSource*, int* timeout) {
+    *timeout = -1;
+    return FALSE;
+  }
+
+  static gboolean CheckFd(GSource* source) {
+    const gpointer tag = reinterpret_cast<Source*>(source)->tag;
+    return (g_source_query_unix_fd(source, tag) & G_IO_IN) != 0 && !Of(source).resting_;
+  }
+
   static gboolean PrepareRest(GSource* source, int* timeout) {
     *timeout = -1;
     return Of(source).resting_;
@@ -140,11 +157,12 @@ class GlibLoop final : public RunLoop {
 
   static GSourceFuncs kWorkFuncs;
   static GSourceFuncs kRestFuncs;
+  static GSourceFuncs kFdFuncs;
 
   GMainContext* const context_;
   const EventFd wake_;
   std::atomic<bool> quit_{false};
-  std::atomic<gpointer> also_wakes_tag_{nullptr};
+  std::atomic<GSource*> fd_source_{nullptr};
 
   // The thread that runs the context only.
   Work work_;
@@ -159,6 +177,8 @@ class GlibLoop final : public RunLoop {
 
 GSourceFuncs GlibLoop::kWorkFuncs = {
     .prepare = PrepareWork, .check = CheckWork, .dispatch = DispatchWork};
+GSourceFuncs GlibLoop::kFdFuncs = {
+    .prepare = PrepareFd, .check = CheckFd, .dispatch = DispatchWork};
 GSourceFuncs GlibLoop::kRestFuncs = {
     .prepare = PrepareRest, .check = CheckRest, .dispatch = DispatchRest};
 
