@@ -240,6 +240,8 @@ void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
 void SessionStream::OnRingEnd(absl::Status why) {
   if (why.ok()) {
     ring_settled_ = true;
+  } else if (absl::IsAborted(why)) {
+    End(std::move(why));  // the worker has gone, or goes
   } else if (!ending_) {
     server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
                                     session_->info().peer.pid, ": ", why.message()));

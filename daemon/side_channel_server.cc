@@ -190,8 +190,8 @@ absl::Status SideChannelServer::ReadKnocks(Channel& channel) {
     services_.buffers->Refuse(channel.peer, std::exchange(channel.fds, {}));
     return absl::InvalidArgumentError("descriptors came by the side channel of a ring");
   }
-  if (!io.ok()) return io.status();
-  if (io->end) return absl::CancelledError("the peer closed it");
+  // A worker that dies with bytes unread resets it.
+  if (!io.ok() || io->end) return absl::CancelledError("the peer closed it");
   if (!io->would_block) channel.requests.Knock();
   return absl::OkStatus();
 }

@@ -66,8 +66,8 @@ struct Sessions {
       : runtime(*Runtime::Create({.thread = RuntimeThread::kSpawn})),
         own(runtime->core()->OpenSession({.peer = kPeer, .transport = "stream"})),
         other(runtime->core()->OpenSession({.peer = kPeer, .transport = "stream"})),
-        token(tokens.Add(own)) {
-    tokens.Add(other);
+        token(tokens.Add(own, nullptr)) {
+    tokens.Add(other, nullptr);
   }
 
   const std::unique_ptr<Runtime> runtime;
@@ -90,7 +90,7 @@ void Run(std::string_view input) {
       .buffers = buffers.get(),
       .sessions = &sessions.tokens};
   {
-    SideChannelRequests requests(services, kPeer);
+    SideChannelRequests requests(services, kPeer, std::make_shared<UniqueFd>());
     SideChannelDecoder decoder;
     std::vector<Buffer> held;
     bool open = true;

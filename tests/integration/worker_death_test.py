@@ -60,6 +60,10 @@ class WorkerDeathTest(harness.TestCase):
         victim.write('go\n')
         survivor.write('go\n')
         victim.await_line('^sent', 'stdout')
+        # So that there is something for the session's end to clean up.
+        self.daemon.await_status(
+            lambda status: any(each.session_id == session and each.finished > 0 for each in status.sessions),
+            'some of the victim have run')
         victim.signal(signal.SIGKILL)
         self.assertEqual(victim.wait(), -signal.SIGKILL)
 
