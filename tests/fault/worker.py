@@ -9,8 +9,8 @@ import harness
 class Worker(harness.Process):
     """A runloop_fault_worker: see there."""
 
-    def __init__(self, name, address):
-        super().__init__([harness.program('runloop_fault_worker'), name], env={'RUNLOOP_ADDRESS': address},
+    def __init__(self, name, address, transport='ring'):
+        super().__init__([harness.program('runloop_fault_worker'), name, transport], env={'RUNLOOP_ADDRESS': address},
                          stdin=subprocess.PIPE)
         self._peeks = 0
 

@@ -20,8 +20,8 @@
 #include "runloop/runtime/error.h"
 #include "runloop/test/v1/test_operations.pb.h"
 
-// runloop_fault_worker NAME: one session, steered by lines on stdin; answers by lines on stdout.
-// Says `ready` once it is connected.
+// runloop_fault_worker NAME [stream|ring]: one session, whose messages go by the stream alone or by
+// a ring, steered by lines on stdin; answers by lines on stdout. Says `ready` once it is connected.
 //
 //   async ID WHAT      dispatches and says `sent ID`; blocking ID WHAT does so on a thread of its
 //   own peek ID            says `peek ID done` or `peek ID pending` await ID           says
@@ -154,11 +154,11 @@ std::unique_ptr<Dispatched> Start(const RuntimeContext& context, const How& how,
   return nullptr;
 }
 
-absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name) {
+absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name, bool ring) {
   const absl::Time deadline = runloop::Clock::Monotonic()->Now() + kFirstConnect;
   while (true) {
     absl::StatusOr<RuntimeContext> context =
-        runloop::Connect({.client_name = name, .connect_timeout = kConnectTimeout});
+        runloop::Connect({.client_name = name, .connect_timeout = kConnectTimeout, .ring = ring});
     if (context.ok() || runloop::Clock::Monotonic()->Now() > deadline) return context;
   }
 }
@@ -166,7 +166,13 @@ absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const absl::StatusOr<RuntimeContext> context = ConnectFirst(argc > 1 ? argv[1] : "worker");
+  const std::string transport = argc > 2 ? argv[2] : "ring";
+  if (transport != "stream" && transport != "ring") {
+    std::cerr << "usage: runloop_fault_worker NAME [stream|ring]" << std::endl;
+    return 64;
+  }
+  const absl::StatusOr<RuntimeContext> context =
+      ConnectFirst(argc > 1 ? argv[1] : "worker", transport == "ring");
   if (!context.ok()) {
     std::cerr << "worker: connect: " << context.status() << std::endl;
     return 1;
