@@ -24,9 +24,10 @@
 #include "runloop/test/v1/test_operations.grpc.pb.h"
 #include "runloop/v1/dispatcher.grpc.pb.h"
 
-// runloop_soak_worker MODE SEED SECONDS: one worker of the soak, which behaves or misbehaves in one
-// way for so long. Says `started` first. Ends with 0 if each of its dispatches had one of the
-// outcomes that it may have.
+// runloop_soak_worker MODE SEED SECONDS stream|ring: one worker of the soak, which behaves or
+// misbehaves in one way for so long; a client's session asks for a ring, or goes by the stream
+// alone. Says `started` first. Ends with 0 if each of its dispatches had one of the outcomes that
+// it may have.
 
 namespace {
 
@@ -44,6 +45,7 @@ constexpr size_t kOversize = size_t{3} << 20;
 
 std::mt19937_64 random_source;  // NOLINT(cert-msc32-c,cert-msc51-cpp): seeded by the soak
 std::chrono::steady_clock::time_point end_of_load;
+bool asks_for_ring;
 
 bool Goes() { return std::chrono::steady_clock::now() < end_of_load; }
 
@@ -55,8 +57,8 @@ size_t Random(size_t below) { return random_source() % below; }
 }
 
 RuntimeContext Connect(const std::string& mode) {
-  absl::StatusOr<RuntimeContext> context =
-      runloop::Connect({.client_name = "soak-" + mode, .connect_timeout = kPatience});
+  absl::StatusOr<RuntimeContext> context = runloop::Connect(
+      {.client_name = "soak-" + mode, .connect_timeout = kPatience, .ring = asks_for_ring});
   if (!context.ok()) Fail("connect", context.status().ToString());
   return *std::move(context);
 }
@@ -368,10 +370,12 @@ int main(int argc, char** argv) {
       {"reconnect", ReconnectMode}, {"unary", UnaryMode},     {"slow", SlowMode},
       {"malformed", MalformedMode}, {"garbage", GarbageMode},
   };
-  if (argc != 4 || !modes.contains(argv[1])) {
-    std::cerr << "usage: runloop_soak_worker MODE SEED SECONDS" << std::endl;
+  const std::string transport = argc == 5 ? argv[4] : "";
+  if (argc != 5 || !modes.contains(argv[1]) || (transport != "stream" && transport != "ring")) {
+    std::cerr << "usage: runloop_soak_worker MODE SEED SECONDS stream|ring" << std::endl;
     return 64;
   }
+  asks_for_ring = transport == "ring";
   random_source.seed(std::strtoull(argv[2], nullptr, 10));
   end_of_load =
       std::chrono::steady_clock::now() +
