@@ -99,6 +99,7 @@ void SessionRing::Hurry() {
 
 bool SessionRing::Sleep(absl::Time deadline) {
   absl::Duration knock = kKnockAfter;
+  uint64_t read = 0;  // when it was last knocked
   while (true) {
     sleeps_long_.store(true);
     const bool unread = HasUnread();
@@ -115,7 +116,9 @@ bool SessionRing::Sleep(absl::Time deadline) {
     if (ready == 0) {
       if (!unread) return false;
       if (HasUnread()) (void)Knock();
-      knock = std::min(2 * knock, kLongestKnock);
+      // Who reads when it is knocked has more to read.
+      const uint64_t before = std::exchange(read, ReadByDaemon());
+      knock = read != before ? kKnockAfter : std::min(2 * knock, kLongestKnock);
       continue;
     }
     if (fds[1].revents != 0) nudge_.Clear();
@@ -154,6 +157,11 @@ bool SessionRing::AnnounceSleep() {
 bool SessionRing::HasRoom() {
   absl::MutexLock lock(&write_mutex_);
   return end_.writer().left() > 0 && !write_failed_ && end_.writer().has_room();
+}
+
+uint64_t SessionRing::ReadByDaemon() {
+  absl::MutexLock lock(&write_mutex_);
+  return end_.writer().read_position();
 }
 
 bool SessionRing::HasUnread() {

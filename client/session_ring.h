@@ -85,6 +85,7 @@ class SessionRing {
   bool AnnounceSleep();
   bool HasRoom();
   bool HasUnread();
+  uint64_t ReadByDaemon();
 
   const RingMemory memory_;
   // Its writer under write_mutex_, its reader the reader's.

@@ -20,6 +20,10 @@ namespace {
 constexpr uint32_t kCollectEvery = 8;
 constexpr int kIdleServes = 256;
 constexpr int kBellsAtOnce = 64;
+// How often a session that knocks is served at once.
+constexpr int kMostKnocked = 16;
+// What is kept for the next flood when the runtime thread sleeps.
+constexpr size_t kKeptTasks = 256;
 // How long Finish waits for a bell before it looks again.
 constexpr absl::Duration kFinishSlice = absl::Milliseconds(5);
 
@@ -144,10 +148,17 @@ void RingServer::BeginDrain(SessionRing& ring, absl::Duration left) {
 void RingServer::Knock(SessionRing& ring) {
   {
     absl::MutexLock lock(&mutex_);
-    if (ring.closed || !rings_.contains(&ring)) return;
-    Activate(ring);
-    ServeOne(ring);
+    if (!rings_.contains(&ring)) return;
+    // As much as it has, within bounds: the runtime thread may not come for long.
+    for (int i = 0; i < kMostKnocked && !ring.closed; ++i) {
+      Activate(ring);
+      ServeOne(ring);
+      if (!ring.HasWork()) break;
+    }
+    // Where the loop does not run nobody else says that the daemon does not look by itself.
+    if (!ring.closed) (void)ring.AnnounceSleep();
   }
+  internal::OperationTask::TrimThread(0);
   options_.terms.core->Poke();
 }
 
@@ -283,7 +294,10 @@ bool RingServer::AnnounceSleep() {
     ring.active = false;
     active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
   }
-  return !has_poked_.load(std::memory_order_seq_cst);
+  if (has_poked_.load(std::memory_order_seq_cst)) return false;
+  tools_.TrimTo(kKeptTasks);
+  internal::OperationTask::TrimThread(kKeptTasks);
+  return true;
 }
 
 void RingServer::Finish(absl::Time deadline) {

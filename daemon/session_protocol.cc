@@ -28,6 +28,11 @@ void SessionTools::Trim() {
   spare_requests.Clear();
 }
 
+void SessionTools::TrimTo(size_t count) {
+  if (finished.capacity() > count) finished = {};
+  spare_requests.TrimTo(count);
+}
+
 SessionProtocol::SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session,
                                  std::shared_ptr<SessionOutbox> outbox)
     : terms_(terms), session_(std::move(session)), outbox_(std::move(outbox)) {}

@@ -32,6 +32,8 @@ struct SessionTools {
   explicit SessionTools(int64_t max_unfinished) : reader(max_unfinished) {}
   // Keeps no memory.
   void Trim();
+  // Keeps what so many invocations use again.
+  void TrimTo(size_t count);
 
   SessionRequestReader reader;
   SessionOutbox::Tasks finished;

@@ -331,11 +331,12 @@ void SessionStream::End(absl::Status status) {
 
 void SessionStream::EndSession() {
   if (session_ == nullptr) return;
+  // The ring first: outcomes that come of the end are not for a worker that has lost the session.
+  if (ring_ != nullptr) server_.options().rings->Close(*ring_);
   session_->End();
   server_.options().callers->RemoveSession(*session_);
   link_->Cut();
   protocol_->End();
-  if (ring_ != nullptr) server_.options().rings->Close(*ring_);
   if (!std::exchange(session_ended_, true)) server_.SessionEnded();
 }
 

@@ -34,6 +34,10 @@ class SpareRequests {
     entry.spares.push_back(std::move(request));
     ++size_;
   }
+  // Keeps at most so many.
+  void TrimTo(size_t count) {
+    if (size_ > count) Clear();
+  }
   void Clear() {
     last_ = nullptr;
     spares_.clear();

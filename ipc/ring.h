@@ -108,6 +108,8 @@ class RingWriter {
   bool has_room() const {
     return tail_ - counters_.head.load(std::memory_order_seq_cst) < bytes_.size();
   }
+  // How many bytes the other side has read, as it says.
+  uint64_t read_position() const { return counters_.head.load(std::memory_order_relaxed); }
   // Something that was written has not been read.
   bool has_unread() const { return counters_.head.load(std::memory_order_relaxed) != tail_; }
   // Something was written since the last call: who wants bytes is to be woken.

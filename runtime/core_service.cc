@@ -117,6 +117,7 @@ void RuntimeCore::ServeIntakeInstead() {
   if (intake == nullptr) return;
   intake->Collect();
   intake->Serve();
+  OperationTask::TrimThread();
   // It may have gone to sleep meanwhile, without what this has learnt.
   WakeLoop();
 }

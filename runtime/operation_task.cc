@@ -54,7 +54,7 @@ class FreeTasks {
     return ended_ ? nullptr : &free;
   }
   ~FreeTasks() {
-    Clear();
+    TrimTo(0);
     ended_ = true;
   }
 
@@ -75,9 +75,11 @@ class FreeTasks {
     --free->made_;
     free->blocks_.push_back(block);
   }
-  void Clear() {
-    for (void* const block : blocks_) ::operator delete(block);
-    blocks_ = {};
+  void TrimTo(size_t keep) {
+    if (blocks_.size() <= keep) return;
+    for (size_t i = keep; i < blocks_.size(); ++i) ::operator delete(blocks_[i]);
+    blocks_.resize(keep);
+    blocks_.shrink_to_fit();
   }
 
  private:
@@ -171,8 +173,8 @@ std::shared_ptr<OperationTask> OperationTask::Make(std::shared_ptr<RuntimeCore> 
                                              std::move(call), now);
 }
 
-void OperationTask::TrimThread() {
-  if (FreeTasks* const free = FreeTasks::OfThisThread()) free->Clear();
+void OperationTask::TrimThread(size_t keep) {
+  if (FreeTasks* const free = FreeTasks::OfThisThread()) free->TrimTo(keep);
 }
 
 std::unique_ptr<google::protobuf::Message> OperationTask::TakeRequest() {

@@ -60,8 +60,8 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   // Posted at `now`. The memory of tasks that were destroyed on the calling thread is used again.
   static std::shared_ptr<OperationTask> Make(std::shared_ptr<RuntimeCore> core,
                                              OperationCall&& call, absl::Time now);
-  // Gives that memory back, as far as it is not in use.
-  static void TrimThread();
+  // Gives that memory back, as far as it is not in use, but for so many.
+  static void TrimThread(size_t keep = 0);
 
   // For Make.
   OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& call, absl::Time now);
