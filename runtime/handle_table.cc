@@ -201,6 +201,8 @@ void HandleTable::ReleaseGivenUp(RuntimeCore& core) {
     for (const auto& [handle, entry] : entries_) {
       if (given_up_.contains(entry.maker)) handles.push_back(handle);
     }
+    // Given up once more, what they have made since is looked for, too.
+    given_up_.clear();
   }
   for (auto handle = handles.rbegin(); handle != handles.rend(); ++handle) {
     Release(core, *handle, nullptr).IgnoreError();  // it may be closed already

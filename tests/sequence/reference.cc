@@ -311,7 +311,7 @@ void Reference::RunEntry(const Entry& entry) {
       Session& session = sessions_[entry.session];
       session.releasing = false;
       const std::vector<int> held = session.objects;
-      const std::set<int> given_up = session.given_up;
+      const std::set<int> given_up = std::exchange(session.given_up, {});
       for (auto object = held.rbegin(); object != held.rend(); ++object) {
         const Object& of = objects_[*object];
         if (of.state == Object::State::kHeld && given_up.contains(of.maker)) BeginClose(*object);
