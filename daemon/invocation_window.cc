@@ -46,7 +46,8 @@ InvocationWindow::Entry* InvocationWindow::FindExpected(uint64_t number) {
   const size_t index = IndexOf(number);
   if (index >= entries_.size()) return nullptr;
   Entry& entry = entries_[index];
-  return entry.number == number && !entry.settled && !entry.given_up ? &entry : nullptr;
+  const bool expected = !entry.settled && !entry.given_up && !entry.telling;
+  return entry.number == number && expected ? &entry : nullptr;
 }
 
 bool InvocationWindow::SettleIfExpected(uint64_t number) {

@@ -40,7 +40,9 @@ class InvocationWindow {
 
   // The worker gave it up: what it is told is that, and not its end.
   void GiveUp(uint64_t number);
-  // False for an end that the worker is not told: it was given up, or has been told.
+  // The next response tells its end. Once for each number.
+  void BeginTelling(uint64_t number) { At(number).telling = true; }
+  // False for an end that the worker is not told: it was given up, or is or has been told.
   bool Expects(uint64_t number) { return FindExpected(number) != nullptr; }
 
   // The worker is told its end. Once for each number.
@@ -70,6 +72,7 @@ class InvocationWindow {
     uint64_t id = 0;
     bool settled = false;
     bool given_up = false;
+    bool telling = false;
     std::shared_ptr<internal::OperationTask> task;
   };
   // Settled numbers above the first unsettled one.

@@ -102,6 +102,17 @@ TEST(InvocationWindowTest, EveryOrderOfSettlingEndsWithEverythingBelowTheWaterma
   }
 }
 
+TEST(InvocationWindowTest, AnEndIsExpectedUntilItIsBeingTold) {
+  InvocationWindow window;
+  const uint64_t number = window.Add(1);
+  EXPECT_TRUE(window.Expects(number));
+  window.BeginTelling(number);
+  EXPECT_FALSE(window.Expects(number));
+  EXPECT_FALSE(window.SettleIfExpected(number));
+  window.Settle(number);
+  EXPECT_EQ(window.unsettled(), 0u);
+}
+
 TEST(InvocationWindowTest, AnOldUnfinishedOneDoesNotKeepTheOthersInMemory) {
   InvocationWindow window;
   const uint64_t old = window.Add(10);

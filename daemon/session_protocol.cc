@@ -143,6 +143,7 @@ void SessionProtocol::Tell(uint64_t number, Outcome outcome) {
   const size_t bytes = OutcomeBytes(outcome);
   unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
   unsent_bytes_ += bytes;
+  window_.BeginTelling(number);
 }
 
 void SessionProtocol::Cancel(const v1::Cancel& cancel) {

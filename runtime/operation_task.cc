@@ -281,8 +281,16 @@ void OperationTask::Skip(const absl::Status& why) {
 
 void OperationTask::Deliver(absl::StatusOr<std::unique_ptr<google::protobuf::Message>> reply) {
   if (sink_ != nullptr && Planted(PlantedBug::kDoubleCompletion)) {
-    outcome_ = absl::UnknownError("");
-    sink_->Deliver(shared_from_this());
+    // By another task: its sink may keep each in a list.
+    const auto twin = Make(core_,
+                           {.operation = operation,
+                            .request_bytes = 1,
+                            .session = session,
+                            .reply_wanted = reply_wanted_,
+                            .ticket = ticket_},
+                           posted_at);
+    twin->outcome_ = absl::UnknownError("");
+    sink_->Deliver(twin);
   }
   if (sink_ == nullptr) return;
   outcome_ = std::move(reply);
