@@ -98,7 +98,7 @@ std::string Describe(const Action& action, const Reference& reference) {
       text = absl::StrCat("forget the result of ", invocation);
       break;
     case StepKind::kKill:
-      text = absl::StrCat("end ", session);
+      text = absl::StrCat(action.worker_goes ? "the worker goes: end " : "end ", session);
       break;
     case StepKind::kComplete: {
       constexpr const char* kHow[] = {"finish", "finish with an error", "drop the completion of",
@@ -129,6 +129,8 @@ std::string Describe(const Action& action, const Reference& reference) {
       text = "stop";
       break;
     case StepKind::kDisconnect:
+      text = absl::StrCat("the worker sends no more in ", session);
+      break;
     case StepKind::kFill:
       break;  // made of others
   }

@@ -3,19 +3,26 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/types/span.h"
+#include "runloop/daemon/durations.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/test/v1/test_operations.pb.h"
 #include "runloop/tests/sequence/describe.h"
+#include "runloop/tests/sequence/message_session.h"
 #include "runloop/tests/sequence/observed.h"
 #include "runloop/tests/sequence/script.h"
 #include "runloop/tests/sequence/settling_clock.h"
@@ -36,6 +43,10 @@ constexpr char kAtOnce[] = "runloop.test.v1.TestOperations/Echo";
 constexpr char kDeferring[] = "runloop.test.v1.TestOperations/Record";
 constexpr char kRelease[] = "runloop.v1.Handles/Release";
 
+// What a cancel is told by.
+constexpr char kCancelled[] = "CANCELLED CANCELLED";
+constexpr char kStillRunning[] = "DEADLINE_EXCEEDED STILL_RUNNING";
+
 // As the model writes it: code and reason, and with QUEUE_FULL whose bound and which.
 std::string InWords(const absl::Status& status) {
   std::string text = absl::StatusCodeToString(status.code());
@@ -54,11 +65,23 @@ std::string InWords(const absl::Status& status) {
   return text;
 }
 
+// A field that nobody knows, of so many bytes in all, at least 3 and less than 16,000.
+std::string Padding(size_t bytes) {
+  constexpr char kTag = (15 << 3) | 2;
+  const size_t left = bytes - 3;
+  // A length of two bytes, whether it needs both or not.
+  std::string field = {kTag, static_cast<char>(left % 128 + 128), static_cast<char>(left / 128)};
+  return field + std::string(left, 'x');
+}
+
 class Driver {
  public:
-  Driver(const Program& program, OtherThread& other, Coverage& coverage,
+  Driver(const Program& program, Transport transport, OtherThread& other, Coverage& coverage,
          std::vector<std::string>* listing)
-      : program_(program), other_(other), script_(program.setup, coverage), listing_(listing) {
+      : program_(program),
+        other_(other),
+        script_(program.setup, transport, coverage),
+        listing_(listing) {
     auto loop = std::make_unique<ExternalLoop>();
     loop_ = loop.get();
     RuntimeOptions options;
@@ -70,6 +93,9 @@ class Driver {
     options.clock = &clock_;
     options.log = [](LogSeverity, std::string_view) {};
     runtime_ = *Runtime::Create(std::move(options));
+    if (transport != Transport::kLocal) {
+      server_ = std::make_unique<MessageServer>(transport, runtime_->core(), observed_);
+    }
     loop_->Drain();  // from here on the loop has started, and the service thread looks at deadlines
   }
 
@@ -94,8 +120,25 @@ class Driver {
   void Play(size_t number, const Step& step) {
     const std::vector<Action> actions = script_.Play(step);
     if (listing_ != nullptr) List(number, actions);
-    for (const Action& action : actions) Perform(action);
+    for (size_t done = 0; done < actions.size();) {
+      const size_t together = CountTogether(absl::MakeConstSpan(actions).subspan(done));
+      Perform(absl::MakeConstSpan(actions).subspan(done, together));
+      done += together;
+    }
+    HearAll();
     Compare();
+  }
+
+  // How many of the first ones go in one message.
+  size_t CountTogether(absl::Span<const Action> actions) const {
+    const Action& first = actions.front();
+    size_t count = 1;
+    if (first.kind != StepKind::kDispatch || !messages_.contains(first.session)) return count;
+    while (count < actions.size() && actions[count].kind == first.kind &&
+           actions[count].session == first.session && actions[count].elsewhere == first.elsewhere) {
+      ++count;
+    }
+    return count;
   }
 
   RuntimeCore& core() { return *runtime_->core(); }
@@ -142,7 +185,9 @@ class Driver {
   struct Running {
     Running(Driver& driver, int id) : driver(driver) {
       driver.observed_.Starts(id);
-      for (const Action& action : driver.script_.Meanwhile(id)) driver.Perform(action);
+      for (const Action& action : driver.script_.Meanwhile(id)) {
+        driver.Perform(absl::MakeConstSpan(&action, 1));
+      }
     }
     ~Running() { driver.observed_.Returns(); }
     Driver& driver;
@@ -191,12 +236,21 @@ class Driver {
 
   // ---- calls ----
 
-  void Perform(const Action& action) {
+  // One, or several that go in one message.
+  void Perform(absl::Span<const Action> actions) {
     if (observed_.failed()) return;  // what follows would build upon what is not there
-    if (action.elsewhere) {
-      other_.Call([&] { Call(action); });
+    const auto call = [&] {
+      const Action& first = actions.front();
+      const int session = first.session != kNone      ? first.session
+                          : first.invocation != kNone ? SessionOf(first.invocation)
+                                                      : kNone;
+      const auto messages = messages_.find(session);
+      if (messages == messages_.end() || !CallByMessage(actions, *messages->second)) Call(first);
+    };
+    if (actions.front().elsewhere) {
+      other_.Call(call);
     } else {
-      Call(action);
+      call();
     }
   }
 
@@ -223,8 +277,8 @@ class Driver {
         }
         return;
       case StepKind::kForget: {
-        const int session = reference().invocation(action.invocation).session;
-        return core().GiveUpEnded(*sessions_[session], NumberOf(action.invocation));
+        return core().GiveUpEnded(*sessions_[SessionOf(action.invocation)],
+                                  NumberOf(action.invocation));
       }
       case StepKind::kKill:
         return sessions_[action.session]->End();
@@ -242,8 +296,9 @@ class Driver {
         return ExpectAnswer(
             action, loop_->Drain({.tasks = action.count}) ? "come back" : "nothing is left");
       case StepKind::kBeginDrain:
-        return core().BeginDrain();
+        return BeginDrain(absl::ZeroDuration());
       case StepKind::kDrain: {
+        BeginDrain(absl::Milliseconds(action.time));
         const Runtime::DrainResult result = runtime_->Drain(absl::Milliseconds(action.time));
         return ExpectAnswer(action, absl::StrCat(result.drained ? "drained" : "not drained", ", ",
                                                  result.not_closed, " not closed"));
@@ -266,43 +321,69 @@ class Driver {
     } else {
       info.peer.uid = 1000 + static_cast<uint32_t>(user);
     }
-    sessions_.push_back(core().OpenSession(std::move(info)));
+    if (server_ == nullptr || user == kInProcess) {
+      sessions_.push_back(core().OpenSession(std::move(info)));
+      return;
+    }
+    sessions_.push_back(*core().OpenPeerSession(std::move(info)));
+    std::unique_ptr<MessageSession> messages = server_->Open(sessions_.back());
+    Expect((messages == nullptr) == reference().session(action.session).ended,
+           "a session opens that has ended, or does not though it could");
+    if (messages != nullptr) messages_.emplace(action.session, std::move(messages));
   }
+
+  // As the host does it.
+  void BeginDrain(absl::Duration left) {
+    core().BeginDrain();
+    for (const auto& [session, messages] : messages_) messages->BeginDrain(left);
+  }
+
+  int SessionOf(int invocation) { return reference().invocation(invocation).session; }
 
   // As a transport numbers them: in process it does not.
   uint64_t NumberOf(int invocation) {
-    const int session = reference().invocation(invocation).session;
-    return reference().session(session).in_process() ? 0 : static_cast<uint64_t>(invocation) + 1;
+    return reference().session(SessionOf(invocation)).in_process()
+               ? 0
+               : static_cast<uint64_t>(invocation) + 1;
+  }
+
+  static std::string_view NameOf(const Reference::Invocation& invocation) {
+    switch (invocation.step.behaviour) {
+      case Behaviour::kRelease:
+        return kRelease;
+      case Behaviour::kDefer:
+      case Behaviour::kMakeAndDefer:
+      case Behaviour::kDropCompletion:
+        return kDeferring;
+      default:
+        return kAtOnce;
+    }
+  }
+
+  std::unique_ptr<google::protobuf::Message> NewRequest(
+      const Reference::Invocation& invocation) const {
+    const std::string_view name = NameOf(invocation);
+    if (name == kRelease) {
+      auto request = std::make_unique<v1::ReleaseRequest>();
+      request->set_handle(HandleOf(invocation.object));
+      return request;
+    }
+    if (name == kDeferring) {
+      auto request = std::make_unique<RecordRequest>();
+      request->set_index(static_cast<uint64_t>(invocation.id));
+      return request;
+    }
+    auto request = std::make_unique<EchoRequest>();
+    request->set_text(absl::StrCat(invocation.id));
+    return request;
   }
 
   void Dispatch(const Action& action) {
     const int id = action.invocation;
     const Reference::Invocation& invocation = reference().invocation(id);
     RuntimeCore::Call call;
-    switch (invocation.step.behaviour) {
-      case Behaviour::kRelease: {
-        auto request = std::make_unique<v1::ReleaseRequest>();
-        request->set_handle(HandleOf(invocation.object));
-        call.operation = core().operations().Find(kRelease);
-        call.request = std::move(request);
-        break;
-      }
-      case Behaviour::kDefer:
-      case Behaviour::kMakeAndDefer:
-      case Behaviour::kDropCompletion: {
-        auto request = std::make_unique<RecordRequest>();
-        request->set_index(static_cast<uint64_t>(id));
-        call.operation = core().operations().Find(kDeferring);
-        call.request = std::move(request);
-        break;
-      }
-      default: {
-        auto request = std::make_unique<EchoRequest>();
-        request->set_text(absl::StrCat(id));
-        call.operation = core().operations().Find(kAtOnce);
-        call.request = std::move(request);
-      }
-    }
+    call.operation = core().operations().Find(NameOf(invocation));
+    call.request = NewRequest(invocation);
     call.request_bytes = static_cast<size_t>(invocation.step.bytes);
     call.session = sessions_[action.session];
     if (invocation.deadline != kNever) {
@@ -322,6 +403,140 @@ class Driver {
     if (task.ok()) tasks_[id] = *task;
     ExpectAnswer(action, task.ok() ? "queued" : InWords(task.status()));
   }
+
+  // ---- by messages ----
+
+  // False: it is no message.
+  bool CallByMessage(absl::Span<const Action> actions, MessageSession& messages) {
+    const Action& action = actions.front();
+    switch (action.kind) {
+      case StepKind::kDispatch:
+        DispatchByMessage(actions, messages);
+        return true;
+      case StepKind::kCancel:
+        ExpectAnswer(action, CancelByMessage(action.invocation, false, messages) == kCancelled
+                                 ? "it never runs"
+                                 : "it had started");
+        return true;
+      case StepKind::kGiveUp: {
+        const std::string told = CancelByMessage(action.invocation, true, messages);
+        ExpectAnswer(action, told == kCancelled      ? "it never runs"
+                             : told == kStillRunning ? "it still runs"
+                                                     : "it has ended");
+        return true;
+      }
+      case StepKind::kForget:
+        Expect(CancelByMessage(action.invocation, true, messages).empty(),
+               absl::StrCat("#", action.invocation, " has ended, and is told once more"));
+        return true;
+      case StepKind::kDisconnect:
+        HearOf(messages);
+        messages.EndRequests();
+        return true;
+      case StepKind::kKill: {
+        if (!action.worker_goes) return false;
+        HearOf(messages);
+        messages.Leave(!action.work_is_done);
+        messages_.erase(action.session);
+        return true;
+      }
+      default:
+        return false;
+    }
+  }
+
+  void DispatchByMessage(absl::Span<const Action> actions, MessageSession& messages) {
+    v1::SessionRequest request;
+    for (const Action& action : actions) FillDispatch(action.invocation, *request.add_dispatches());
+    // Now and then somebody else waits for the first of them, too, wherever that is.
+    if (const int first = actions.front().invocation; first % 7 == 3) {
+      v1::Waiting& waiting = *request.add_waiting();
+      waiting.set_invocation_id(NumberOf(first));
+      v1::ChainLink& link = *waiting.add_chain();
+      link.set_runtime_id("elsewhere");
+      link.set_operation("some.Service/Waits");
+    }
+    std::map<int, std::string> told = Say(messages, request);
+    for (const Action& action : actions) {
+      // What it was refused for is heard as its outcome.
+      const auto refused = told.extract(action.invocation);
+      ExpectAnswer(action, refused.empty() ? "queued" : refused.mapped());
+    }
+    for (const auto& [id, outcome] : told) observed_.Outcome(id, outcome);
+  }
+
+  void FillDispatch(int id, v1::Dispatch& dispatch) {
+    const Reference::Invocation& invocation = reference().invocation(id);
+    const Operation* const operation = core().operations().Find(NameOf(invocation));
+    dispatch.set_invocation_id(NumberOf(id));
+    const std::vector<const Operation*>& known = server_->terms().operations;
+    if (id % 5 == 0) {
+      dispatch.set_operation_name(operation->name());
+    } else {
+      dispatch.set_operation_id(
+          static_cast<uint32_t>(std::find(known.begin(), known.end(), operation) - known.begin()) +
+          1);
+    }
+    std::string& request = *dispatch.mutable_request();
+    request = NewRequest(invocation)->SerializeAsString();
+    request += Padding(static_cast<size_t>(invocation.step.bytes) - request.size());
+    if (invocation.deadline != kNever) {
+      *dispatch.mutable_timeout() = daemon::ToProto(absl::Milliseconds(invocation.step.deadline));
+    }
+    if (invocation.step.key != 0) dispatch.set_coalesce_key(absl::StrCat(invocation.step.key));
+    dispatch.set_reply_wanted(id % 3 != 0);
+  }
+
+  // The outcome that it has because of that; empty: none.
+  std::string CancelByMessage(int id, bool give_up, MessageSession& messages) {
+    v1::SessionRequest request;
+    v1::Cancel& cancel = *request.add_cancels();
+    cancel.set_invocation_id(NumberOf(id));
+    cancel.set_give_up(give_up);
+    const std::map<int, std::string> told = Say(messages, request);
+    for (const auto& [of, outcome] : told) observed_.Outcome(of, outcome);
+    const auto found = told.find(id);
+    return found == told.end() ? "" : found->second;
+  }
+
+  // What is told because of `request`, by invocation.
+  std::map<int, std::string> Say(MessageSession& messages, const v1::SessionRequest& request) {
+    HearOf(messages);
+    std::map<int, std::string> told;
+    for (const MessageSession::Outcome& outcome : messages.Say(request)) {
+      const int id = static_cast<int>(outcome.id) - 1;
+      ExpectReply(id, outcome);
+      const auto [first, is_first] = told.emplace(id, InWords(outcome.status));
+      Expect(is_first, absl::StrCat("#", id, " has two outcomes, ", first->second, " and ",
+                                    InWords(outcome.status)));
+    }
+    return told;
+  }
+
+  void HearOf(MessageSession& messages) {
+    for (const MessageSession::Outcome& outcome : messages.Hear()) {
+      const int id = static_cast<int>(outcome.id) - 1;
+      observed_.Outcome(id, InWords(outcome.status));
+      ExpectReply(id, outcome);
+    }
+  }
+
+  void HearAll() {
+    for (const auto& [session, messages] : messages_) HearOf(*messages);
+  }
+
+  void ExpectReply(int id, const MessageSession::Outcome& outcome) {
+    if (!outcome.reply.has_value()) return;
+    const Operation* const operation = core().operations().Find(NameOf(reference().invocation(id)));
+    const std::unique_ptr<google::protobuf::Message> reply(
+        google::protobuf::MessageFactory::generated_factory()
+            ->GetPrototype(operation->method().output_type())
+            ->New());
+    Expect(reply->ParseFromString(*outcome.reply), absl::StrCat("#", id, " got no valid reply"));
+    ExpectReply(id, *reply);
+  }
+
+  // ---- outcomes of calls ----
 
   void Deliver(internal::OperationTask& task) {
     const int id = static_cast<int>(task.ticket());
@@ -481,6 +696,9 @@ class Driver {
     completions_.clear();
     duties_.clear();
     tasks_.clear();
+    for (const auto& [session, messages] : messages_) messages->Leave(false);
+    messages_.clear();
+    server_.reset();
     std::vector<std::weak_ptr<Session>> sessions(sessions_.begin(), sessions_.end());
     sessions_.clear();
     const std::weak_ptr<RuntimeCore> core = runtime_->core();
@@ -545,13 +763,16 @@ class Driver {
 
   ExternalLoop* loop_;  // the runtime's
   std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<MessageServer> server_;  // null: all is by calls
+  // By session, of those that have a worker.
+  std::map<int, std::unique_ptr<MessageSession>> messages_;
 };
 
 }  // namespace
 
-std::optional<Failure> RunProgram(const Program& program, OtherThread& other, Coverage& coverage,
-                                  std::vector<std::string>* listing) {
-  return Driver(program, other, coverage, listing).Run();
+std::optional<Failure> RunProgram(const Program& program, Transport transport, OtherThread& other,
+                                  Coverage& coverage, std::vector<std::string>* listing) {
+  return Driver(program, transport, other, coverage, listing).Run();
 }
 
 }  // namespace runloop::sequence

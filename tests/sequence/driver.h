@@ -9,6 +9,7 @@
 #include "runloop/tests/sequence/coverage.h"
 #include "runloop/tests/sequence/other_thread.h"
 #include "runloop/tests/sequence/program.h"
+#include "runloop/tests/sequence/transport.h"
 
 namespace runloop::sequence {
 
@@ -21,9 +22,10 @@ struct Failure {
 // Runs a program on a new runtime, and compares after each step what it did with what the reference
 // model says: answers, what ran and was closed and destroyed in which order and on which thread,
 // outcomes, the ledger, sessions, bounds; at the end that nothing is left. The calling thread is
-// the runtime thread. With `listing`, adds what each step did, a line each.
-std::optional<Failure> RunProgram(const Program& program, OtherThread& other, Coverage& coverage,
-                                  std::vector<std::string>* listing = nullptr);
+// the runtime thread. The sessions of other processes are carried by `transport`
+// (message_session.h). With `listing`, adds what each step did, a line each.
+std::optional<Failure> RunProgram(const Program& program, Transport transport, OtherThread& other,
+                                  Coverage& coverage, std::vector<std::string>* listing = nullptr);
 
 }  // namespace runloop::sequence
 

@@ -21,6 +21,7 @@ constexpr char kStopped[] = "UNAVAILABLE RUNTIME_STOPPED";
 constexpr char kSessionEnded[] = "ABORTED SESSION_ENDED";
 constexpr char kUnknownHandle[] = "NOT_FOUND UNKNOWN_HANDLE";
 constexpr char kHandlesFull[] = "RESOURCE_EXHAUSTED HANDLES_FULL";
+constexpr char kStillRunning[] = "DEADLINE_EXCEEDED STILL_RUNNING";
 
 std::string NeverRan(OutcomeKind kind) {
   switch (kind) {
@@ -160,7 +161,7 @@ void Reference::EndUnstarted(int invocation, OutcomeKind kind, const char* how) 
   --session.queued;
   ++session.finished;
   if (!session.in_process()) session.bytes -= static_cast<uint64_t>(ended.step.bytes);
-  expected_.outcomes[invocation] = ended.outcome;
+  if (!session.gone) expected_.outcomes[invocation] = ended.outcome;
 }
 
 void Reference::Finish(int invocation, const std::string& outcome, const char* how) {
@@ -178,7 +179,9 @@ void Reference::Finish(int invocation, const std::string& outcome, const char* h
   if (!session.in_process()) session.bytes -= static_cast<uint64_t>(ended.step.bytes);
   if (ended.given_up || outcome != kOk) ReleaseMade(invocation);
   // What it made is gone, so a reply that names it must not be seen.
-  if (ended.given_up && outcome == kOk) ended.outcome = "DEADLINE_EXCEEDED STILL_RUNNING";
+  if (ended.given_up && outcome == kOk) ended.outcome = kStillRunning;
+  // By messages that was told when it was given up.
+  if (session.gone || (session.by_messages && ended.given_up)) return;
   expected_.outcomes[invocation] = ended.outcome;
 }
 
@@ -210,12 +213,18 @@ bool Reference::Cancel(int invocation) {
 State Reference::GiveUp(int invocation, OutcomeKind kind) {
   Invocation& given_up = invocations_[invocation];
   const State was = given_up.state;
+  const bool by_messages = sessions_[given_up.session].by_messages;
+  if (by_messages && (was == State::kEnded || given_up.given_up)) {
+    Forget(invocation);
+    return State::kEnded;
+  }
   if (was == State::kQueued) {
     TakeOut([&](const Invocation& queued) { return queued.id == invocation; });
     EndUnstarted(invocation, kind, "given up");
   } else if (was != State::kEnded) {
     given_up.given_up = true;
     ++ledger_.given_up;
+    if (by_messages) expected_.outcomes[invocation] = kStillRunning;
   }
   return was;
 }
@@ -488,7 +497,7 @@ void Reference::DestroyOverdue() {
       if (objects_[object].close_by <= now_) overdue.push_back(object);
     }
     for (auto object = overdue.rbegin(); object != overdue.rend(); ++object) {
-      Destroy(*object, "DEADLINE_EXCEEDED STILL_RUNNING", "took too long to close");
+      Destroy(*object, kStillRunning, "took too long to close");
     }
     if (!overdue.empty() && session.closing) CloseNext(session.id);
     for (const int object : session.objects) Watch(objects_[object].close_by);

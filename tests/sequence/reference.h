@@ -74,6 +74,8 @@ class Reference {
     bool closing = false;        // its objects are being closed, one after another
     bool listed = true;          // still one of the runtime's
     bool disconnecting = false;  // ends as soon as nothing is unfinished
+    bool by_messages = false;    // what its worker asks for and hears travels in messages
+    bool gone = false;           // and the worker has gone: nobody hears of outcomes
     uint64_t queued = 0, running = 0, finished = 0, bytes = 0;
     std::vector<int> objects;  // that it holds, by age
     std::set<int> given_up;    // invocations whose objects it holds and nobody wants
@@ -101,7 +103,9 @@ class Reference {
   // A new dispatch with this key would take its place; kNone if there is none.
   int Keyed(int session, int key) const;
   bool Cancel(int invocation);
-  State GiveUp(int invocation, OutcomeKind kind);  // what it was
+  // What it was. By messages one that was given up before is forgotten, like one that has ended,
+  // and said to have.
+  State GiveUp(int invocation, OutcomeKind kind);
   void Forget(int invocation);
   void End(int session);
   // With kMake: whether the object was kept, and the object.
@@ -131,6 +135,8 @@ class Reference {
   const std::deque<Invocation>& invocations() const { return invocations_; }
   const std::deque<Object>& objects() const { return objects_; }
   void Disconnect(int session) { sessions_[session].disconnecting = true; }
+  void SpeakByMessages(int session) { sessions_[session].by_messages = true; }
+  void Leave(int session) { sessions_[session].gone = true; }
 
   Millis now() const { return now_; }
   int running() const { return running_; }  // kNone: none

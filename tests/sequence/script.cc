@@ -43,8 +43,8 @@ std::string_view RefusalCell(const std::string& answer) {
 
 }  // namespace
 
-Script::Script(const Setup& setup, Coverage& coverage)
-    : coverage_(coverage), reference_(setup, [this](int started) {
+Script::Script(const Setup& setup, Transport transport, Coverage& coverage)
+    : transport_(transport), coverage_(coverage), reference_(setup, [this](int started) {
         for (const Step& step : reference_.invocation(started).step.meanwhile) {
           std::vector<Action> actions;
           Resolve(step, actions);
@@ -117,6 +117,10 @@ int Script::PickInvocation(const Step& step,
   return Pick(aimed.empty() ? all : aimed, step.pick);
 }
 
+bool Script::HasAsker(const Invocation& invocation) const {
+  return !reference_.session(invocation.session).gone;
+}
+
 int Script::PickOwner(const Step& step) const {
   std::vector<int> owners;
   for (const Session& session : reference_.sessions()) {
@@ -154,6 +158,7 @@ Step Script::PrepareWork(const Step& step) const {
   if (step.behaviour == Behaviour::kMakeAndDefer) work.deadline = 0;
   // The runtime's own operation: nobody can do anything in the middle of it.
   if (step.behaviour == Behaviour::kRelease) work.meanwhile.clear();
+  if (transport_ != Transport::kLocal) work.bytes = std::max(work.bytes, kLeastRequestBytes);
   return work;
 }
 
@@ -196,10 +201,14 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
       coverage_.Count("disconnect",
                       reference_.session(session).idle() ? "idle" : "work unfinished");
       reference_.Disconnect(session);
+      if (reference_.session(session).by_messages) {
+        actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
+      }
       return;
     }
     case StepKind::kCancel: {
-      const int invocation = PickInvocation(step, [](const Invocation&) { return true; });
+      const int invocation =
+          PickInvocation(step, [this](const Invocation& known) { return HasAsker(known); });
       if (invocation == kNone) return;
       const State was = reference_.invocation(invocation).state;
       coverage_.Count("cancel", was == State::kQueued     ? "queued: ends it"
@@ -214,10 +223,13 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
       return;
     }
     case StepKind::kGiveUp: {
-      const int invocation = PickInvocation(step, [](const Invocation&) { return true; });
+      const int invocation =
+          PickInvocation(step, [this](const Invocation& known) { return HasAsker(known); });
       if (invocation == kNone) return;
+      const bool by_messages =
+          reference_.session(reference_.invocation(invocation).session).by_messages;
       const OutcomeKind as =
-          step.pick_more % 2 == 0 ? OutcomeKind::kCancelled : OutcomeKind::kExpired;
+          step.pick_more % 2 == 0 || by_messages ? OutcomeKind::kCancelled : OutcomeKind::kExpired;
       const State was = reference_.GiveUp(invocation, as);
       coverage_.Count("give up", was == State::kQueued     ? "queued: ends it"
                                  : was == State::kRunning  ? "running"
@@ -234,7 +246,7 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
     }
     case StepKind::kForget: {
       const auto made_something = [&](const Invocation& known) {
-        if (known.state != State::kEnded) return false;
+        if (known.state != State::kEnded || !HasAsker(known)) return false;
         const auto& objects = reference_.session(known.session).objects;
         return step.pick_more % 4 == 0 ||
                std::any_of(objects.begin(), objects.end(),
@@ -271,6 +283,11 @@ void Script::Open(const Step& step, std::vector<Action>& actions) {
   if (reference_.stopped()) return;  // a transport opens no session then
   coverage_.Count("open", reference_.draining() ? "while draining" : "opened");
   const int session = reference_.Open(static_cast<int>(step.pick_more % 8 / 2));
+  if (transport_ != Transport::kLocal && !reference_.session(session).in_process()) {
+    reference_.SpeakByMessages(session);
+    // A daemon that drains opens no stream: nobody has it.
+    if (reference_.draining()) reference_.Leave(session);
+  }
   actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
 }
 
@@ -311,10 +328,11 @@ void Script::Fill(const Step& step, std::vector<Action>& actions) {
   const bool closures = step.fill_with == FillWith::kClosures;
   if (closures) sessions = {kNone};
   if (sessions.empty()) return;
-  Step plain;
-  plain.kind = closures ? StepKind::kClosure : StepKind::kDispatch;
-  plain.bytes = step.bytes;
-  if (!closures) plain.deadline = step.deadline;
+  Step asked;
+  asked.kind = closures ? StepKind::kClosure : StepKind::kDispatch;
+  asked.bytes = step.bytes;
+  if (!closures) asked.deadline = step.deadline;
+  const Step plain = PrepareWork(asked);
   for (size_t turn = 0;; ++turn) {
     const int session = sessions[turn % sessions.size()];
     const std::string answer = reference_.Dispatch(session, plain, kNone);
@@ -353,16 +371,26 @@ void Script::Kill(const Step& step, std::vector<Action>& actions) {
     if (has(State::kRunning)) coverage_.Count("kill", "work running");
     if (!of.objects.empty()) coverage_.Count("kill", "objects held");
   }
+  const bool worker_goes = of.by_messages && !of.gone && step.pick_more % 2 == 0;
+  if (worker_goes) reference_.Leave(session);
   reference_.End(session);
-  actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
+  actions.push_back({.kind = step.kind,
+                     .session = session,
+                     .elsewhere = step.elsewhere,
+                     .worker_goes = worker_goes});
 }
 
 void Script::EndIdle(std::vector<Action>& actions) {
   for (const Session& session : reference_.sessions()) {
     if (!session.disconnecting || session.ended || !session.idle()) continue;
     coverage_.Count("disconnect", "ends later");
+    const bool worker_goes = session.by_messages && !session.gone;
+    if (worker_goes) reference_.Leave(session.id);
     reference_.End(session.id);
-    actions.push_back({.kind = StepKind::kKill, .session = session.id});
+    actions.push_back({.kind = StepKind::kKill,
+                       .session = session.id,
+                       .worker_goes = worker_goes,
+                       .work_is_done = worker_goes});
   }
 }
 

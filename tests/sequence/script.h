@@ -9,6 +9,7 @@
 #include "runloop/tests/sequence/coverage.h"
 #include "runloop/tests/sequence/program.h"
 #include "runloop/tests/sequence/reference.h"
+#include "runloop/tests/sequence/transport.h"
 
 namespace runloop::sequence {
 
@@ -21,6 +22,8 @@ struct Action {
   int invocation = kNone;
   int object = kNone;
   bool elsewhere = false;
+  bool worker_goes = false;   // what ends the session
+  bool work_is_done = false;  // then: why it goes
   OutcomeKind given_up_as = OutcomeKind::kCancelled;
   Completing completing = Completing::kSucceed;
   Millis time = 0;
@@ -32,7 +35,7 @@ struct Action {
 // of the runtime.
 class Script {
  public:
-  Script(const Setup& setup, Coverage& coverage);
+  Script(const Setup& setup, Transport transport, Coverage& coverage);
 
   // What to do now, in this order.
   std::vector<Action> Play(const Step& step);
@@ -58,6 +61,8 @@ class Script {
   void EndIdle(std::vector<Action>& actions);
 
   int PickSession(const Step& step) const;
+  // Somebody can ask for something to be done with it.
+  bool HasAsker(const Reference::Invocation& invocation) const;
   int PickInvocation(const Step& step,
                      const std::function<bool(const Reference::Invocation&)>& wanted) const;
   // Such a handle as `step` wants, in `session`; and a session that has one.
@@ -66,6 +71,7 @@ class Script {
   Step PrepareWork(const Step& step) const;
   std::string Answer(const std::string& answer, const char* row);
 
+  const Transport transport_;
   Coverage& coverage_;
   Reference reference_;
   std::map<int, std::vector<Action>> meanwhile_;

@@ -18,12 +18,17 @@
 #include "runloop/tests/sequence/driver.h"
 #include "runloop/tests/sequence/other_thread.h"
 #include "runloop/tests/sequence/program.h"
+#include "runloop/tests/sequence/reference.h"
+#include "runloop/tests/sequence/transport.h"
 
 ABSL_FLAG(int, programs, 10'000, "random programs to run");
 ABSL_FLAG(int, steps, 80, "random steps of each, at least 50");
 ABSL_FLAG(uint64_t, first_seed, 1, "seed of the first; they count up");
 ABSL_FLAG(std::optional<uint64_t>, seed, std::nullopt,
           "run the program of this seed alone, and list what it does; give --steps as it failed");
+ABSL_FLAG(std::string, transport, "local",
+          "how sessions of other processes are carried: local, by calls of the runtime; stream, by "
+          "the code of session streams, without gRPC; ring, by rings");
 ABSL_FLAG(int, at_least, 100,
           "how often each kind of step has to meet each of its outcomes; less is a failure");
 #ifdef RUNLOOP_PLANTED_BUGS
@@ -34,11 +39,29 @@ ABSL_FLAG(bool, find_planted_bugs, false,
 namespace runloop::sequence {
 namespace {
 
+std::optional<Transport> TransportNamed(absl::string_view name) {
+  if (name == "local") return Transport::kLocal;
+  if (name == "stream") return Transport::kStream;
+  if (name == "ring") return Transport::kRing;
+  return std::nullopt;
+}
+
 class Runner {
  public:
   std::optional<Failure> Run(const Program& program, std::vector<std::string>* listing = nullptr) {
     Coverage none;
-    return RunProgram(program, other_, none, listing);
+    return RunProgram(program, transport_, other_, none, listing);
+  }
+
+  // With `others_only`, the host opens no session: all are carried by the transport.
+  void SetOthersOnly(bool others_only) { others_only_ = others_only; }
+
+  Program MakeProgram(uint64_t seed) const {
+    Program program = Generate(seed, absl::GetFlag(FLAGS_steps));
+    for (Step& step : program.steps) {
+      if (others_only_ && step.kind == StepKind::kOpen) step.pick_more %= 2 * kInProcess;
+    }
+    return program;
   }
 
   // Runs `count` programs; the seed of the first that fails, with `sign` in what it says.
@@ -46,8 +69,8 @@ class Runner {
                                   absl::string_view sign = "") {
     const uint64_t first = absl::GetFlag(FLAGS_first_seed);
     for (uint64_t seed = first; seed < first + static_cast<uint64_t>(count); ++seed) {
-      const Program program = Generate(seed, absl::GetFlag(FLAGS_steps));
-      std::optional<Failure> failed = RunProgram(program, other_, coverage);
+      const Program program = MakeProgram(seed);
+      std::optional<Failure> failed = RunProgram(program, transport_, other_, coverage);
       if (!failed.has_value() || !absl::StrContains(failed->what, sign)) continue;
       failure = *std::move(failed);
       return seed;
@@ -81,7 +104,9 @@ class Runner {
   }
 
  private:
+  const Transport transport_ = *TransportNamed(absl::GetFlag(FLAGS_transport));
   OtherThread other_;
+  bool others_only_ = false;
 };
 
 void List(Runner& runner, const Program& program) {
@@ -111,8 +136,9 @@ int RunAll() {
     std::printf("FAILED: seed %llu, step %zu: %s\n\nIt fails without other steps too:\n",
                 static_cast<unsigned long long>(*seed), failure.step, failure.what.c_str());
     List(runner, runner.Shrink(program));
-    std::printf("\nThe whole program: sequence_test --seed %llu --steps %d\n",
-                static_cast<unsigned long long>(*seed), absl::GetFlag(FLAGS_steps));
+    std::printf("\nThe whole program: sequence_test --transport %s --seed %llu --steps %d\n",
+                absl::GetFlag(FLAGS_transport).c_str(), static_cast<unsigned long long>(*seed),
+                absl::GetFlag(FLAGS_steps));
     return 1;
   }
   std::printf("Each kind of step, and how often it met which outcome:\n%s",
@@ -133,25 +159,29 @@ int FindPlantedBugs() {
     const char* name;
     const char* sign;  // by which it has to be found
   };
-  constexpr Planted kPlanted[] = {
+  const bool by_messages = absl::GetFlag(FLAGS_transport) != "local";
+  const Planted all[] = {
       {PlantedBug::kSwappedOrder, "swapped order", " starts, "},
       {PlantedBug::kLostOutcome, "lost outcome", "it has no outcome"},
-      {PlantedBug::kDoubleCompletion, "double completion", "has two outcomes"},
+      // A worker is told once, and of the wrong one.
+      {PlantedBug::kDoubleCompletion, "double completion",
+       by_messages ? "; the runtime: UNKNOWN" : "has two outcomes"},
       {PlantedBug::kLeakedHandle, "leaked handle", " is destroyed"},
       {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"}};
   const int programs = absl::GetFlag(FLAGS_programs);
   const uint64_t first = absl::GetFlag(FLAGS_first_seed);
   Runner runner;
+  // By the transport, and not beside it.
+  runner.SetOthersOnly(by_messages);
   bool as_wanted = true;
-  for (const Planted& planted : kPlanted) {
+  for (const Planted& planted : all) {
     internal::planted_bug = planted.bug;
     Coverage coverage;
     Failure failure;
     const std::optional<uint64_t> seed = runner.RunMany(programs, coverage, failure, planted.sign);
     as_wanted = as_wanted && seed.has_value();
     if (seed.has_value()) {
-      const Program shrunk =
-          runner.Shrink(Generate(*seed, absl::GetFlag(FLAGS_steps)), planted.sign);
+      const Program shrunk = runner.Shrink(runner.MakeProgram(*seed), planted.sign);
       const std::optional<Failure> again = runner.Run(shrunk);
       std::printf("%s: found by program %llu in step %zu: %s\n  shrunk to %zu steps: %s\n",
                   planted.name, static_cast<unsigned long long>(*seed - first + 1), failure.step,
@@ -185,6 +215,10 @@ int main(int argc, char** argv) {
       "--seed "
       "17        one, listed step by step");
   absl::ParseCommandLine(argc, argv);
+  if (!runloop::sequence::TransportNamed(absl::GetFlag(FLAGS_transport)).has_value()) {
+    std::fprintf(stderr, "--transport must be local, stream or ring\n");
+    return 2;
+  }
   if (absl::GetFlag(FLAGS_steps) < 50) {
     std::fprintf(stderr, "--steps must be 50 or more\n");
     return 2;

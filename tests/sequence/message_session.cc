@@ -1,0 +1,392 @@
+#include "runloop/tests/sequence/message_session.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "runloop/daemon/durations.h"
+#include "runloop/daemon/session_outbox.h"
+#include "runloop/daemon/session_ring.h"
+#include "runloop/ipc/ring.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/unique_fd.h"
+
+namespace runloop::sequence {
+namespace {
+
+constexpr int64_t kMaxMessageBytes = int64_t{1} << 20;
+// As little as may be, so that messages wrap around, and find no room.
+constexpr size_t kRingBytes = kMinRingBytes;
+
+// ---- a ring ----
+
+class RingSession final : public MessageSession {
+ public:
+  RingSession(std::shared_ptr<daemon::RingServer> server, std::shared_ptr<Session> session,
+              Observed& observed, daemon::RingServer::Attached attached,
+              std::shared_ptr<const UniqueFd> daemons_channel, UniqueFd channel, RingMemory memory)
+      : MessageSession(observed),
+        server_(std::move(server)),
+        session_(std::move(session)),
+        ring_(std::move(attached.ring)),
+        daemons_channel_(std::move(daemons_channel)),
+        channel_(std::move(channel)),
+        bell_(dup(attached.bell)),
+        memory_(std::move(memory)),
+        end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessageBytes)) {}
+  ~RingSession() override {
+    if (ring_ != nullptr) server_->Close(*ring_);
+  }
+
+  // What the session stream would be told.
+  class Owner final : public daemon::RingOwner {
+   public:
+    void OnRing(std::shared_ptr<daemon::SessionRing>) override {
+      absl::MutexLock lock(&mutex_);
+      ++rings_;
+    }
+    void OnRingEnd(absl::Status why) override {
+      absl::MutexLock lock(&mutex_);
+      ends_.push_back(std::move(why));
+    }
+    int rings() const {
+      absl::MutexLock lock(&mutex_);
+      return rings_;
+    }
+    std::vector<absl::Status> ends() const {
+      absl::MutexLock lock(&mutex_);
+      return ends_;
+    }
+
+   private:
+    mutable absl::Mutex mutex_;
+    int rings_ ABSL_GUARDED_BY(mutex_) = 0;
+    std::vector<absl::Status> ends_ ABSL_GUARDED_BY(mutex_);
+  };
+
+  // Null: the session has ended.
+  static std::unique_ptr<MessageSession> Make(std::shared_ptr<daemon::RingServer> server,
+                                              const std::shared_ptr<Session>& session,
+                                              Observed& observed) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      observed.Fail("there is no socket for a side channel");
+      return nullptr;
+    }
+    auto daemons = std::make_shared<const UniqueFd>(ends[0]);
+    UniqueFd workers(ends[1]);
+    auto owner = std::make_shared<Owner>();
+    absl::StatusOr<daemon::RingServer::Attached> attached = server->Attach(session, owner, daemons);
+    if (!attached.ok()) {
+      if (ReasonOf(attached.status()) != v1::ERROR_REASON_SESSION_ENDED) {
+        observed.Fail(absl::StrCat("no ring: ", attached.status().message()));
+      }
+      return nullptr;
+    }
+    absl::StatusOr<RingMemory> memory = RingMemory::Map(
+        UniqueFd(dup(attached->memory.get())), attached->request_bytes, attached->response_bytes);
+    if (!memory.ok()) {
+      observed.Fail(absl::StrCat("the ring's memory: ", memory.status().message()));
+      return nullptr;
+    }
+    memory->TakeFile();  // it need not stay open
+    server->Begin(attached->ring);
+    if (owner->rings() != 1) observed.Fail("the owner of a ring was not told that it has begun");
+    auto made =
+        std::make_unique<RingSession>(std::move(server), session, observed, *std::move(attached),
+                                      std::move(daemons), std::move(workers), *std::move(memory));
+    made->owner_ = std::move(owner);
+    return made;
+  }
+
+  void Leave(bool cut) override {
+    if (cut) {
+      server_->ChannelClosed(ring_);
+      const std::vector<absl::Status> ends = owner_->ends();
+      Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_SESSION_ENDED,
+             "a side channel was closed, and the ring's owner was not told");
+    }
+    // As the session stream goes about it.
+    session_->End();
+    server_->Close(*std::exchange(ring_, nullptr));
+    Expect(!end_.reader().has_bytes(), "something was told of a session whose worker has gone");
+    TakeBytesOfChannel();
+    char byte;
+    Expect(recv(channel_.get(), &byte, 1, MSG_DONTWAIT) == 0,
+           "a ring was closed, and its worker not woken");
+  }
+
+ private:
+  void Send(const std::string& request) override {
+    const std::string_view message = request;
+    if (absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1)); !status.ok()) {
+      Fail(std::string(status.message()));
+    }
+  }
+
+  void Carry() override {
+    NoteEnd();
+    for (bool more = true; more;) {
+      if (absl::Status status = end_.writer().Flush(); !status.ok()) {
+        return Fail(std::string(status.message()));
+      }
+      if (end_.TakeBell()) RingBell();
+      server_->Collect();
+      server_->Serve();
+      more = end_.reader().has_bytes();
+      if (more && std::exchange(asleep_, false)) {
+        Expect(TakeBytesOfChannel() > 0, "there are responses for a worker that was not woken");
+      }
+      Read();
+      NoteEnd();
+      more = more || end_.writer().left() > 0;
+      // What ended it takes nothing more in.
+      for (const absl::Status& end : owner_->ends()) {
+        if (!end.ok()) return Fail(absl::StrCat("the ring has ended: ", end.message()));
+      }
+    }
+    CheckEnd();
+    asleep_ = end_.AnnounceSleep();
+  }
+
+  void Read() {
+    while (true) {
+      const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next();
+      if (!message.ok()) return Fail(std::string(message.status().message()));
+      if (!message->has_value()) return;
+      OnResponse(**message);
+    }
+  }
+
+  // When its owner is told, everything lies in the ring that there is to tell.
+  void NoteEnd() {
+    if (owner_->ends().empty() || std::exchange(end_known_, true)) return;
+    if (end_.reader().has_bytes()) asleep_ = false;
+    Read();
+    Expect(ends() && !anything_pending(), "a ring has ended, and something was not told");
+  }
+
+  // And it is told as soon as that is so, once.
+  void CheckEnd() {
+    const size_t told = owner_->ends().size();
+    Expect(told <= 1, "the owner of a ring was told twice that it has ended");
+    Expect(told == 1 || !ends() || anything_pending(),
+           "all was told by a ring that is to end, and it has not ended");
+  }
+
+  void RingBell() {
+    (void)eventfd_write(bell_.get(), 1);
+    pollfd wakes{.fd = server_->wake_fd(), .events = POLLIN, .revents = 0};
+    Expect(poll(&wakes, 1, 0) == 1, "a worker rang, and the runtime was not woken");
+  }
+
+  int TakeBytesOfChannel() {
+    std::array<char, 64> bytes;
+    int taken = 0;
+    for (ssize_t got; (got = recv(channel_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0;) {
+      taken += static_cast<int>(got);
+    }
+    return taken;
+  }
+
+  void TellEndOfRequests() override { server_->EndRequests(*ring_); }
+  void TellDrain(absl::Duration left) override { server_->BeginDrain(*ring_, left); }
+
+  const std::shared_ptr<daemon::RingServer> server_;
+  const std::shared_ptr<Session> session_;
+  std::shared_ptr<Owner> owner_;
+  std::shared_ptr<daemon::SessionRing> ring_;
+  const std::shared_ptr<const UniqueFd> daemons_channel_;
+  // The worker's.
+  const UniqueFd channel_;
+  const UniqueFd bell_;
+  const RingMemory memory_;
+  RingEnd end_;
+  bool asleep_ = false;
+  bool end_known_ = false;
+};
+
+// ---- what a session stream does with its messages ----
+
+class StreamSession final : public MessageSession {
+ public:
+  StreamSession(const daemon::SessionTerms& terms, daemon::SessionTools& tools,
+                std::shared_ptr<Session> session, Observed& observed)
+      : MessageSession(observed),
+        terms_(terms),
+        tools_(tools),
+        outbox_(std::make_shared<Outbox>()),
+        protocol_(terms, tools, std::move(session), outbox_) {}
+  ~StreamSession() override { protocol_.End(); }
+
+  void Leave(bool) override { protocol_.End(); }
+
+ private:
+  class Outbox final : public daemon::SessionOutbox {
+   public:
+    std::atomic<bool> woke{false};
+
+   private:
+    void Wake() override { woke = true; }
+  };
+
+  void Send(const std::string& request) override {
+    absl::Status status = tools_.reader.Read(request);
+    if (status.ok()) {
+      internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+      status = protocol_.Handle(tools_.reader, group);
+    }
+    tools_.reader.Clear();
+    Expect(status.ok(), std::string(status.message()));
+  }
+
+  void Carry() override {
+    Expect(!outbox_->has_tasks() || outbox_->woke, "an outcome woke nobody");
+    do {
+      while (protocol_.FillResponse(response_)) OnResponse(response_.SerializeAsString());
+      outbox_->woke = false;
+    } while (!outbox_->Sleep());
+    Expect(protocol_.settled() == !anything_pending(),
+           protocol_.settled() ? "all is told, it says, and something was not"
+                               : "something is not told, it says, and all was");
+    Expect(protocol_.unsent_bytes() == 0, "all was sent, and some of it is counted as if not");
+  }
+
+  void TellEndOfRequests() override {}  // the stream's own
+  void TellDrain(absl::Duration left) override { protocol_.BeginDrain(left); }
+
+  const daemon::SessionTerms& terms_;
+  daemon::SessionTools& tools_;
+  const std::shared_ptr<Outbox> outbox_;
+  daemon::SessionProtocol protocol_;
+  v1::SessionResponse response_;
+};
+
+std::shared_ptr<daemon::RingServer> NewRingServer(const daemon::SessionTerms& terms,
+                                                  Observed& observed) {
+  constexpr size_t kMaxArriving = size_t{1} << 20;
+  absl::StatusOr<std::shared_ptr<daemon::RingServer>> rings =
+      daemon::RingServer::Create({.terms = terms,
+                                  .ring_bytes = kRingBytes,
+                                  .max_arriving_bytes = kMaxArriving,
+                                  .max_role_arriving_bytes = kMaxArriving});
+  absl::Status status = rings.ok() ? terms.core->AddIntake(*rings) : rings.status();
+  if (!status.ok()) observed.Fail(absl::StrCat("there are no rings: ", status.message()));
+  return status.ok() ? *std::move(rings) : nullptr;
+}
+
+}  // namespace
+
+// ---- both ----
+
+std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionRequest& request) {
+  for (const v1::Dispatch& dispatch : request.dispatches()) {
+    last_id_ = dispatch.invocation_id();
+    pending_[last_id_] = dispatch.reply_wanted();
+  }
+  Send(request.SerializeAsString());
+  return CarryAll();
+}
+
+std::vector<MessageSession::Outcome> MessageSession::Hear() { return CarryAll(); }
+
+std::vector<MessageSession::Outcome> MessageSession::CarryAll() {
+  Carry();
+  const int drains = drain_.has_value() ? 1 : 0;
+  Expect(drains_heard_ == drains,
+         absl::StrCat("the worker was told ", drains_heard_, " times that the daemon drains"));
+  return std::exchange(heard_, {});
+}
+
+void MessageSession::EndRequests() {
+  if (!std::exchange(requests_ended_, true)) TellEndOfRequests();
+}
+
+void MessageSession::BeginDrain(absl::Duration left) {
+  if (drain_.has_value()) return;
+  drain_ = left;
+  TellDrain(left);
+}
+
+void MessageSession::OnResponse(std::string_view bytes) {
+  v1::SessionResponse response;
+  if (!response.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return Fail("a response that is none");
+  }
+  Expect(!response.has_welcome(), "a second welcome");
+  // A worker may take the two in either order.
+  ranges_first_ = !ranges_first_;
+  if (ranges_first_ && response.has_succeeded()) OnSucceeded(response.succeeded());
+  for (const v1::Outcome& outcome : response.outcomes()) OnOutcome(outcome);
+  if (!ranges_first_ && response.has_succeeded()) OnSucceeded(response.succeeded());
+  if (!response.has_draining()) return;
+  ++drains_heard_;
+  const absl::StatusOr<absl::Duration> left = daemon::FromProto(response.draining().deadline());
+  Expect(drain_.has_value() && left.ok() && *left == *drain_, "the daemon drains otherwise");
+}
+
+void MessageSession::OnOutcome(const v1::Outcome& outcome) {
+  const uint64_t id = outcome.invocation_id();
+  if (id == 0 || id > last_id_) return Fail(absl::StrCat("an outcome of no invocation: ", id));
+  // If it has another one, it is for those who compare them to say so.
+  const auto pending = pending_.extract(id);
+  Outcome heard{.id = id};
+  if (outcome.has_reply()) {
+    heard.reply = outcome.reply();
+    Expect(pending.empty() || pending.mapped(), absl::StrCat(id, " got a reply unasked"));
+  } else {
+    heard.status = FromProto(outcome.status());
+    Expect(!heard.status.ok(), absl::StrCat(id, " has neither a reply nor an error"));
+  }
+  heard_.push_back(std::move(heard));
+}
+
+void MessageSession::OnSucceeded(const v1::InvocationRanges& ranges) {
+  uint64_t last = ranges.watermark();
+  for (const v1::InvocationRange& range : ranges.ranges()) {
+    Expect(range.first() > last && range.last() >= range.first(), "ranges that do not rise");
+    last = range.last();
+  }
+  Expect(last <= last_id_, "what was never dispatched has succeeded");
+  const auto in_set = [&](uint64_t id) {
+    if (id <= ranges.watermark()) return true;
+    for (const v1::InvocationRange& range : ranges.ranges()) {
+      if (id >= range.first() && id <= range.last()) return true;
+    }
+    return false;
+  };
+  std::erase_if(pending_, [&](const auto& pending) {
+    if (!in_set(pending.first)) return false;
+    Expect(!pending.second, absl::StrCat(pending.first, " succeeded, and its reply is missing"));
+    heard_.push_back({.id = pending.first});
+    return true;
+  });
+}
+
+MessageServer::MessageServer(Transport transport, std::shared_ptr<internal::RuntimeCore> core,
+                             Observed& observed)
+    : observed_(observed),
+      terms_{.core = core,
+             .operations = core->operations().List(),
+             .max_message_bytes = kMaxMessageBytes,
+             // The runtime's own bounds are met first.
+             .max_unfinished = core->bounds().total.items + 1},
+      tools_(terms_.max_unfinished) {
+  if (transport == Transport::kRing) rings_ = NewRingServer(terms_, observed);
+}
+
+std::unique_ptr<MessageSession> MessageServer::Open(const std::shared_ptr<Session>& session) {
+  if (rings_ != nullptr) return RingSession::Make(rings_, session, observed_);
+  if (session->ended()) return nullptr;
+  return std::make_unique<StreamSession>(terms_, tools_, session, observed_);
+}
+
+}  // namespace runloop::sequence

@@ -1,0 +1,139 @@
+#ifndef RUNLOOP_TESTS_SEQUENCE_MESSAGE_SESSION_H_
+#define RUNLOOP_TESTS_SEQUENCE_MESSAGE_SESSION_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "runloop/daemon/ring_server.h"
+#include "runloop/daemon/session_protocol.h"
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/session.h"
+#include "runloop/tests/sequence/observed.h"
+#include "runloop/tests/sequence/transport.h"
+#include "runloop/v1/session.pb.h"
+
+namespace runloop::sequence {
+
+// A session of another process, as its worker has it: what it asks for travels in
+// v1.SessionRequests through the daemon's own code, what it hears comes in v1.SessionResponses.
+// Both ends are in this process, and the daemon's takes things in when the worker's has sent them,
+// on the calling thread: nothing waits, and nothing is left to chance.
+//
+// With Transport::kRing all of it runs but the side channel, by which a worker is given its ring
+// (daemon/side_channel_server_test.cc). With kStream it is what a session stream does with a
+// message, and whence it takes an answer; the gRPC that carries both is tested elsewhere
+// (daemon/session_stream_test.cc).
+//
+// How the steps of a program become messages:
+//   kOpen           A session, and its ring or protocol. While the runtime drains it gets none: a
+//                   daemon that drains opens no stream, and Attach refuses.
+//   kDispatch, kFill  `dispatches`, of a session that has a worker; those of a kFill in one session
+//                   go in one message. A refusal is an outcome. All without a key are grouped
+//                   (RuntimeCore::Group), by the daemon. To a session without a worker it stays a
+//                   call of the runtime, as of a plain call that joins the session.
+//   kCancel         `cancels`. That it came in time is heard as the outcome CANCELLED.
+//   kGiveUp         `cancels` with `give_up`. What has started is told at once, and its end is not;
+//                   what was given up before, or has ended, has its objects released. A worker
+//                   cannot say that its own deadline has passed (OutcomeKind::kExpired).
+//   kForget         The same, of what has ended.
+//   kDisconnect     The worker sends no more: RingServer::EndRequests. The daemon's end says when
+//                   all is told; then its session ends.
+//   kKill           Half of the time the worker goes, and nobody hears what becomes of its work;
+//                   else the runtime ends the session, and the worker hears all of it.
+//   kBeginDrain, kDrain, kStop  Calls, as the host makes them; the worker is told that it drains.
+//   kClosure, kComplete, kFinishClosing, kAdvance, kRun  As ever: they happen in the process.
+//   In-process sessions and their steps: as ever, they have no messages.
+//
+// What there is not:
+//   kCancel, kGiveUp and kForget of what a worker that has gone had dispatched. Nobody is left who
+//   could ask for it; the programs choose among the others.
+//   Requests of less than kLeastRequestBytes (transport.h).
+//   Chains of a dispatch: they count for bytes that the programs do not have. That others wait for
+//   an invocation is said by `waiting`, of a runtime elsewhere, so that nothing comes of it.
+class MessageSession {
+ public:
+  struct Outcome {
+    uint64_t id = 0;
+    absl::Status status;
+    std::optional<std::string> reply;  // serialized; nothing: success was only acknowledged
+  };
+
+  virtual ~MessageSession() = default;
+
+  // The worker sends it, the daemon takes it in, and the worker hears what there is, oldest first.
+  // All that there was before has been heard.
+  std::vector<Outcome> Say(const v1::SessionRequest& request);
+  std::vector<Outcome> Hear();
+
+  // The worker sends no more. Idempotent.
+  void EndRequests();
+  // The daemon drains, and has so long. Idempotent.
+  void BeginDrain(absl::Duration left);
+  // The session is over, and this with it: because its worker was `cut` off, or because its work is
+  // done. All that there was has been heard.
+  virtual void Leave(bool cut) = 0;
+
+ protected:
+  explicit MessageSession(Observed& observed) : observed_(observed) {}
+
+  void Fail(const std::string& what) { observed_.Fail(what); }
+  void Expect(bool holds, const std::string& what) {
+    if (!holds) Fail(what);
+  }
+
+  virtual void Send(const std::string& request) = 0;
+  // Has the daemon do all that it can do, and passes its responses to OnResponse.
+  virtual void Carry() = 0;
+  virtual void TellEndOfRequests() = 0;
+  virtual void TellDrain(absl::Duration left) = 0;
+
+  void OnResponse(std::string_view bytes);
+  // Dispatched, and nothing was heard of it.
+  bool anything_pending() const { return !pending_.empty(); }
+  // When nothing is pending the daemon's end has nothing more to carry.
+  bool ends() const { return requests_ended_ || drain_.has_value(); }
+
+ private:
+  std::vector<Outcome> CarryAll();
+  void OnOutcome(const v1::Outcome& outcome);
+  void OnSucceeded(const v1::InvocationRanges& ranges);
+
+  Observed& observed_;
+  std::map<uint64_t, bool> pending_;  // whether a reply is wanted
+  uint64_t last_id_ = 0;
+  std::vector<Outcome> heard_;
+  bool requests_ended_ = false;
+  std::optional<absl::Duration> drain_;
+  int drains_heard_ = 0;
+  bool ranges_first_ = false;
+};
+
+// The daemon's part that all message sessions of one runtime share.
+class MessageServer {
+ public:
+  // Takes things in for the runtime from here on.
+  MessageServer(Transport transport, std::shared_ptr<internal::RuntimeCore> core,
+                Observed& observed);
+
+  // Null: the session has ended, so there is nothing that could be carried.
+  std::unique_ptr<MessageSession> Open(const std::shared_ptr<Session>& session);
+
+  const daemon::SessionTerms& terms() const { return terms_; }
+
+ private:
+  Observed& observed_;
+  const daemon::SessionTerms terms_;
+  daemon::SessionTools tools_;
+  std::shared_ptr<daemon::RingServer> rings_;  // null: streams
+};
+
+}  // namespace runloop::sequence
+
+#endif  // RUNLOOP_TESTS_SEQUENCE_MESSAGE_SESSION_H_

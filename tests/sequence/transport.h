@@ -1,0 +1,19 @@
+#ifndef RUNLOOP_TESTS_SEQUENCE_TRANSPORT_H_
+#define RUNLOOP_TESTS_SEQUENCE_TRANSPORT_H_
+
+namespace runloop::sequence {
+
+// What the sessions of other processes are carried by.
+enum class Transport {
+  kLocal,   // the driver calls the runtime itself, as a transport would
+  kStream,  // daemon::SessionProtocol, as a session stream uses it
+  kRing,    // daemon::RingServer, and rings in shared memory
+};
+
+// Every request fits in so few bytes and can be padded to any number from here on: by messages no
+// smaller one is sent, since what a request counts for is what it has.
+inline constexpr int kLeastRequestBytes = 13;
+
+}  // namespace runloop::sequence
+
+#endif  // RUNLOOP_TESTS_SEQUENCE_TRANSPORT_H_
