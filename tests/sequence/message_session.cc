@@ -49,17 +49,10 @@ class RingSession final : public MessageSession {
   // What the session stream would be told.
   class Owner final : public daemon::RingOwner {
    public:
-    void OnRing(std::shared_ptr<daemon::SessionRing>) override {
-      absl::MutexLock lock(&mutex_);
-      ++rings_;
-    }
+    void OnRing(std::shared_ptr<daemon::SessionRing>) override {}
     void OnRingEnd(absl::Status why) override {
       absl::MutexLock lock(&mutex_);
       ends_.push_back(std::move(why));
-    }
-    int rings() const {
-      absl::MutexLock lock(&mutex_);
-      return rings_;
     }
     std::vector<absl::Status> ends() const {
       absl::MutexLock lock(&mutex_);
@@ -68,7 +61,6 @@ class RingSession final : public MessageSession {
 
    private:
     mutable absl::Mutex mutex_;
-    int rings_ ABSL_GUARDED_BY(mutex_) = 0;
     std::vector<absl::Status> ends_ ABSL_GUARDED_BY(mutex_);
   };
 
@@ -98,8 +90,11 @@ class RingSession final : public MessageSession {
       return nullptr;
     }
     memory->TakeFile();  // it need not stay open
-    server->Begin(attached->ring);
-    if (owner->rings() != 1) observed.Fail("the owner of a ring was not told that it has begun");
+    server->Start(attached->ring);
+    char byte;
+    if (recv(workers.get(), &byte, 1, MSG_DONTWAIT) != 1) {
+      observed.Fail("a worker was not told that its ring is served");
+    }
     auto made =
         std::make_unique<RingSession>(std::move(server), session, observed, *std::move(attached),
                                       std::move(daemons), std::move(workers), *std::move(memory));
@@ -224,7 +219,7 @@ class StreamSession final : public MessageSession {
         terms_(terms),
         tools_(tools),
         outbox_(std::make_shared<Outbox>()),
-        protocol_(terms, tools, std::move(session), outbox_) {}
+        protocol_(terms, std::move(session), outbox_) {}
   ~StreamSession() override { protocol_.End(); }
 
   void Leave(bool) override { protocol_.End(); }
@@ -242,7 +237,7 @@ class StreamSession final : public MessageSession {
     absl::Status status = tools_.reader.Read(request);
     if (status.ok()) {
       internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
-      status = protocol_.Handle(tools_.reader, group);
+      status = protocol_.Handle(tools_, group);
     }
     tools_.reader.Clear();
     Expect(status.ok(), std::string(status.message()));
@@ -251,7 +246,7 @@ class StreamSession final : public MessageSession {
   void Carry() override {
     Expect(!outbox_->has_tasks() || outbox_->woke, "an outcome woke nobody");
     do {
-      while (protocol_.FillResponse(response_)) OnResponse(response_.SerializeAsString());
+      while (protocol_.FillResponse(tools_, response_)) OnResponse(response_.SerializeAsString());
       outbox_->woke = false;
     } while (!outbox_->Sleep());
     Expect(protocol_.settled() == !anything_pending(),
@@ -276,6 +271,8 @@ std::shared_ptr<daemon::RingServer> NewRingServer(const daemon::SessionTerms& te
   absl::StatusOr<std::shared_ptr<daemon::RingServer>> rings =
       daemon::RingServer::Create({.terms = terms,
                                   .ring_bytes = kRingBytes,
+                                  // Never started: no message here is long enough to be its.
+                                  .completion = std::make_shared<daemon::CompletionThread>(),
                                   .max_arriving_bytes = kMaxArriving,
                                   .max_role_arriving_bytes = kMaxArriving});
   absl::Status status = rings.ok() ? terms.core->AddIntake(*rings) : rings.status();
