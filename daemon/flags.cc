@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "runloop/daemon/host.h"
 #include "runloop/daemon/process_info.h"
+#include "runloop/ipc/ring.h"
 #include "runloop/runtime/runtime.h"
 
 namespace runloop::daemon {
@@ -75,6 +76,7 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   const HostOptions defaults;
   const RuntimeOptions runtime_defaults;
   Flags flags{.max_message_bytes = defaults.max_message_bytes,
+              .ring_bytes = defaults.ring_bytes,
               .max_handles = runtime_defaults.max_handles};
   std::string total = FormatBound(flags.bounds.total);
   std::string user = FormatBound(flags.bounds.user);
@@ -103,6 +105,16 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(false))
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30));
+  app.add_option("--ring_bytes", flags.ring_bytes,
+                 "Each of the two rings in shared memory that carry a session's messages: a power "
+                 "of two from 4KiB to 16MiB; 0: they go by the gRPC stream")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false))
+      ->check([](const std::string& text) -> std::string {
+        uint64_t bytes;
+        const bool ok = absl::SimpleAtoi(text, &bytes) && (bytes == 0 || IsRingSize(bytes));
+        return ok ? "" : "'" + text + "' is neither 0 nor a power of two from 4KiB to 16MiB";
+      });
   app.add_option("--drain_timeout", drain_timeout,
                  "How long admitted work may take after SIGTERM, such as 10s")
       ->capture_default_str();

@@ -17,6 +17,7 @@ struct Flags {
   std::vector<std::string> plugins;
   bool glib = false;
   int64_t max_message_bytes = 0;
+  int64_t ring_bytes = 0;
   absl::Duration drain_timeout;
   absl::Duration close_timeout;
   WorkBounds bounds;

@@ -1,5 +1,7 @@
 #include "runloop/client/cli/status_text.h"
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -98,6 +100,22 @@ std::string BoundsText(const v1::GetStatusResponse& status) {
   return text;
 }
 
+// How the messages of sessions travel, and why those of some do not by rings; empty if there is
+// nothing to say.
+std::string TransportsText(const v1::GetStatusResponse& status) {
+  std::map<std::string, int> counts;
+  for (const v1::SessionStatus& session : status.sessions()) {
+    if (session.transport() != v1::TRANSPORT_STREAM || session.transport_reason().empty()) continue;
+    ++counts[Printable(session.transport_reason())];
+  }
+  std::vector<std::string> lines;
+  for (const auto& [reason, count] : counts) {
+    lines.push_back(
+        absl::StrCat(count, count == 1 ? " session" : " sessions", " by the stream: ", reason));
+  }
+  return lines.empty() ? "" : absl::StrCat("via      ", absl::StrJoin(lines, "\n         "), "\n");
+}
+
 }  // namespace
 
 std::string CurrentText(const v1::RuntimeThread& thread) {
@@ -144,7 +162,7 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                   " connections; turned away: ", status.refused_peers(), " by identity, ",
                   status.rejected_connections(), " by protocol\n");
   absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status),
-                  BuffersText(status));
+                  BuffersText(status), TransportsText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
   Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
                "BYTES", "HANDLES", "BUFFERS", "AGE"});

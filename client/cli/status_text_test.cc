@@ -34,6 +34,7 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   session.set_peer_uid(1000);
   session.set_role("recorder");
   session.set_transport(v1::TRANSPORT_STREAM);
+  session.set_transport_reason("no room for\x1B a ring");
   session.set_queued(3);
   session.mutable_start_time()->set_seconds(1060);
 
@@ -45,6 +46,7 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   EXPECT_THAT(text, HasSubstr("limits   64 MiB a message; a session: 100000 unfinished "
                               "invocations\n"));
   EXPECT_THAT(text, HasSubstr("s1       evil?[2J   77  1000  recorder  stream       3"));
+  EXPECT_THAT(text, HasSubstr("via      1 session by the stream: no room for? a ring\n"));
   EXPECT_THAT(text, HasSubstr("2m12s\n"));
   EXPECT_THAT(text, Not(HasSubstr("bounds")));
   EXPECT_THAT(text, Not(HasSubstr("closing")));
