@@ -58,11 +58,13 @@ class RemoteTarget final : public DispatchTarget {
     }
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
     call.chain = CurrentChain();
-    const std::string operation = call.operation;
-    const std::string coalesce_key = call.coalesce_key;
+    // For another try.
+    const bool waits = call.when_full == WhenFull::kWait;
+    const std::string operation = waits ? call.operation : "";
+    const std::string coalesce_key = waits ? call.coalesce_key : "";
     while (true) {
       absl::StatusOr<Reply> reply = Once(call);
-      if (call.when_full != WhenFull::kWait || !absl::IsResourceExhausted(reply.status()) ||
+      if (!waits || !absl::IsResourceExhausted(reply.status()) ||
           ReasonOf(reply.status()) != v1::ERROR_REASON_QUEUE_FULL) {
         return reply;
       }
@@ -126,10 +128,18 @@ class RemoteTarget final : public DispatchTarget {
   absl::StatusOr<Reply> Once(Call& call) {
     const absl::Duration timeout = call.timeout;
     const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
-    const std::string what = absl::StrCat(call.operation, " at ", client_->address().ToString());
+    // Only a runtime thread's wait concerns anybody else.
+    const bool on_runtime_thread = internal::OnARuntimeThread();
+    std::string what;
+    if (on_runtime_thread) {
+      what = absl::StrCat(call.operation, " at ", client_->address().ToString());
+    }
     const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(call);
-    const WaitScope wait(what,
-                         [invocation](Chain chain) { invocation->AlsoWaits(std::move(chain)); });
+    std::optional<WaitScope> wait;
+    if (on_runtime_thread) {
+      wait.emplace(std::move(what),
+                   [invocation](Chain chain) { invocation->AlsoWaits(std::move(chain)); });
+    }
     invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
