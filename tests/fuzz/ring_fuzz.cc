@@ -1,7 +1,8 @@
 // What the other side puts into a session's rings, and changes while it is read: on the daemon's
-// side all of a ring session with a runtime, on the worker's the reader and the books. The first
-// byte says which side reads; the rest lies in the ring that it reads. A thread of its own changes
-// bytes, counters and wants all the time.
+// side all of a ring session with a runtime, on the worker's the reader and the books; and both
+// reader and writer on memory of the heap, whose bounds the sanitizer knows. The first byte says
+// which; the rest lies in the ring that is read. A thread of its own changes bytes, counters and
+// wants all the time.
 
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -213,6 +214,33 @@ void ReadAsWorker(Mutator& mutator, std::string_view input, uint64_t seed) {
   mutator.End();
 }
 
+void ReadAndWriteHeap(Mutator& mutator, std::string_view input, uint64_t seed) {
+  struct Memory {
+    RingHeader header;
+    std::unique_ptr<uint8_t[]> requests{new uint8_t[kMinRingBytes]()};
+    std::unique_ptr<uint8_t[]> responses{new uint8_t[kMinRingBytes]()};
+  };
+  const auto memory = std::make_unique<Memory>();
+  RingHeader& header = memory->header;
+  const size_t size = std::min(input.size(), kMinRingBytes);
+  std::memcpy(memory->requests.get(), input.data(), size);
+  header.requests.tail.store(size);
+  RingReader reader(header.requests, {memory->requests.get(), kMinRingBytes}, kMaxMessage);
+  RingWriter writer(header.responses, {memory->responses.get(), kMinRingBytes});
+  mutator.Begin(header, header.requests, memory->requests.get(), kMinRingBytes, seed);
+  const std::string message(1 + seed % (2 * kMinRingBytes), 'x');
+  for (int i = 0; i < kTurns; ++i) {
+    const absl::StatusOr<std::optional<std::string_view>> read = reader.Next();
+    if (!read.ok()) break;
+    if (read->has_value() && (*read)->size() > kMaxMessage) std::abort();
+    const std::string_view piece = message;
+    const absl::Status wrote = writer.left() > 0 ? writer.Flush() : writer.Write({&piece, 1});
+    if (!wrote.ok()) break;
+    (void)reader.TakeMadeRoom();
+  }
+  mutator.End();
+}
+
 }  // namespace
 }  // namespace runloop::daemon
 
@@ -223,10 +251,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint64_t seed;
   std::memcpy(&seed, data + 1, sizeof(seed));
   const std::string_view input(reinterpret_cast<const char*>(data) + 9, size - 9);
-  if (data[0] % 2 == 0) {
-    ReadAsDaemon(mutator, input, seed);
-  } else {
-    ReadAsWorker(mutator, input, seed);
+  switch (data[0] % 3) {
+    case 0:
+      ReadAsDaemon(mutator, input, seed);
+      break;
+    case 1:
+      ReadAsWorker(mutator, input, seed);
+      break;
+    default:
+      ReadAndWriteHeap(mutator, input, seed);
   }
   return 0;
 }
