@@ -78,15 +78,19 @@ void RingServer::Start(const std::shared_ptr<SessionRing>& ring) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = ring.get();
-  absl::MutexLock lock(&mutex_);
-  rings_[ring.get()] = ring;
-  if (ring->closed) return;
-  if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) != 0) {
-    return End(*ring, absl::ErrnoToStatus(errno, "epoll_ctl"));
+  {
+    absl::MutexLock lock(&mutex_);
+    rings_[ring.get()] = ring;
+    if (ring->closed) return;
+    if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) != 0) {
+      return End(*ring, absl::ErrnoToStatus(errno, "epoll_ctl"));
+    }
+    Activate(*ring);
   }
-  Activate(*ring);
   // Before it has read this, it writes nothing.
   ring->RingWorker();
+  // A runtime thread that sleeps does not look at it, and has not said so in its memory.
+  options_.terms.core->Poke();
 }
 
 size_t& RingServer::ArrivingOf(const SessionRing& ring) {
