@@ -57,7 +57,7 @@ SessionRing::SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbo
 
 absl::Status SessionRing::Serve(SessionTools& tools) {
   if (has_long()) return absl::OkStatus();
-  const bool claimed = HasWork();
+  const bool claimed = IsClaimed();
   const uint64_t read = end_.reader().position();
   const uint64_t written = end_.writer().position();
   const bool had_more = more_;
@@ -131,11 +131,15 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   return absl::OkStatus();
 }
 
+bool SessionRing::IsClaimed() const {
+  const RingWriter& writer = end_.writer();
+  return (reads() && end_.reader().has_bytes()) || (writer.left() > 0 && writer.has_room());
+}
+
 bool SessionRing::HasWork() const {
   if (has_long()) return false;
-  const bool blocked = end_.writer().left() > 0;
-  return (reads() && (more_ || end_.reader().has_bytes())) ||
-         (blocked ? end_.writer().has_room() : protocol_.outbox().has_tasks());
+  return IsClaimed() || (reads() && more_) ||
+         (end_.writer().left() == 0 && protocol_.outbox().has_tasks());
 }
 
 bool SessionRing::AnnounceSleep() {

@@ -100,6 +100,8 @@ class SessionRing {
 
   SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbox> outbox, Options options);
 
+  // The worker says, by what it may write in the memory, that there is something to do.
+  bool IsClaimed() const;
   // Worth reading now.
   bool reads() const {
     return !has_long() &&
