@@ -113,18 +113,18 @@ void RingServer::Close(SessionRing& ring) {
   std::shared_ptr<SessionRing> kept;
   {
     absl::MutexLock lock(&mutex_);
-    const auto found = rings_.find(&ring);
-    if (found == rings_.end()) return;
-    kept = std::move(found->second);
-    rings_.erase(found);
     if (!ring.closed) Remove(ring);
+    if (const auto found = rings_.find(&ring); found != rings_.end()) {
+      kept = std::move(found->second);
+      rings_.erase(found);
+    }
     if (rings_.empty()) {
       tools_.Trim();
       long_tools_.Trim();
     }
   }
   // Nobody serves it any more. What it holds may take a while to be freed.
-  kept->Close();
+  ring.Close();
 }
 
 void RingServer::EndRequests(SessionRing& ring) {

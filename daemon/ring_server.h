@@ -63,7 +63,7 @@ class RingServer final : public internal::IntakeSource,
                                   std::shared_ptr<const UniqueFd> channel);
   // They are served from now on, and the worker is told so.
   void Start(const std::shared_ptr<SessionRing>& ring);
-  // Ends it, with its session. Idempotent.
+  // Ends it, with its session; also one that has not been started. Idempotent.
   void Close(SessionRing& ring);
   // See SessionRing.
   void EndRequests(SessionRing& ring);
