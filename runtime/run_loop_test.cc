@@ -2,6 +2,7 @@
 
 #include "runloop/runtime/run_loop.h"
 
+#include <glib.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -11,22 +12,69 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "runloop/runtime/core.h"
 #include "runloop/runtime/epoll_loop.h"
+#include "runloop/runtime/event_fd.h"
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/glib/glib_loop.h"
+#include "runloop/runtime/intake_source.h"
 #include "runloop/runtime/runtime.h"
 
 namespace runloop {
 namespace {
 
+// RunWhatIsReady: `begin`, and then a few turns of the loop, none of which waits; also from inside
+// a task, if the loop nests. Gives how many turns had something to do.
+constexpr int kTurns = 10;
+
 struct Epoll {
+  static constexpr bool kNests = false;
   static std::unique_ptr<RunLoop> New() { return NewEpollLoop(); }
+  static int RunWhatIsReady(
+      RunLoop& loop, const std::function<void()>& begin = [] {}) {
+    auto& epoll = dynamic_cast<EpollLoop&>(loop);
+    // Ready beside the others, so that it is seen with them.
+    const EventFd end;
+    end.Signal();
+    int turns = 0;
+    EXPECT_TRUE(epoll
+                    .AddFd(end.fd(), EPOLLIN,
+                           [&](uint32_t) {
+                             // The first turn has the wake of the last Quit.
+                             if (++turns == 2) begin();
+                             if (turns == kTurns) loop.Quit();
+                           })
+                    .ok());
+    EXPECT_TRUE(loop.Run().ok());
+    EXPECT_TRUE(epoll.RemoveFd(end.fd()).ok());
+    return turns;
+  }
 };
 struct Glib {
+  static constexpr bool kNests = true;
   static std::unique_ptr<RunLoop> New() { return NewGlibLoop(); }
+  static int RunWhatIsReady(
+      RunLoop&, const std::function<void()>& begin = [] {}) {
+    begin();
+    int turns = 0;
+    while (turns < kTurns && g_main_context_iteration(nullptr, FALSE)) ++turns;
+    return turns;
+  }
 };
 struct External {
+  static constexpr bool kNests = true;
   static std::unique_ptr<RunLoop> New() { return std::make_unique<ExternalLoop>(); }
+  static int RunWhatIsReady(
+      RunLoop& loop, const std::function<void()>& begin = [] {}) {
+    auto& external = dynamic_cast<ExternalLoop&>(loop);
+    begin();
+    int turns = 0;
+    for (pollfd ready{.fd = external.fd(), .events = POLLIN, .revents = 0};
+         turns < kTurns && poll(&ready, 1, 0) > 0; ++turns) {
+      external.Drain();
+    }
+    return turns;
+  }
 };
 
 template <typename Backend>
@@ -176,6 +224,121 @@ TYPED_TEST(RunLoopTest, ARuntimeOnItRunsAHundredThousandClosuresOfFourThreadsInO
     ASSERT_EQ(items.size(), static_cast<size_t>(kEach));
     for (int i = 0; i < kEach; ++i) ASSERT_EQ(items[i], i);
   }
+}
+
+TYPED_TEST(RunLoopTest, AReadableDescriptorMakesTheWorkRunUntilItIsNotWatched) {
+  const EventFd descriptor;
+  int runs = 0;
+  ASSERT_TRUE(this->loop_
+                  ->Attach([&](const DrainBudget&) {
+                    ++runs;
+                    descriptor.Clear();
+                    return false;
+                  })
+                  .ok());
+  ASSERT_TRUE(this->loop_->WakeOn(descriptor.fd()).ok());
+  const auto runs_after = [&](const std::function<void()>& event) {
+    int before = 0;
+    TypeParam::RunWhatIsReady(*this->loop_, [&] {
+      before = runs;
+      event();
+    });
+    return runs - before;
+  };
+  EXPECT_EQ(runs_after([] {}), 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(runs_after([&] { descriptor.Signal(); }), 1);
+  this->loop_->StopWakingOn(descriptor.fd());
+  EXPECT_EQ(runs_after([&] { descriptor.Signal(); }), 0);
+  // Another may be watched then.
+  const EventFd other;
+  ASSERT_TRUE(this->loop_->WakeOn(other.fd()).ok());
+  EXPECT_EQ(runs_after([] {}), 0);
+  EXPECT_GT(runs_after([&] { other.Signal(); }), 0);
+  this->loop_->StopWakingOn(other.fd());
+  this->loop_->Detach();
+}
+
+// Something that wakes the loop, and is to be looked at.
+class CountedIntake final : public internal::IntakeSource {
+ public:
+  int wake_fd() const override { return descriptor_.fd(); }
+  void Collect() override {
+    ++collected;
+    descriptor_.Clear();
+  }
+  bool HasWork() override { return false; }
+  void Serve() override { ++served; }
+  bool AnnounceSleep() override { return true; }
+
+  void Ring() { descriptor_.Signal(); }
+
+  std::atomic<int> collected{0}, served{0};
+
+ private:
+  const EventFd descriptor_;
+};
+
+TYPED_TEST(RunLoopTest, ADescriptorThatWakesALoopInsideATaskIsCollectedOnceAndServedAfterTheTask) {
+  RunLoop& loop = *this->loop_;
+  auto runtime = Runtime::Create({.loop = std::move(this->loop_)});
+  ASSERT_TRUE(runtime.ok()) << runtime.status();
+  const auto intake = std::make_shared<CountedIntake>();
+  ASSERT_TRUE((*runtime)->core()->AddIntake(intake).ok());
+  TypeParam::RunWhatIsReady(loop, [&] { intake->Ring(); });
+  EXPECT_GE(intake->collected, 1);
+  EXPECT_GE(intake->served, 1);
+  if (TypeParam::kNests) {
+    bool ran = false;
+    ASSERT_TRUE((*runtime)
+                    ->context()
+                    .RunOnRuntimeThreadAsync([&] {
+                      TypeParam::RunWhatIsReady(loop);
+                      const int collected = intake->collected, served = intake->served;
+                      intake->Ring();
+                      EXPECT_EQ(TypeParam::RunWhatIsReady(loop), 1);
+                      EXPECT_EQ(intake->collected, collected + 1);
+                      EXPECT_EQ(intake->served, served);
+                      ran = true;
+                    })
+                    .ok());
+    const int served = intake->served;
+    TypeParam::RunWhatIsReady(loop);
+    EXPECT_TRUE(ran);
+    EXPECT_GT(intake->served, served);
+  }
+  (*runtime)->core()->RemoveIntake(*intake);
+  int collected = 0;
+  TypeParam::RunWhatIsReady(loop, [&] {
+    collected = intake->collected;
+    intake->Ring();
+  });
+  EXPECT_EQ(intake->collected, collected);
+}
+
+TYPED_TEST(RunLoopTest, WhatALoopInsideATaskInPlaceHasCollectedIsServedAfterIt) {
+  if (!TypeParam::kNests) return;
+  RunLoop& loop = *this->loop_;
+  auto runtime = Runtime::Create({.loop = std::move(this->loop_)});
+  ASSERT_TRUE(runtime.ok()) << runtime.status();
+  const auto intake = std::make_shared<CountedIntake>();
+  ASSERT_TRUE((*runtime)->core()->AddIntake(intake).ok());
+  // The loop has run, and sleeps.
+  loop.Wake();
+  TypeParam::RunWhatIsReady(loop);
+  const int collected = intake->collected, served = intake->served;
+  // On the runtime thread it runs here and now, outside the loop.
+  ASSERT_TRUE((*runtime)
+                  ->context()
+                  .RunOnRuntimeThreadBlocking([&] {
+                    intake->Ring();
+                    TypeParam::RunWhatIsReady(loop);
+                    EXPECT_EQ(intake->collected, collected + 1);
+                  })
+                  .ok());
+  EXPECT_EQ(intake->served, served);
+  EXPECT_GT(TypeParam::RunWhatIsReady(loop), 0);
+  EXPECT_GT(intake->served, served);
+  (*runtime)->core()->RemoveIntake(*intake);
 }
 
 TEST(EpollLoopTest, ADescriptorThatIsReadyCallsBackBetweenSlicesOfAFlood) {
