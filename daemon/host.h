@@ -83,8 +83,8 @@ class Host {
   int ServeUntilSignal();
 
   // Refuses new work with UNAVAILABLE (DRAINING), keeps the loop running until what was admitted
-  // has its outcome or the deadline comes, delivers outcomes, and closes. The runtime is stopped
-  // afterwards.
+  // has its outcome or the deadline comes, delivers outcomes to workers that read them within a
+  // second more, and closes. The runtime is stopped afterwards.
   Runtime::DrainResult Drain(absl::Duration timeout);
 
   // `unix:/path`, one for each socket; a socket without a path is shown as `fd:N`.

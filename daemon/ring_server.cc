@@ -49,7 +49,17 @@ absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Se
   const size_t bytes = RingMemory::SizeOf(options_.ring_bytes, options_.ring_bytes);
   absl::StatusOr<internal::BufferCharge> charge =
       options_.terms.core->buffers().Reserve(*session, static_cast<int64_t>(bytes));
-  if (!charge.ok()) return charge.status();
+  if (!charge.ok()) {
+    absl::Status refused(
+        charge.status().code(),
+        absl::StrCat("rings count as bytes of buffers (--ring_bytes, --session_buffers, "
+                     "--user_buffers, --total_buffers), and ",
+                     charge.status().message()));
+    charge.status().ForEachPayload([&](absl::string_view type, const absl::Cord& payload) {
+      refused.SetPayload(type, payload);
+    });
+    return refused;
+  }
   absl::StatusOr<RingMemory> memory = RingMemory::Create(options_.ring_bytes, options_.ring_bytes);
   if (!memory.ok()) return memory.status();
   UniqueFd bell(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

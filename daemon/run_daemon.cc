@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -38,6 +39,8 @@ void RaiseFileLimit() {
 }  // namespace
 
 int RunDaemon(const Flags& flags) {
+  // Where files are limited in size, memory for a worker is refused; the process does not end.
+  (void)std::signal(SIGXFSZ, SIG_IGN);
   // Floods leave memory behind in as many arenas as there were threads, and the C library gives
   // none of it back by itself. malloc_trim gives back the free end of the first arena only: of
   // another, as much stays as twice the largest message.

@@ -74,7 +74,7 @@ std::string LimitsText(const v1::Limits& limits) {
 std::string BuffersText(const v1::GetStatusResponse& status) {
   std::string text;
   for (const v1::Bound& bound : status.buffer_bounds()) {
-    if (bound.items() == 0 &&
+    if (bound.items() == 0 && bound.bytes() == 0 &&
         (&bound != &status.buffer_bounds(0) || status.refused_buffers() == 0)) {
       continue;
     }
