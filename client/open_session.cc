@@ -13,8 +13,8 @@ namespace {
 constexpr size_t kBatchCancels = 1024;
 // At most.
 constexpr size_t kCancelBytes = 16;
-// With more messages unsent, nothing is added that is not needed.
-constexpr size_t kMostBatches = 4;
+// With more bytes unsent, nothing is added that is not needed.
+constexpr size_t kMostUnsent = size_t{4} << 20;
 constexpr size_t kMostHeldBack = 1024;
 
 // What an outcome says; OK with a status in it is not one.
@@ -47,6 +47,7 @@ OpenSession::OpenSession(const v1::Welcome& welcome, size_t batch_bytes)
     : id_(welcome.session_id()),
       limits_(welcome.limits()),
       batch_bytes_(batch_bytes),
+      most_batches_(kMostUnsent / batch_bytes),
       operation_ids_(ReadOperations(welcome)),
       last_operation_(operation_ids_.end()) {
   for (const auto& [name, id] : operation_ids_) operation_names_[id] = &name;
@@ -128,7 +129,7 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
     waiting.clear_chain();
     WriteChain({chain.back()}, *waiting.mutable_chain());
   }
-  if (batches_.size() <= kMostBatches) {
+  if (batches_.size() <= most_batches_) {
     BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
   } else if (held_back_.size() < kMostHeldBack) {
     held_back_.push_back(std::move(waiting));  // a peer that does not read costs no more than that
@@ -142,7 +143,7 @@ bool OpenSession::HasOutgoing() const {
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   if (!HasOutgoing()) return std::nullopt;
-  for (; !held_back_.empty() && !half_closed_ && batches_.size() <= kMostBatches;
+  for (; !held_back_.empty() && !half_closed_ && batches_.size() <= most_batches_;
        held_back_.pop_front()) {
     const v1::Waiting& waiting = held_back_.front();
     if (!unfinished_.Contains(waiting.invocation_id())) continue;

@@ -67,7 +67,7 @@ class OpenSession {
 
   // So that a flood keeps both ends busy; and in a ring, where a larger message holds one thing.
   static constexpr size_t kBatchBytes = size_t{1} << 20;
-  static constexpr size_t kRingBatchBytes = size_t{16} << 10;
+  static constexpr size_t kRingBatchBytes = size_t{4} << 10;
 
   struct Outgoing {
     RequestBatch message;
@@ -109,6 +109,7 @@ class OpenSession {
   const std::string id_;
   const v1::Limits limits_;
   const size_t batch_bytes_;
+  const size_t most_batches_;  // with more unsent, nothing is added that is not needed
   const OperationIds operation_ids_;
   absl::flat_hash_map<uint32_t, const std::string*> operation_names_;  // those of operation_ids_
   // The one that was asked for last: a flood asks for the same one again and again.

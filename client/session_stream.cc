@@ -100,28 +100,35 @@ absl::Status SessionStream::AttachRing(absl::Duration timeout) {
   absl::StatusOr<std::unique_ptr<SessionRing>> ring =
       SessionRing::Attach(address_, welcome_, timeout);
   if (absl::IsAborted(ring.status())) return NotConnected(std::string(ring.status().message()));
-  if (ring.ok()) ring_ = *std::move(ring);
+  if (ring.ok()) {
+    attached_ring_ = *std::move(ring);
+    ring_.store(attached_ring_.get(), std::memory_order_release);
+  }
   return absl::OkStatus();
 }
 
 SessionStream::Event SessionStream::Next(absl::Time deadline, bool hurried) {
-  if (ring_ == nullptr) return NextOfStream(deadline);
+  SessionRing* const attached = ring();
+  if (attached == nullptr) return NextOfStream(deadline);
   if (ring_closed_ == absl::InfiniteFuture()) {
     if (const std::optional<Event> event = NextOfRing(deadline, hurried)) return *event;
     ring_closed_ = Clock::Monotonic()->Now();
-    if (!ring_->error().ok()) context_.TryCancel();
+    if (!attached->error().ok()) context_.TryCancel();
   }
   // Then comes the end.
   const absl::Time late = ring_closed_ + kOutlives;
-  const Event event = NextOfStream(std::min(deadline, late));
-  if (event == Event::kTimeout && Clock::Monotonic()->Now() >= late) context_.TryCancel();
-  if (event == Event::kEnded && !ring_->error().ok()) end_status_ = ring_->error();
+  const Event event = NextOfStream(overdue_ ? deadline : std::min(deadline, late));
+  if (event == Event::kTimeout && Clock::Monotonic()->Now() >= late && !overdue_) {
+    overdue_ = true;
+    context_.TryCancel();
+  }
+  if (event == Event::kEnded && !attached->error().ok()) end_status_ = attached->error();
   return event;
 }
 
 std::optional<SessionStream::Event> SessionStream::NextOfRing(absl::Time deadline, bool hurried) {
   std::string_view bytes;
-  switch (ring_->Next(deadline, hurried, bytes)) {
+  switch (ring()->Next(deadline, hurried, bytes)) {
     case SessionRing::Event::kMessage:
       if (message_.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
         return Event::kMessage;
@@ -193,10 +200,10 @@ void SessionStream::Write(const grpc::ByteBuffer& message) {
   stream_->Write(message, ToTag(kWrite));
 }
 
-bool SessionStream::Flush() { return ring_ == nullptr || ring_->Flush(); }
+bool SessionStream::Flush() { return !has_ring() || ring()->Flush(); }
 
 bool SessionStream::PeerHasGone() const {
-  if (ring_ != nullptr) return ring_->PeerHasGone();
+  if (has_ring()) return ring()->PeerHasGone();
   pollfd socket{.fd = socket_.get(), .events = POLLRDHUP, .revents = 0};
   return poll(&socket, 1, 0) > 0;
 }
@@ -205,7 +212,7 @@ void SessionStream::HalfClose() { stream_->WritesDone(ToTag(kWrite)); }
 
 void SessionStream::Cancel() {
   context_.TryCancel();
-  if (ring_ != nullptr) ring_->Shutdown();
+  if (has_ring()) ring()->Shutdown();
 }
 
 void SessionStream::Finish() {

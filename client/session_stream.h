@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_CLIENT_SESSION_STREAM_H_
 #define RUNLOOP_CLIENT_SESSION_STREAM_H_
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,7 +43,7 @@ class SessionStream {
   std::optional<absl::Status> Handshake(absl::Time deadline);
   const v1::Welcome& welcome() const { return welcome_; }
   // If the daemon offers rings, asks for them, for at most `timeout` a step; if it gives none,
-  // messages go by the stream. After the handshake, before anything is written or shared. An error:
+  // messages go by the stream. After the handshake, before anything is written. An error:
   // the stream is of no more use.
   absl::Status AttachRing(absl::Duration timeout);
 
@@ -61,18 +62,18 @@ class SessionStream {
   v1::SessionResponse& message() { return message_; }
   const absl::Status& end_status() const { return end_status_; }
 
-  // Constant once others know of this.
-  bool has_ring() const { return ring_ != nullptr; }
+  // Constant once AttachRing has returned.
+  bool has_ring() const { return ring() != nullptr; }
 
   // Begins to send one message. The next one may begin once kWritten was reported.
   void Write(const grpc::ByteBuffer& message);
-  // Instead, if there is a ring. True: all of it is written, and the next one may follow. False:
-  // that may follow once Flush, after kRoom, was true.
   // Somebody waits for what comes, now.
   void Hurry() {
-    if (ring_ != nullptr) ring_->Hurry();
+    if (SessionRing* const attached = ring()) attached->Hurry();
   }
-  bool WriteToRing(RequestBatch& message) { return ring_->Write(message); }
+  // Instead, if there is a ring. True: all of it is written, and the next one may follow. False:
+  // that may follow once Flush, after kRoom, was true.
+  bool WriteToRing(RequestBatch& message) { return ring()->Write(message); }
   bool Flush();
   // Begins to send the end of all messages; kWritten follows. Once Write may be called.
   void HalfClose();
@@ -90,6 +91,7 @@ class SessionStream {
   SessionStream(Address address, v1::Hello hello, DaemonChannel channel);
 
   static void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
+  SessionRing* ring() const { return ring_.load(std::memory_order_acquire); }
   void Finish();
   // What the completion queue brings.
   Event NextOfStream(absl::Time deadline);
@@ -104,10 +106,13 @@ class SessionStream {
   grpc::ClientContext context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
 
-  std::unique_ptr<SessionRing> ring_;  // constant once others know of this
+  // Set once, by AttachRing; others may look by then.
+  std::unique_ptr<SessionRing> attached_ring_;
+  std::atomic<SessionRing*> ring_{nullptr};
 
   // The reader only.
   absl::Time ring_closed_ = absl::InfiniteFuture();
+  bool overdue_ = false;  // the stream outlived its ring for too long, and was broken
   grpc::ByteBuffer incoming_;
   v1::SessionResponse message_;
   v1::Welcome welcome_;

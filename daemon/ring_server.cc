@@ -20,6 +20,8 @@ namespace {
 constexpr uint32_t kCollectEvery = 8;
 constexpr int kIdleServes = 256;
 constexpr int kBellsAtOnce = 64;
+// How long one turn of all sessions takes, and that of one more.
+constexpr absl::Duration kLongestServe = absl::Microseconds(200);
 // How often a session that knocks is served at once.
 constexpr int kMostKnocked = 16;
 // What is kept for the next flood when the runtime thread sleeps.
@@ -65,17 +67,13 @@ absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Se
   UniqueFd bell(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!bell.valid()) return absl::ResourceExhaustedError("the process has no descriptors left");
   UniqueFd file = memory->TakeFile();
-  std::shared_ptr<SessionRing> ring;
-  {
-    absl::MutexLock lock(&mutex_);
-    ring = SessionRing::Make(*this, options_.terms,
-                             {.session = session,
-                              .owner = std::move(owner),
-                              .memory = *std::move(memory),
-                              .charge = *std::move(charge),
-                              .bell = std::move(bell),
-                              .channel = std::move(channel)});
-  }
+  std::shared_ptr<SessionRing> ring = SessionRing::Make(*this, options_.terms,
+                                                        {.session = session,
+                                                         .owner = std::move(owner),
+                                                         .memory = *std::move(memory),
+                                                         .charge = *std::move(charge),
+                                                         .bell = std::move(bell),
+                                                         .channel = std::move(channel)});
   return Attached{.ring = ring,
                   .request_bytes = options_.ring_bytes,
                   .response_bytes = options_.ring_bytes,
@@ -107,9 +105,14 @@ size_t& RingServer::ArrivingOf(const SessionRing& ring) {
   return arriving_bytes_[ring.session().info().peer.role.empty() ? 0 : 1];
 }
 
+void RingServer::CountLong(SessionRing& ring) {
+  const size_t now = ring.long_bytes();
+  ArrivingOf(ring) += now - std::exchange(ring.counted_long, now);
+}
+
 void RingServer::Remove(SessionRing& ring) {
   ring.closed = true;
-  ArrivingOf(ring) -= std::exchange(ring.counted_partial, 0);
+  ArrivingOf(ring) -= std::exchange(ring.counted_long, 0);
   if (std::exchange(ring.active, false)) std::erase(active_, &ring);
   epoll_ctl(bells_.get(), EPOLL_CTL_DEL, ring.bell(), nullptr);
 }
@@ -160,17 +163,17 @@ void RingServer::BeginDrain(SessionRing& ring, absl::Duration left) {
 }
 
 void RingServer::Knock(SessionRing& ring) {
-  {
+  // As much as it has, within bounds: the runtime thread may not come for long. In between others
+  // may have the lock.
+  bool more = true;
+  for (int i = 0; i < kMostKnocked && more; ++i) {
     absl::MutexLock lock(&mutex_);
-    if (!rings_.contains(&ring)) return;
-    // As much as it has, within bounds: the runtime thread may not come for long.
-    for (int i = 0; i < kMostKnocked && !ring.closed; ++i) {
-      Activate(ring);
-      ServeOne(ring);
-      if (!ring.HasWork()) break;
-    }
+    if (ring.closed || !rings_.contains(&ring)) return;
+    Activate(ring);
+    ServeOne(ring);
+    more = !ring.closed && ring.HasWork();
     // Where the loop does not run nobody else says that the daemon does not look by itself.
-    if (!ring.closed) (void)ring.AnnounceSleep();
+    if (!more && !ring.closed) (void)ring.AnnounceSleep();
   }
   internal::OperationTask::TrimThread(0);
   options_.terms.core->Poke();
@@ -233,9 +236,15 @@ void RingServer::Serve() {
   absl::MutexLock lock(&mutex_);
   TakePoked();
   if (++serves_ % kCollectEvery == 0) CollectLocked();
-  // From behind: sessions may be taken out of it.
-  for (size_t i = active_.size(); i-- > 0;) {
-    if (i < active_.size()) ServeOne(*active_[i]);
+  const size_t count = active_.size();
+  const absl::Time until =
+      count > 1 ? Clock::Monotonic()->Now() + kLongestServe : absl::InfiniteFuture();
+  for (size_t served = 0; served < count && !active_.empty(); ++served) {
+    if (next_ >= active_.size()) next_ = 0;
+    SessionRing* const ring = active_[next_];
+    ServeOne(*ring);
+    if (next_ < active_.size() && active_[next_] == ring) ++next_;
+    if (count > 1 && Clock::Monotonic()->Now() >= until) break;  // the others come first next time
   }
 }
 
@@ -243,18 +252,17 @@ void RingServer::ServeOne(SessionRing& ring) {
   if (ring.has_long()) return;
   const bool had_work = ring.HasWork();
   if (absl::Status status = ring.Serve(tools_); !status.ok()) return End(ring, std::move(status));
-  const size_t partial = ring.partial_bytes();
-  ArrivingOf(ring) += partial - std::exchange(ring.counted_partial, partial);
+  CountLong(ring);
+  const bool with_role = !ring.session().info().peer.role.empty();
+  if (ring.counted_long > 0 && ArrivingOf(ring) > (with_role ? options_.max_role_arriving_bytes
+                                                             : options_.max_arriving_bytes)) {
+    EndLargest(with_role);
+    if (ring.closed) return;
+  }
   if (ring.has_long()) {
     options_.completion->Post(
         [self = shared_from_this(), long_ring = rings_.at(&ring)] { self->HandleLong(long_ring); });
     return;
-  }
-  const bool with_role = !ring.session().info().peer.role.empty();
-  if (partial > 0 && ArrivingOf(ring) > (with_role ? options_.max_role_arriving_bytes
-                                                   : options_.max_arriving_bytes)) {
-    EndLargestPartial(with_role);
-    if (ring.closed) return;
   }
   if (ring.TakeSettled()) ring.owner().OnRingEnd(absl::OkStatus());
   ring.idle_serves = had_work ? 0 : ring.idle_serves + 1;
@@ -263,11 +271,11 @@ void RingServer::ServeOne(SessionRing& ring) {
   std::erase(active_, &ring);
 }
 
-void RingServer::EndLargestPartial(bool with_role) {
+void RingServer::EndLargest(bool with_role) {
   SessionRing* largest = nullptr;
   for (const auto& [each, kept] : rings_) {
     if (each->closed || each->session().info().peer.role.empty() == with_role) continue;
-    if (largest == nullptr || each->counted_partial > largest->counted_partial) largest = each;
+    if (largest == nullptr || each->counted_long > largest->counted_long) largest = each;
   }
   if (largest == nullptr) return;
   End(*largest, MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
@@ -286,6 +294,7 @@ void RingServer::HandleLong(const std::shared_ptr<SessionRing>& ring) {
     absl::MutexLock lock(&mutex_);
     ring->EndLong();
     if (ring->closed) return;
+    CountLong(*ring);
     if (!status.ok()) return End(*ring, std::move(status));
     Activate(*ring);
   }

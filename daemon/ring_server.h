@@ -26,7 +26,7 @@ struct RingServerOptions {
   size_t ring_bytes = 0;
   // What takes in long messages.
   std::shared_ptr<CompletionThread> completion;
-  // What long messages that have not arrived in full may hold, of all sessions by the main sockets
+  // What long messages that were not taken in yet may hold, of all sessions by the main sockets
   // together, and of all with a role; if it is passed, the session that holds most is ended.
   size_t max_arriving_bytes = 0;
   size_t max_role_arriving_bytes = 0;
@@ -94,10 +94,11 @@ class RingServer final : public internal::IntakeSource,
   void ServeOne(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The completion-queue thread.
   void HandleLong(const std::shared_ptr<SessionRing>& ring);
-  void EndLargestPartial(bool with_role) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndLargest(bool with_role) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Not served any more, and its owner is told.
   void End(SessionRing& ring, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t& ArrivingOf(const SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountLong(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RingServerOptions options_;
@@ -108,6 +109,7 @@ class RingServer final : public internal::IntakeSource,
   SessionTools tools_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<SessionRing*, std::shared_ptr<SessionRing>> rings_ ABSL_GUARDED_BY(mutex_);
   std::vector<SessionRing*> active_ ABSL_GUARDED_BY(mutex_);
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // in active_: whose turn it is
   uint32_t serves_ ABSL_GUARDED_BY(mutex_) = 0;
   // By whether the session has a role.
   size_t arriving_bytes_[2] ABSL_GUARDED_BY(mutex_) = {0, 0};

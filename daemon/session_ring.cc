@@ -12,7 +12,8 @@ namespace runloop::daemon {
 namespace {
 
 // What is taken in at once, so that other sessions and the tasks that are queued have their turn.
-constexpr int kRequestsAtOnce = 64;
+constexpr size_t kItemsAtOnce = 128;
+constexpr int kMessagesAtOnce = 128;
 constexpr size_t kBytesAtOnce = size_t{64} << 10;
 // What a worker may do in a row for nothing. A few bells and looks cross an answer.
 constexpr int kForNothing = 1000;
@@ -76,13 +77,11 @@ absl::Status SessionRing::Serve(SessionTools& tools) {
 
 absl::Status SessionRing::TakeIn(SessionTools& tools) {
   internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
-  size_t bytes = 0;
-  for (int i = 0; i < kRequestsAtOnce && bytes < kBytesAtOnce && reads(); ++i) {
+  size_t budget = kBytesAtOnce, items = 0;
+  for (int i = 0; i < kMessagesAtOnce && items < kItemsAtOnce && reads(); ++i) {
     more_ = true;
-    const uint64_t before = end_.reader().position();
-    const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next();
+    const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next(budget);
     if (!message.ok()) return Violation(message.status().message());
-    bytes += end_.reader().position() - before;
     if (!message->has_value()) {
       more_ = false;
       break;
@@ -91,20 +90,21 @@ absl::Status SessionRing::TakeIn(SessionTools& tools) {
       long_message_ = **message;
       break;
     }
-    if (absl::Status status = Handle(**message, tools, group); !status.ok()) return status;
+    if (absl::Status status = Handle(**message, tools, group, items); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
-                                 internal::RuntimeCore::Group& group) {
+                                 internal::RuntimeCore::Group& group, size_t& items) {
   absl::Status status = tools.reader.Read(message);
   const v1::SessionRequest& rest = tools.reader.rest();
-  const size_t items = tools.reader.dispatches().size() +
-                       static_cast<size_t>(rest.cancels_size() + rest.waiting_size());
-  if (status.ok() && message.size() > kShort && items > 1) {
-    status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ",
-                                    items, " things; one of more than ", kShort, " holds one"));
+  const size_t held = tools.reader.dispatches().size() +
+                      static_cast<size_t>(rest.cancels_size() + rest.waiting_size());
+  items += held;
+  if (status.ok() && message.size() > kShort && held > 1) {
+    status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
+                                    " things; one of more than ", kShort, " holds one"));
   }
   if (status.ok()) status = protocol_.Handle(tools, group);
   tools.reader.Clear();
@@ -113,7 +113,10 @@ absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
 
 absl::Status SessionRing::HandleLong(SessionTools& tools) {
   internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
-  return Handle(*long_message_, tools, group);
+  size_t items = 0;
+  absl::Status status = Handle(*long_message_, tools, group, items);
+  end_.reader().Release();  // here, where it may take a while
+  return status;
 }
 
 absl::Status SessionRing::WriteResponses(SessionTools& tools) {

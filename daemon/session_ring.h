@@ -40,7 +40,7 @@ class RingOwner {
 // again and again, or says that there is something, for nothing, loses the session.
 class SessionRing {
  public:
-  static constexpr size_t kShort = size_t{16} << 10;
+  static constexpr size_t kShort = size_t{4} << 10;
   static constexpr size_t kLong = size_t{64} << 10;
 
   struct Options {
@@ -86,14 +86,14 @@ class SessionRing {
   int bell() const { return bell_.get(); }
   RingOwner& owner() { return *owner_; }
   const Session& session() const { return *protocol_.session(); }
-  // Of a message that has not arrived in full.
-  size_t partial_bytes() const { return end_.reader().partial_bytes(); }
+  // What a long message takes that was not taken in yet.
+  size_t long_bytes() const { return end_.reader().long_bytes(); }
 
   // ---- for the server ----
-  bool active = false;  // it is looked at, again and again
-  bool closed = false;  // not served any more
-  int idle_serves = 0;  // in a row
-  size_t counted_partial = 0;
+  bool active = false;      // it is looked at, again and again
+  bool closed = false;      // not served any more
+  int idle_serves = 0;      // in a row
+  size_t counted_long = 0;  // of long_bytes
 
  private:
   class Outbox;
@@ -108,8 +108,9 @@ class SessionRing {
            protocol_.unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
   }
   absl::Status TakeIn(SessionTools& tools);
+  // Adds how many things it held to `items`.
   absl::Status Handle(std::string_view message, SessionTools& tools,
-                      internal::RuntimeCore::Group& group);
+                      internal::RuntimeCore::Group& group, size_t& items);
   absl::Status WriteResponses(SessionTools& tools);
 
   const SessionTerms& terms_;

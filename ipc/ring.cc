@@ -50,7 +50,7 @@ bool IsRingSize(uint64_t bytes) {
 
 // ---- reading ----
 
-absl::StatusOr<std::optional<std::string_view>> RingReader::Next() {
+absl::StatusOr<std::optional<std::string_view>> RingReader::Next(size_t& budget) {
   if (broken_) return Broken("it is broken");
   while (true) {
     const size_t there = taken_.size() - at_;
@@ -67,13 +67,25 @@ absl::StatusOr<std::optional<std::string_view>> RingReader::Next() {
         return message;
       }
     }
-    const absl::StatusOr<bool> filled = Fill();
+    const absl::StatusOr<bool> filled = Fill(budget);
     if (!filled.ok()) return filled.status();
     if (!*filled) return std::nullopt;
   }
 }
 
-absl::StatusOr<bool> RingReader::Fill() {
+void RingReader::Release() {
+  if (at_ == 0) return;
+  // Only the beginning of a message is left, or a long one that grows.
+  taken_.erase(0, at_);
+  at_ = 0;
+  if (taken_.capacity() > kKept && taken_.size() < kTakenAtOnce) {
+    taken_ = std::string(taken_.data(), taken_.size());
+  }
+}
+
+absl::StatusOr<bool> RingReader::Fill(size_t& budget) {
+  Release();
+  if (budget == 0) return false;
   const uint64_t tail = counters_.tail.load(std::memory_order_acquire);
   const uint64_t arrived = tail - head_;
   if (arrived == 0) return false;
@@ -81,16 +93,9 @@ absl::StatusOr<bool> RingReader::Fill() {
     broken_ = true;
     return Broken("its tail jumped");
   }
-  // Only the beginning of a message is left, or a long one that grows.
-  if (at_ > 0) {
-    taken_.erase(0, at_);
-    at_ = 0;
-    if (taken_.capacity() > kKept && taken_.size() < kTakenAtOnce) {
-      taken_ = std::string(taken_.data(), taken_.size());
-    }
-  }
   const size_t most = taken_.size() < kTakenAtOnce ? kTakenAtOnce : bytes_.size();
-  const auto count = static_cast<size_t>(std::min<uint64_t>(arrived, most));
+  const auto count = static_cast<size_t>(std::min<uint64_t>({arrived, most, budget}));
+  budget -= count;
   const auto from = static_cast<size_t>(head_ & (bytes_.size() - 1));
   const size_t first = std::min(count, bytes_.size() - from);
   taken_.append(reinterpret_cast<const char*>(bytes_.data()) + from, first);
@@ -110,10 +115,7 @@ bool RingReader::TakeMadeRoom() {
   return true;
 }
 
-size_t RingReader::partial_bytes() const {
-  const size_t there = taken_.size() - at_;
-  return there > kLong ? there : 0;
-}
+size_t RingReader::long_bytes() const { return taken_.size() > kLong ? taken_.size() : 0; }
 
 // ---- writing ----
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,8 +61,16 @@ class RingReader {
       : counters_(counters), bytes_(bytes), max_message_(max_message) {}
 
   // The next message, good until the next call, if all of it has arrived; else what has arrived of
-  // it is kept. An error: the other side broke the rules, and the ring is of no more use.
-  absl::StatusOr<std::optional<std::string_view>> Next();
+  // it is kept. Takes at most `budget` bytes out of the ring, and counts them off: with none left
+  // it may be that there is more. An error: the other side broke the rules, and the ring is of no
+  // more use.
+  absl::StatusOr<std::optional<std::string_view>> Next(size_t& budget);
+  absl::StatusOr<std::optional<std::string_view>> Next() {
+    size_t any = std::numeric_limits<size_t>::max();
+    return Next(any);
+  }
+  // What was given out is not used any more: gives its memory back, if it was a long message.
+  void Release();
 
   // True if something has arrived that Next has not looked at. Cheap.
   bool has_bytes() const { return counters_.tail.load(std::memory_order_seq_cst) != head_; }
@@ -70,12 +79,13 @@ class RingReader {
   // Something was taken out of the ring since the last call, and half of it is free: who wants room
   // is to be woken.
   bool TakeMadeRoom();
-  // Bytes of a message of which not all has arrived, if it is a long one; 0 else.
-  size_t partial_bytes() const;
+  // What a long message takes, all of which has not arrived or was not released; 0 if there is
+  // none.
+  size_t long_bytes() const;
 
  private:
   // False: there is nothing.
-  absl::StatusOr<bool> Fill();
+  absl::StatusOr<bool> Fill(size_t& budget);
 
   RingCounters& counters_;
   const absl::Span<const uint8_t> bytes_;

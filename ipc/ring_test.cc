@@ -139,7 +139,7 @@ TEST_F(RingTest, ALengthBeyondTheBoundBreaksIt) {
   ASSERT_TRUE(Write(worker_, Pattern(kMaxMessage + 1, 1)).ok());
   EXPECT_FALSE(Next(daemon_).ok());
   EXPECT_FALSE(Next(daemon_).ok());
-  EXPECT_EQ(daemon_.reader().partial_bytes(), 0U) << "nothing was kept for it";
+  EXPECT_EQ(daemon_.reader().long_bytes(), 0U) << "nothing was kept for it";
 }
 
 TEST_F(RingTest, CountersThatLieBreakIt) {
@@ -173,9 +173,23 @@ TEST_F(RingTest, LongMessagesLeaveNoMemoryBehind) {
     ASSERT_EQ(*Next(daemon_), std::nullopt);
     ASSERT_TRUE(worker_.writer().Flush().ok());
   }
-  EXPECT_GT(daemon_.reader().partial_bytes(), 800'000U);
+  EXPECT_GT(daemon_.reader().long_bytes(), 800'000U);
   EXPECT_EQ((*Next(daemon_))->size(), 900'000U);
-  EXPECT_EQ(daemon_.reader().partial_bytes(), 0U);
+  EXPECT_GT(daemon_.reader().long_bytes(), 0U) << "it is still there";
+  daemon_.reader().Release();
+  EXPECT_EQ(daemon_.reader().long_bytes(), 0U);
+}
+
+TEST_F(RingTest, NoMoreIsTakenThanIsAskedFor) {
+  ASSERT_TRUE(Write(worker_, Pattern(3000, 1)).ok());
+  for (size_t taken = 0; taken < 3000; taken += 1000) {
+    size_t budget = 1000;
+    EXPECT_EQ(*daemon_.reader().Next(budget), std::nullopt);
+    EXPECT_EQ(budget, 0U);
+    EXPECT_EQ(daemon_.reader().position(), taken + 1000);
+    EXPECT_TRUE(daemon_.reader().has_bytes());
+  }
+  EXPECT_EQ(**Next(daemon_), Pattern(3000, 1));
 }
 
 TEST(RingMemoryTest, IsSealedAndMappedOnlyAsItIs) {

@@ -328,9 +328,11 @@ size_t RuntimeCore::Shutdown() {
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   buffers_->EndAll();
   // What ends here is handed out.
-  if (IntakeSource* const intake = intake_.load()) {
-    intake->Serve();
-    loop_->StopWakingOn(intake->wake_fd());
+  if (IntakeSource* const intake = intake_.load()) intake->Serve();
+  {
+    // None is added any more.
+    absl::MutexLock lock(&intakes_mutex_);
+    if (IntakeSource* const intake = intake_.load()) loop_->StopWakingOn(intake->wake_fd());
   }
   loop_->Detach();
   lifecycle_.closures().Close();

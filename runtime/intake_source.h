@@ -1,13 +1,11 @@
 #ifndef RUNLOOP_RUNTIME_INTAKE_SOURCE_H_
 #define RUNLOOP_RUNTIME_INTAKE_SOURCE_H_
 
-#include "absl/time/time.h"
-
 namespace runloop::internal {
 
 // A transport without a thread of its own: the runtime takes in what has come, at intake, and hands
-// out outcomes, on the runtime thread between tasks, or, once a task has run for 5 ms, on the
-// service thread.
+// out outcomes, on the runtime thread between tasks, or, when that has not come to it for 5 ms,
+// on the service thread. The source may serve on threads of its own, too.
 //
 // Threads: as said of each. Must block nobody: a call takes in a bounded part. What one thread has
 // learnt by Collect and left, the runtime thread does not learn again: who calls it, or Serve, on

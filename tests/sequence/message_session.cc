@@ -120,7 +120,29 @@ class RingSession final : public MessageSession {
   }
 
  private:
+  // A long message may hold one thing only.
   void Send(const std::string& request) override {
+    if (request.size() <= daemon::SessionRing::kShort) return SendMessage(request);
+    v1::SessionRequest all;
+    Expect(all.ParseFromString(request), "a request does not parse");
+    for (const v1::Dispatch& dispatch : all.dispatches()) {
+      v1::SessionRequest one;
+      *one.add_dispatches() = dispatch;
+      SendMessage(one.SerializeAsString());
+    }
+    all.clear_dispatches();
+    SendMessage(all.SerializeAsString());
+  }
+  void SendMessage(const std::string& request) {
+    // What found no room goes first.
+    while (end_.writer().left() > 0 && owner_->ends().empty()) {
+      if (end_.TakeBell()) RingBell();
+      server_->Collect();
+      server_->Serve();
+      if (absl::Status status = end_.writer().Flush(); !status.ok()) {
+        return Fail(std::string(status.message()));
+      }
+    }
     const std::string_view message = request;
     if (absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1)); !status.ok()) {
       Fail(std::string(status.message()));
