@@ -328,7 +328,12 @@ size_t RuntimeCore::Shutdown() {
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   buffers_->EndAll();
   // What ends here is handed out.
-  if (IntakeSource* const intake = intake_.load()) intake->Serve();
+  if (IntakeSource* const intake = intake_.load()) {
+    constexpr int kMostTurns = 1000;  // each takes some tenths of a millisecond at most
+    for (int turn = 0; turn == 0 || (turn < kMostTurns && intake->HasWork()); ++turn) {
+      intake->Serve();
+    }
+  }
   {
     // None is added any more.
     absl::MutexLock lock(&intakes_mutex_);

@@ -157,7 +157,10 @@ class RingSession final : public MessageSession {
       }
       if (end_.TakeBell()) RingBell();
       server_->Collect();
-      server_->Serve();
+      // One turn does not go to all sessions if it takes long.
+      do {
+        server_->Serve();
+      } while (server_->HasWork());
       more = end_.reader().has_bytes();
       if (more && std::exchange(asleep_, false)) {
         Expect(TakeBytesOfChannel() > 0, "there are responses for a worker that was not woken");
