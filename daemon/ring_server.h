@@ -74,7 +74,7 @@ class RingServer final : public internal::IntakeSource,
   void ChannelClosed(const std::shared_ptr<SessionRing>& ring);
   // It has something to do, and is asleep. Does not take the lock.
   void Poke(std::weak_ptr<SessionRing> ring);
-  // Serves what is left once the runtime has stopped, until every session is settled or `deadline`,
+  // Serves what is left once the runtime has stopped, until no session is left or `deadline`,
   // Clock::Monotonic, has come.
   void Finish(absl::Time deadline);
 

@@ -21,7 +21,8 @@ class IntakeSource {
   virtual void Collect() = 0;
   // True if Serve would find something, as far as that can be seen at a glance. The runtime thread.
   virtual bool HasWork() = 0;
-  // Takes in some of what has come, and hands out outcomes. Any thread.
+  // Takes in some of what has come, and hands out outcomes: one turn, which may not come to all
+  // that wait; HasWork says whether something is left. Any thread.
   virtual void Serve() = 0;
   // The runtime thread is going to sleep: from now on wake_fd tells. False: there is something to
   // do after all.
