@@ -200,7 +200,8 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
                             .max_unfinished_bytes = options.max_unfinished_bytes,
                             .on_session_lost = options.on_session_lost,
                             .before_session_lost = options.internal.before_session_lost,
-                            .offers_ring = options.ring});
+                            .offers_ring = options.ring,
+                            .resumes = options.resume});
   if (!client.ok()) return client.status();
   auto target = std::make_shared<RemoteTarget>(*std::move(client), options);
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;

@@ -28,6 +28,9 @@ struct ConnectOptions {
   // A session's messages go through shared memory where the daemon lets them. False: always by the
   // gRPC stream, to compare.
   bool ring = true;
+  // A session whose connection is lost goes on, as far as the daemon lets it, and is resumed by
+  // another connection: no outcome is lost. False: it is lost with its connection, to compare.
+  bool resume = true;
   // Called once for each session that is lost, or ends because the daemon drained, after its
   // invocations have their outcomes and before the next session opens; on the thread that runs
   // Watch callbacks, so it must not block and must not throw. It may dispatch, for the next

@@ -16,6 +16,13 @@ constexpr size_t kCancelBytes = 16;
 // With more bytes unsent, nothing is added that is not needed.
 constexpr size_t kMostUnsent = size_t{4} << 20;
 constexpr size_t kMostHeldBack = 1024;
+// The memory of so many batches is kept for later ones.
+constexpr size_t kMostSpare = 8;
+// After so many outcomes, or bytes of them, the daemon is told that they have come, and need not
+// keep them; after so many bytes, at once.
+constexpr uint64_t kAcknowledgeAfter = 128;
+constexpr size_t kAcknowledgeBytes = size_t{256} << 10;
+constexpr size_t kAcknowledgeAtOnce = size_t{2} << 20;
 
 // What an outcome says; OK with a status in it is not one.
 absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
@@ -33,6 +40,10 @@ absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
   return absl::InvalidArgumentError("an outcome without result");
 }
 
+absl::Duration ReadDuration(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
 absl::flat_hash_map<std::string, uint32_t> ReadOperations(const v1::Welcome& welcome) {
   absl::flat_hash_map<std::string, uint32_t> ids;
   for (const v1::OperationId& operation : welcome.operations()) {
@@ -45,6 +56,8 @@ absl::flat_hash_map<std::string, uint32_t> ReadOperations(const v1::Welcome& wel
 
 OpenSession::OpenSession(const v1::Welcome& welcome, size_t batch_bytes)
     : id_(welcome.session_id()),
+      resume_token_(welcome.resume_token()),
+      resume_grace_(ReadDuration(welcome.resume_grace())),
       limits_(welcome.limits()),
       batch_bytes_(batch_bytes),
       most_batches_(kMostUnsent / batch_bytes),
@@ -113,8 +126,7 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
 bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
   if (!unfinished_.Contains(invocation.id)) return false;
   bool& asked = give_up ? invocation.given_up : invocation.cancel_sent;
-  if (half_closed_ || asked) return true;
-  asked = true;
+  if (std::exchange(asked, true) || half_closed_) return true;
   BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
   return true;
 }
@@ -138,7 +150,8 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
 
 bool OpenSession::HasOutgoing() const {
   return !writing_ && !write_failed_ &&
-         (!batches_.empty() || (!half_closed_ && (closing_ || !held_back_.empty())));
+         (!batches_.empty() || (unacknowledged_bytes_ >= kAcknowledgeAtOnce && !half_closed_) ||
+          (!half_closed_ && (closing_ || !held_back_.empty())));
 }
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
@@ -149,12 +162,23 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
     if (!unfinished_.Contains(waiting.invocation_id())) continue;
     BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
   }
+  const bool acknowledges = resumable() && !half_closed_ &&
+                            (outcomes_received_ - outcomes_acknowledged_ >= kAcknowledgeAfter ||
+                             unacknowledged_bytes_ >= kAcknowledgeBytes);
+  if (batches_.empty() && acknowledges && unacknowledged_bytes_ >= kAcknowledgeAtOnce) {
+    BatchFor(kCancelBytes);
+  }
   Outgoing outgoing;
   if (!batches_.empty()) {
-    RequestBatch batch = std::move(batches_.front());
+    sending_ = std::move(batches_.front());
     batches_.pop_front();
-    last_sent_id_ = std::max(last_sent_id_, batch.last_id());
-    outgoing.message = std::move(batch);
+    if (acknowledges) {
+      sending_->AddOutcomesReceived(outcomes_received_);
+      outcomes_acknowledged_ = outcomes_received_;
+      unacknowledged_bytes_ = 0;
+    }
+    last_sent_id_ = std::max(last_sent_id_, sending_->last_id());
+    outgoing.message = &*sending_;
   } else if (closing_ && !half_closed_) {
     half_closed_ = true;
     outgoing.half_close = true;
@@ -165,14 +189,58 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   return outgoing;
 }
 
+void OpenSession::Sent(bool copied) {
+  RequestBatch batch = *std::exchange(sending_, std::nullopt);
+  if (resumable()) {
+    sent_.push_back({.batch = std::move(batch), .last_id = last_sent_id_, .copied = copied});
+  } else if (copied) {
+    GiveBack(std::move(batch));
+  }
+}
+
+void OpenSession::TakenIn(uint64_t id) {
+  while (!sent_.empty() && sent_.front().last_id <= id) {
+    if (sent_.front().copied) GiveBack(std::move(sent_.front().batch));
+    sent_.pop_front();
+  }
+}
+
 void OpenSession::GiveBack(RequestBatch batch) {
+  if (spare_batches_.size() >= kMostSpare) return;
   batch.Clear();
-  spare_batch_ = std::move(batch);
+  spare_batches_.push_back(std::move(batch));
+}
+
+absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
+  if (welcome.session_id() != id_ || welcome.last_invocation_id() > last_sent_id_) {
+    return absl::InvalidArgumentError("the daemon resumes what was not asked for");
+  }
+  TakenIn(welcome.last_invocation_id());
+  for (; !sent_.empty(); sent_.pop_back()) {
+    batches_.push_front(std::move(sent_.back().batch));
+  }
+  writing_ = write_failed_ = half_closed_ = false;
+  sending_.reset();
+  // What was asked of those that the daemon has, it may not have.
+  unfinished_.ForEach([&](RemoteInvocation& invocation) {
+    if (invocation.id > welcome.last_invocation_id()) return;
+    if (invocation.cancel_sent) BatchFor(kCancelBytes).AddCancel(invocation.id, false);
+    if (invocation.given_up) BatchFor(kCancelBytes).AddCancel(invocation.id, true);
+  });
+  return absl::OkStatus();
+}
+
+void OpenSession::SayWithoutRing() {
+  BatchFor(kCancelBytes).AddOutcomesReceived(outcomes_received_);
 }
 
 absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finished) {
   absl::Status violation;
   for (v1::Outcome& outcome : *message.mutable_outcomes()) {
+    if (resumable()) {
+      ++outcomes_received_;
+      unacknowledged_bytes_ += outcome.ByteSizeLong();
+    }
     absl::StatusOr<absl::StatusOr<Reply>> result = ReadOutcome(outcome);
     if (!result.ok()) {
       violation = result.status();
@@ -182,6 +250,7 @@ absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finish
     } else if (auto invocation = unfinished_.Take(outcome.invocation_id()); invocation != nullptr) {
       finished.outcomes.emplace_back(std::move(invocation), *std::move(result));
     }
+    TakenIn(outcome.invocation_id());
   }
   const size_t replies_wanted = unfinished_.replies_wanted();
   if (absl::Status status =
@@ -197,6 +266,10 @@ absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finish
       return true;
     });
   }
+  if (resumable() && violation.ok() && message.has_succeeded()) {
+    const v1::InvocationRanges& ranges = message.succeeded();
+    TakenIn(ranges.ranges().empty() ? ranges.watermark() : ranges.ranges().rbegin()->last());
+  }
   if (message.has_draining()) draining_ = true;
   return violation;
 }
@@ -210,6 +283,7 @@ OpenSession::Rest OpenSession::TakeRest() {
   rest.unsent.assign(std::make_move_iterator(unsent), std::make_move_iterator(rest.sent.end()));
   rest.sent.erase(unsent, rest.sent.end());
   batches_.clear();
+  sent_.clear();
   return rest;
 }
 
@@ -243,10 +317,11 @@ RequestBatch& OpenSession::BatchFor(size_t bytes) {
   }
   if (batches_.empty() || batches_.back().size() + bytes > bound ||
       batches_.back().cancels() >= kBatchCancels) {
-    if (spare_batch_.has_value()) {
-      batches_.push_back(*std::exchange(spare_batch_, std::nullopt));
-    } else {
+    if (spare_batches_.empty()) {
       batches_.emplace_back();
+    } else {
+      batches_.push_back(std::move(spare_batches_.back()));
+      spare_batches_.pop_back();
     }
   }
   return batches_.back();

@@ -38,6 +38,19 @@ class OpenSession {
   // `batch_bytes`: a message gathers no more.
   explicit OpenSession(const v1::Welcome& welcome, size_t batch_bytes = kBatchBytes);
 
+  // Its connection is lost, and it may be resumed: nothing is to be sent until Resume. What was
+  // sent is kept for it until the daemon is known to have it.
+  bool resumable() const { return !resume_token_.empty(); }
+  const std::string& resume_token() const { return resume_token_; }
+  absl::Duration resume_grace() const { return resume_grace_; }
+  uint64_t outcomes_received() const { return outcomes_received_; }
+  // Another connection carries it on: what the daemon does not have is sent again, first of all.
+  // INVALID_ARGUMENT: the daemon resumes another session, or has more than was sent.
+  absl::Status Resume(const v1::Welcome& welcome);
+  // The daemon waits for a word by the stream, since there is no ring.
+  void SayWithoutRing();
+  bool for_ring() const { return batch_bytes_ == kRingBatchBytes; }
+
   const std::string& id() const { return id_; }
   // The daemon takes no new work and will end the stream.
   bool draining() const { return draining_; }
@@ -70,16 +83,16 @@ class OpenSession {
   static constexpr size_t kRingBatchBytes = size_t{4} << 10;
 
   struct Outgoing {
-    RequestBatch message;
-    bool half_close = false;  // instead of a message
+    RequestBatch* message = nullptr;  // until Sent
+    bool half_close = false;          // instead of a message
   };
   // False: NextOutgoing would give nothing.
   bool HasOutgoing() const;
   // What to send now. nullopt: nothing, or what it gave before is not yet Written.
   std::optional<Outgoing> NextOutgoing();
+  // The message of NextOutgoing was taken. `copied`: nobody refers to its memory.
+  void Sent(bool copied);
   void Written() { writing_ = false; }
-  // The memory of one that nobody refers to any more.
-  void GiveBack(RequestBatch batch);
   // The stream is ending: nothing more is sent.
   void WriteFailed() {
     writing_ = false;
@@ -102,11 +115,22 @@ class OpenSession {
  private:
   using OperationIds = absl::flat_hash_map<std::string, uint32_t>;
 
+  struct SentBatch {
+    RequestBatch batch;
+    uint64_t last_id = 0;  // of the dispatches in it and before
+    bool copied = false;
+  };
+
+  // The daemon is known to have taken in what was sent up to this id.
+  void TakenIn(uint64_t id);
+  void GiveBack(RequestBatch batch);
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
   RequestBatch& BatchFor(size_t bytes);
 
   const std::string id_;
+  const std::string resume_token_;
+  const absl::Duration resume_grace_;
   const v1::Limits limits_;
   const size_t batch_bytes_;
   const size_t most_batches_;  // with more unsent, nothing is added that is not needed
@@ -123,7 +147,13 @@ class OpenSession {
   // In the order of ids: sent, then batches_.
   Unfinished unfinished_;
   std::deque<RequestBatch> batches_;
-  std::optional<RequestBatch> spare_batch_;
+  std::vector<RequestBatch> spare_batches_;
+  std::optional<RequestBatch> sending_;
+  std::deque<SentBatch> sent_;  // that the daemon may not have, if resumable
+  // Outcomes of their own that have come, and how many of them the daemon was told of.
+  uint64_t outcomes_received_ = 0;
+  uint64_t outcomes_acknowledged_ = 0;
+  size_t unacknowledged_bytes_ = 0;
   std::deque<v1::Waiting> held_back_;  // while much is unsent
   uint64_t last_sent_id_ = 0;
 };

@@ -25,7 +25,8 @@ class OpenSessionTest : public testing::Test {
     std::optional<OpenSession::Outgoing> outgoing = session.NextOutgoing();
     v1::SessionRequest request;
     if (!outgoing.has_value() || outgoing->half_close) return request;
-    grpc::ByteBuffer bytes = std::move(outgoing->message).Take();
+    grpc::ByteBuffer bytes = outgoing->message->Share();
+    session.Sent(false);
     grpc::ProtoBufferReader reader(&bytes);
     EXPECT_TRUE(request.ParseFromZeroCopyStream(&reader));
     return request;

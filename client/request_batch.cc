@@ -168,7 +168,13 @@ void RequestBatch::AddWaiting(const v1::Waiting& waiting) {
   size_ += BytesFieldSize(body);
 }
 
-grpc::ByteBuffer RequestBatch::Take() && {
+void RequestBatch::AddOutcomesReceived(uint64_t count) {
+  WriteVarint(v1::SessionRequest::kOutcomesReceivedFieldNumber, count,
+              Extend(VarintFieldSize(count)));
+  size_ += VarintFieldSize(count);
+}
+
+grpc::ByteBuffer RequestBatch::Share() {
   FlushTail();
   return grpc::ByteBuffer(slices_.data(), slices_.size());
 }

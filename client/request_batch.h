@@ -58,6 +58,7 @@ class RequestBatch {
   void AddDispatch(const Dispatch& dispatch);
   void AddCancel(uint64_t invocation_id, bool give_up = false);
   void AddWaiting(const v1::Waiting& waiting);
+  void AddOutcomesReceived(uint64_t count);
 
   size_t size() const { return size_; }
   // Of cancels and waiting.
@@ -65,8 +66,8 @@ class RequestBatch {
   // The largest id dispatched; 0 if none is.
   uint64_t last_id() const { return last_id_; }
 
-  // The message. The batch is spent.
-  grpc::ByteBuffer Take() &&;
+  // The message, which refers to the batch's memory.
+  grpc::ByteBuffer Share();
   // Adds the message to `pieces`, as it lies here.
   void AppendPieces(std::vector<std::string_view>& pieces);
   // Empty again, and with memory for as much as before, which nobody else may refer to any more.

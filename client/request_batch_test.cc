@@ -10,7 +10,7 @@ namespace runloop::internal {
 namespace {
 
 v1::SessionRequest Parse(RequestBatch batch) {
-  grpc::ByteBuffer bytes = std::move(batch).Take();
+  grpc::ByteBuffer bytes = batch.Share();
   grpc::ProtoBufferReader reader(&bytes);
   v1::SessionRequest request;
   EXPECT_TRUE(request.ParseFromZeroCopyStream(&reader));

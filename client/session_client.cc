@@ -173,7 +173,11 @@ absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invoc
 }
 
 int64_t SessionClient::unfinished_bytes() const {
-  return backlog_.bytes() + (session_ != nullptr ? session_->unfinished().bytes() : 0);
+  int64_t bytes = backlog_.bytes();
+  for (const auto* session : {&session_, &suspended_}) {
+    if (*session != nullptr) bytes += (*session)->unfinished().bytes();
+  }
+  return bytes;
 }
 
 bool SessionClient::HasRoom(size_t request_bytes) const {
@@ -209,11 +213,14 @@ SessionClient::Outgoing SessionClient::NextOutgoing() {
   // What is not sent has certainly not run, which its caller is told once the stream has ended.
   if (stream_->PeerHasGone()) return {};
   while (std::optional<OpenSession::Outgoing> what = session_->NextOutgoing()) {
-    if (what->half_close || !stream_->has_ring()) {
-      return {.stream = stream_, .what = *std::move(what)};
+    if (what->half_close) return {.stream = stream_, .message = {}, .half_close = true};
+    if (!stream_->has_ring()) {
+      Outgoing outgoing{.stream = stream_, .message = what->message->Share()};
+      session_->Sent(false);
+      return outgoing;
     }
-    const bool written = stream_->WriteToRing(what->message);
-    session_->GiveBack(std::move(what->message));
+    const bool written = stream_->WriteToRing(*what->message);
+    session_->Sent(true);
     if (!written) break;
     session_->Written();
   }
@@ -222,10 +229,10 @@ SessionClient::Outgoing SessionClient::NextOutgoing() {
 
 void SessionClient::Outgoing::Send() {
   if (stream == nullptr) return;
-  if (what.half_close) {
+  if (half_close) {
     stream->HalfClose();
   } else {
-    stream->Write(std::move(what.message).Take());
+    stream->Write(message);
   }
 }
 
@@ -246,7 +253,8 @@ bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
       outgoing = NextOutgoing();
     } else {
       unsent = backlog_.Take(invocation.id);
-      in_time = unsent != nullptr;
+      in_time = unsent != nullptr ||
+                (suspended_ != nullptr && suspended_->AddCancel(invocation, give_up));
     }
   }
   outgoing.Send();
@@ -258,6 +266,10 @@ void SessionClient::AlsoWaits(RemoteInvocation& invocation, const Chain& chain) 
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
+    if (suspended_ != nullptr && suspended_->unfinished().Contains(invocation.id)) {
+      suspended_->AddWaiting(invocation, chain);
+      return;
+    }
     if (session_ == nullptr) {
       // More of them add nothing: it is known to be waited for.
       if (invocation.extra == nullptr) {
@@ -300,6 +312,7 @@ void SessionClient::Close(absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
     if (!mutex_.AwaitWithTimeout(absl::Condition(this, &SessionClient::stopped), timeout)) {
       close_deadline_ = Now();
+      broken_off_ = true;
       own_thread_.Signal();
       to_cancel = stream_;
     }
@@ -312,6 +325,7 @@ void SessionClient::Close(absl::Duration timeout) {
 void SessionClient::Run() {
   current_client = this;
   while (Connect()) Serve();
+  LoseSuspended();
   Outcomes rest;
   {
     absl::MutexLock lock(&mutex_);
@@ -324,14 +338,14 @@ void SessionClient::Run() {
 }
 
 bool SessionClient::abandoned() const {
-  return closing_ && (backlog_.size() == 0 || Now() >= close_deadline_);
+  const bool done = backlog_.size() == 0 && suspended_ == nullptr;
+  return closing_ && (done || broken_off_ || Now() >= close_deadline_);
 }
 
 std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bool& writing) {
   const std::string what =
       absl::StrCat("the session with the daemon at ", options_.address.ToString(), " was lost",
                    why.ok() ? "" : absl::StrCat(" (", std::string(why.message()), ")"));
-  schedule_.SessionEnded(Now(), session_began_);
   // A daemon that drains ends the stream only when all that it took has its outcome: what was on
   // its way to it never ran.
   const bool drained = ReasonOf(why) == v1::ERROR_REASON_DRAINING;
@@ -344,8 +358,9 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
   std::shared_ptr<SessionBuffers> buffers;
   {
     absl::MutexLock lock(&mutex_);
-    session.swap(session_);
-    stream.swap(stream_);
+    if (session_ != nullptr) stream.swap(stream_);
+    session.swap(session_ != nullptr ? session_ : suspended_);
+    resume_until_ = absl::InfiniteFuture();
     buffers.swap(buffers_);
     stream_ended_ = false;
     rest = session->TakeRest();

@@ -30,8 +30,10 @@ namespace runloop::internal {
 
 class SocketWatch;
 
-// A worker's sessions with a daemon in another process, one after the other: when one is lost, the
-// next is opened as soon as the daemon is there.
+// A worker's sessions with a daemon in another process, one after the other. One whose connection
+// is lost is suspended, and resumed by another connection as soon as there is one; if the daemon
+// does not know it any more, nobody listens, or the daemon's grace is over, it is lost, and the
+// next one is opened as soon as the daemon is there.
 //
 // Threads: Dispatch, Cancel, Close and the rest from any thread; none of them but
 // WaitUntilConnected, BringOutcome, Close and a Dispatch that waits for room waits for the daemon.
@@ -58,6 +60,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     // Called before the outcomes that a loss brings, if on_session_lost is to follow; may be empty.
     std::function<void()> before_session_lost;
     bool offers_ring = true;
+    bool resumes = true;
   };
 
   // Begins to connect.
@@ -89,7 +92,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // on_session_lost is not called any more. Call it once.
   void Close(absl::Duration timeout);
 
-  // Of the session that is open now; null while there is none.
+  // Of the session that is open or suspended now; null while there is none.
   std::shared_ptr<SessionBuffers> buffers() const;
 
   // True on the thread that Watch callbacks run on.
@@ -101,7 +104,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // What to begin to send once the lock is free, which rings need not: they take it at once.
   struct Outgoing {
     std::shared_ptr<SessionStream> stream;
-    OpenSession::Outgoing what;
+    grpc::ByteBuffer message;
+    bool half_close = false;  // instead of a message
 
     void Send();
   };
@@ -131,7 +135,16 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // False: closed before a session stood.
   bool Connect();
   absl::Status TryConnect();
-  void BeginSession();
+  v1::Hello NewHello();
+  // Opens a session, or goes on with the one that is suspended. An error: the daemon has broken the
+  // protocol.
+  absl::Status BeginSession();
+  // True if a stream that ended for this reason leaves a session that can be resumed.
+  bool MayResume(const absl::Status& why);
+  // Keeps the session to be resumed. True: a write is in flight.
+  bool SuspendSession(const absl::Status& why);
+  // The suspended session is lost, if there is one.
+  void LoseSuspended();
   void NoteFailure(const absl::Status& status, SocketWatch& watch);
   // Until it is time for the next attempt. False: closed.
   bool WaitToTry(SocketWatch& watch);
@@ -161,7 +174,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Written();
   // Breaks the session if the daemon breaks the protocol.
   void Receive(SessionStream& stream);
-  // Every unfinished invocation gets one of the two outcomes. What is to be reported, if anything.
+  // Ends the session, be it suspended: every unfinished invocation gets one of the two outcomes.
+  // What is to be reported, if anything.
   std::optional<SessionLost> EndSession(const absl::Status& why, bool& writing);
 
   // Waits until there is room and it is this caller's turn; takes the time from the timeout.
@@ -225,7 +239,14 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // Set while the stream is being opened and until it has ended.
   std::shared_ptr<SessionStream> stream_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<OpenSession> session_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<SessionBuffers> buffers_ ABSL_GUARDED_BY(mutex_);  // with session_
+  // What waits to be resumed, until when, and why; session_ is null then.
+  std::unique_ptr<OpenSession> suspended_ ABSL_GUARDED_BY(mutex_);
+  bool received_ ABSL_GUARDED_BY(mutex_) = false;  // something, by the connection there is
+  absl::Time resume_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Status why_suspended_ ABSL_GUARDED_BY(mutex_);
+  // Close has broken the session off.
+  bool broken_off_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<SessionBuffers> buffers_ ABSL_GUARDED_BY(mutex_);  // with either
   // Empty while there is a session.
   Backlog backlog_ ABSL_GUARDED_BY(mutex_);
   // Until when the thread sleeps between two attempts; InfinitePast while it does not.

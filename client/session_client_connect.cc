@@ -7,6 +7,7 @@
 #include "runloop/client/daemon_channel.h"
 #include "runloop/client/session_client.h"
 #include "runloop/client/socket_watch.h"
+#include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
@@ -20,6 +21,12 @@ constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
 constexpr absl::Duration kAttachTimeout = absl::Seconds(1);
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
+
+// A daemon that had sessions and is still there listens.
+bool NobodyListens(const Address& address) {
+  const absl::StatusCode code = ConnectUnix(address).status().code();
+  return code == absl::StatusCode::kNotFound || code == absl::StatusCode::kUnavailable;
+}
 
 }  // namespace
 
@@ -41,7 +48,7 @@ bool SessionClient::WaitToTry(SocketWatch& watch) {
       if (abandoned()) return false;
       if (std::exchange(wanted_, false)) schedule_.Wanted();
       if (schedule_.next() <= Now()) return true;
-      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_});
+      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_, resume_until_});
       if (!first_result_.has_value()) until = std::min(until, first_deadline_);
       sleeps_until_ = until;
     }
@@ -54,15 +61,28 @@ bool SessionClient::WaitToTry(SocketWatch& watch) {
   }
 }
 
-absl::Status SessionClient::TryConnect() {
+v1::Hello SessionClient::NewHello() {
   v1::Hello hello;
   hello.mutable_versions()->set_min(kVersion);
   hello.mutable_versions()->set_max(kVersion);
   hello.set_client_name(options_.client_name);
-  if (options_.offers_ring) hello.add_transports(v1::TRANSPORT_RING);
+  hello.set_resumable(options_.resumes);
+  absl::MutexLock lock(&mutex_);
+  bool offers_ring = options_.offers_ring;
+  if (suspended_ != nullptr) {
+    hello.set_resume_token(suspended_->resume_token());
+    hello.set_outcomes_received(suspended_->outcomes_received());
+    // A ring would not take the messages of a stream, which are larger.
+    offers_ring = offers_ring && suspended_->for_ring();
+  }
+  if (offers_ring) hello.add_transports(v1::TRANSPORT_RING);
   hello.add_transports(v1::TRANSPORT_STREAM);
+  return hello;
+}
+
+absl::Status SessionClient::TryConnect() {
   absl::StatusOr<std::shared_ptr<SessionStream>> stream =
-      SessionStream::Start(options_.address, std::move(hello));
+      SessionStream::Start(options_.address, NewHello());
   if (!stream.ok()) return stream.status();
   {
     absl::MutexLock lock(&mutex_);
@@ -79,10 +99,10 @@ absl::Status SessionClient::TryConnect() {
       break;
     }
   }
+  if (status->ok() && !(*stream)->welcome().resumed()) LoseSuspended();
   if (status->ok()) status = (*stream)->AttachRing(kAttachTimeout);
-  if (status->ok()) {
-    BeginSession();
-  } else {
+  if (status->ok()) status = BeginSession();
+  if (!status->ok()) {
     absl::MutexLock lock(&mutex_);
     stream_.reset();
   }
@@ -94,6 +114,7 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
   if (watch.Arm()) schedule_.Changed();
   const bool refused = !absl::IsUnavailable(status);
   schedule_.Failed(Now(), refused, watch.armed());
+  if (refused || NobodyListens(options_.address)) LoseSuspended();
   Outcomes finished;
   {
     absl::MutexLock lock(&mutex_);
@@ -109,6 +130,12 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
 }
 
 void SessionClient::ExpireWaiting() {
+  bool late;
+  {
+    absl::MutexLock lock(&mutex_);
+    late = resume_until_ <= Now();
+  }
+  if (late) LoseSuspended();
   Outcomes finished;
   {
     absl::MutexLock lock(&mutex_);
@@ -126,18 +153,69 @@ void SessionClient::ExpireWaiting() {
   FinishAll(std::move(finished));
 }
 
-void SessionClient::BeginSession() {
+bool SessionClient::MayResume(const absl::Status& why) {
+  const v1::ErrorReason reason = ReasonOf(why);
+  absl::MutexLock lock(&mutex_);
+  return !why.ok() && violation_.ok() && !broken_off_ && session_->resumable() &&
+         !session_->draining() &&
+         (reason == v1::ERROR_REASON_UNSPECIFIED || reason == v1::ERROR_REASON_NOT_CONNECTED);
+}
+
+bool SessionClient::SuspendSession(const absl::Status& why) {
+  std::shared_ptr<SessionStream> stream;  // destroyed without the lock
+  absl::MutexLock lock(&mutex_);
+  const bool writing = session_->writing();
+  stream.swap(stream_);
+  suspended_ = std::move(session_);
+  resume_until_ = Now() + suspended_->resume_grace();
+  why_suspended_ = why;
+  stream_ended_ = false;
+  failure_ = NoAnswer(options_.address);
+  return writing;
+}
+
+void SessionClient::LoseSuspended() {
+  absl::Status why;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (suspended_ == nullptr) return;
+    why = why_suspended_;
+  }
+  bool writing;
+  const std::optional<SessionLost> lost = EndSession(why, writing);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!lost.has_value() || !report_losses_) return;
+  }
+  options_.on_session_lost(*lost);
+}
+
+absl::Status SessionClient::BeginSession() {
   Outcomes refused;
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
-    session_ = std::make_unique<OpenSession>(stream_->welcome(), stream_->has_ring()
-                                                                     ? OpenSession::kRingBatchBytes
-                                                                     : OpenSession::kBatchBytes);
+    if (suspended_ != nullptr) {
+      if (absl::Status resumed = suspended_->Resume(stream_->welcome()); !resumed.ok()) {
+        return resumed;
+      }
+      session_ = std::move(suspended_);
+      resume_until_ = absl::InfiniteFuture();
+      if (stream_->welcome().transport() == v1::TRANSPORT_RING && !stream_->has_ring()) {
+        session_->SayWithoutRing();
+      }
+    } else if (stream_->welcome().resumed()) {
+      return absl::InvalidArgumentError("the daemon resumes what was not asked for");
+    } else {
+      session_ = std::make_unique<OpenSession>(
+          stream_->welcome(),
+          stream_->has_ring() ? OpenSession::kRingBatchBytes : OpenSession::kBatchBytes);
+      buffers_ = std::make_shared<SessionBuffers>(options_.address, stream_->welcome());
+    }
     turn_taken_ = true;  // until Serve: what is refused here is not done before
     violation_ = absl::OkStatus();
-    buffers_ = std::make_shared<SessionBuffers>(options_.address, stream_->welcome());
     session_began_ = Now();
+    received_ = false;
     if (!first_result_.has_value()) first_result_ = absl::OkStatus();
     wanted_ = false;
     for (Backlog::Entry& entry : backlog_.TakeAll()) {
@@ -157,6 +235,7 @@ void SessionClient::BeginSession() {
   }
   outgoing.Send();
   FinishAll(std::move(refused));
+  return absl::OkStatus();
 }
 
 }  // namespace runloop::internal

@@ -34,6 +34,10 @@ void SessionClient::Serve() {
   while (true) {
     OwnWork work = AwaitOwnWork();
     RunWatchers(std::move(work.watched));
+    if (work.late) {
+      absl::MutexLock lock(&mutex_);
+      broken_off_ = true;
+    }
     if (work.late) stream->Cancel();
     if (work.stream_ended) break;  // and the turn is kept
     if (!work.has_turn) continue;
@@ -49,8 +53,20 @@ void SessionClient::Serve() {
     absl::MutexLock lock(&mutex_);
     if (!violation_.ok()) why = violation_;
   }
+  bool received;
+  {
+    absl::MutexLock lock(&mutex_);
+    received = received_;
+  }
+  // One that has brought something was no attempt that failed.
+  schedule_.SessionEnded(Now(), received ? absl::InfinitePast() : session_began_);
   bool writing;
-  const std::optional<SessionLost> lost = EndSession(why, writing);
+  std::optional<SessionLost> lost;
+  if (MayResume(why)) {
+    writing = SuspendSession(why);
+  } else {
+    lost = EndSession(why, writing);
+  }
   // A ring has no writes that end by themselves.
   while (writing && !stream->has_ring()) {
     const SessionStream::Event event = stream->Next(absl::InfiniteFuture());
@@ -129,16 +145,21 @@ void SessionClient::Written() {
 
 void SessionClient::Receive(SessionStream& stream) {
   OpenSession::Finished finished;
+  Outgoing outgoing;
   bool violated = false;
   {
     absl::MutexLock lock(&mutex_);
+    received_ = true;
     absl::Status violation = session_->Receive(stream.message(), finished);
     if (!violation.ok() && violation_.ok()) {
       violation_ = std::move(violation);
       violated = true;
+    } else if (violation.ok()) {
+      outgoing = NextOutgoing();  // that something was received
     }
   }
   if (violated) stream.Cancel();
+  outgoing.Send();
   std::vector<Watched> watched;
   for (auto& [invocation, outcome] : finished.outcomes) {
     absl::Status status = outcome.status();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "runloop/client/remote_invocation.h"
 #include "runloop/v1/session.pb.h"
@@ -42,6 +43,12 @@ class Unfinished {
   absl::Status TakeRanges(const v1::InvocationRanges& ranges, uint64_t last_id, Invocations& taken);
 
   Invocations TakeAll();
+  // In the order of ids.
+  void ForEach(absl::FunctionRef<void(RemoteInvocation&)> visit) const {
+    for (const Slot& slot : slots_) {
+      if (slot.invocation != nullptr) visit(*slot.invocation);
+    }
+  }
 
  private:
   // Says itself what is needed to take it: under the client's lock nobody shall wait for the memory

@@ -68,6 +68,12 @@ std::string Callers::AddSession(const std::shared_ptr<Session>& session,
   return tokens_.Add(session, std::move(ring_owner));
 }
 
+std::shared_ptr<Session> Callers::Resumable(const std::string& session_id, std::string_view token,
+                                            const PeerIdentity& peer) const {
+  const absl::StatusOr<SessionTokens::Attached> found = tokens_.Attach(session_id, token, peer);
+  return found.ok() && !found->session->ended() ? found->session : nullptr;
+}
+
 void Callers::RemoveSession(const Session& session) {
   tokens_.Remove(session);
   absl::MutexLock lock(&mutex_);

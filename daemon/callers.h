@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -42,9 +43,13 @@ class Callers {
   absl::StatusOr<std::shared_ptr<Session>> SessionOf(const grpc::ServerContextBase& context) const;
 
   // The sessions that calls may join, and side channels attach to with the token that it returns.
+  // One that is there already, and goes on by another stream, keeps its token.
   std::string AddSession(const std::shared_ptr<Session>& session,
                          std::shared_ptr<RingOwner> ring_owner);
   void RemoveSession(const Session& session);
+  // The session that a peer may resume; null if there is none.
+  std::shared_ptr<Session> Resumable(const std::string& session_id, std::string_view token,
+                                     const PeerIdentity& peer) const;
 
  private:
   const std::shared_ptr<internal::RuntimeCore> core_;

@@ -39,12 +39,13 @@ ConnectionTable::~ConnectionTable() {
   for (const auto& [fd, connection] : left) connection->End();
 }
 
-std::shared_ptr<Connection> ConnectionTable::Add(int fd, PeerIdentity peer) {
+std::shared_ptr<Connection> ConnectionTable::Add(int fd, PeerIdentity peer,
+                                                 std::shared_ptr<const UniqueFd> process) {
   std::shared_ptr<Connection> stale;
   std::shared_ptr<Connection> added;
   {
     absl::MutexLock lock(&mutex_);
-    added = std::make_shared<Connection>(next_id_++, std::move(peer));
+    added = std::make_shared<Connection>(next_id_++, std::move(peer), std::move(process));
     stale = std::exchange(connections_[fd], added);
   }
   if (stale != nullptr) stale->End();

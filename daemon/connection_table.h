@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/session.h"
+#include "runloop/runtime/unique_fd.h"
 
 namespace runloop::daemon {
 
@@ -23,13 +24,16 @@ namespace runloop::daemon {
 // it came in by. Nothing that the peer sends changes it; every decision about a call goes by it.
 class Connection {
  public:
-  Connection(uint64_t id, PeerIdentity peer) : id_(id), peer_(std::move(peer)) {}
+  Connection(uint64_t id, PeerIdentity peer, std::shared_ptr<const UniqueFd> process)
+      : id_(id), peer_(std::move(peer)), process_(std::move(process)) {}
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
   // Unique for the life of the table, unlike its descriptor.
   uint64_t id() const { return id_; }
   const PeerIdentity& peer() const { return peer_; }
+  // A pidfd of the peer's process; null where there is none (peer_process.h).
+  const std::shared_ptr<const UniqueFd>& process() const { return process_; }
 
   // The session of the calls that name none, opened by the first of them; null once the
   // connection has ended. RESOURCE_EXHAUSTED (QUEUE_FULL): the peer has as many sessions as it may.
@@ -42,6 +46,7 @@ class Connection {
   // Constant after construction.
   const uint64_t id_;
   const PeerIdentity peer_;
+  const std::shared_ptr<const UniqueFd> process_;
 
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
@@ -60,7 +65,8 @@ class ConnectionTable {
   ~ConnectionTable();
 
   // A connection that still had the number has ended unnoticed, and ends now.
-  std::shared_ptr<Connection> Add(int fd, PeerIdentity peer);
+  std::shared_ptr<Connection> Add(int fd, PeerIdentity peer,
+                                  std::shared_ptr<const UniqueFd> process = nullptr);
 
   // Takes the connection out, unless another one has its number by now, and ends it.
   void Remove(int fd, const std::shared_ptr<Connection>& connection);

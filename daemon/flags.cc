@@ -86,6 +86,7 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   std::string session_buffers = FormatBound(flags.buffer_bounds.session);
   std::string close_timeout = absl::FormatDuration(runtime_defaults.close_timeout);
   std::string loop = "epoll";
+  std::string resume_grace = absl::FormatDuration(defaults.resume_grace);
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
 
   CLI::App app(kDescription, "runloopd");
@@ -115,6 +116,10 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
         const bool ok = absl::SimpleAtoi(text, &bytes) && (bytes == 0 || IsRingSize(bytes));
         return ok ? "" : "'" + text + "' is neither 0 nor a power of two from 4KiB to 16MiB";
       });
+  app.add_option("--resume_grace", resume_grace,
+                 "How long a session whose connection was lost goes on, for its worker to resume "
+                 "it, up to 1h; 0: not at all")
+      ->capture_default_str();
   app.add_option("--drain_timeout", drain_timeout,
                  "How long admitted work may take after SIGTERM, such as 10s")
       ->capture_default_str();
@@ -140,6 +145,10 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   app.add_option("--probe_plugin", flags.probe_plugins)->allow_extra_args(false)->group("");
   try {
     app.parse(argc, argv);
+    flags.resume_grace = ParseDuration("--resume_grace", resume_grace);
+    if (flags.resume_grace > HostOptions::kMaxResumeGrace) {
+      throw CLI::ValidationError("--resume_grace", "'" + resume_grace + "' is more than 1h");
+    }
     flags.drain_timeout = ParseDuration("--drain_timeout", drain_timeout);
     flags.close_timeout = ParseDuration("--close_timeout", close_timeout);
     flags.bounds = {.total = ParseBound("--total_bound", total),

@@ -18,6 +18,7 @@ struct Flags {
   bool glib = false;
   int64_t max_message_bytes = 0;
   int64_t ring_bytes = 0;
+  absl::Duration resume_grace;
   absl::Duration drain_timeout;
   absl::Duration close_timeout;
   WorkBounds bounds;

@@ -159,6 +159,12 @@ absl::Status Host::Impl::Start() {
   if (options_.max_message_bytes < 1 || options_.max_unfinished < 1) {
     return absl::InvalidArgumentError("max_message_bytes and max_unfinished are at least 1");
   }
+  if (options_.resume_grace < absl::ZeroDuration() ||
+      options_.resume_grace > HostOptions::kMaxResumeGrace) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("resume_grace is ", absl::FormatDuration(options_.resume_grace),
+                     "; it is at most ", absl::FormatDuration(HostOptions::kMaxResumeGrace)));
+  }
   for (const ListeningSocket& socket : *sockets) {
     listener_addresses_.push_back(socket.name());
     if (socket.address()) hosted_.push_back(socket.address()->ToString());
@@ -238,6 +244,7 @@ absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_ca
        .max_unfinished = options_.max_unfinished,
        .max_calls = max_calls,
        .max_arriving_bytes = MaxArrivingBytes(unfinished),
+       .resume_grace = options_.resume_grace,
        .rings = rings_,
        .why_no_rings = why_no_rings_,
        .on_idle = options_.on_idle,

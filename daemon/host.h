@@ -31,6 +31,12 @@ struct HostOptions {
   // two from 4096 to 16 MiB. They count in the session's bounds for buffers, and take memory only
   // as far as they are used. 0: there are none, and messages go by the stream.
   int64_t ring_bytes = int64_t{256} << 10;
+  // How long a session goes on when its connection is lost but its worker lives, so that the worker
+  // can resume it (docs/protocol.md): its work runs, its handles and buffers stay, its outcomes are
+  // kept, up to 32 MiB of them, and no outcome is lost. Then, or when the worker's process dies,
+  // it ends. 0: it ends with its connection. At most an hour.
+  static constexpr absl::Duration kMaxResumeGrace = absl::Hours(1);
+  absl::Duration resume_grace = absl::Seconds(10);
   // How long a drain may take.
   absl::Duration drain_timeout = absl::Seconds(10);
   // Called about a second after a session or a connection has ended, if no worker by the main

@@ -116,4 +116,8 @@ void InvocationWindow::Describe(v1::InvocationRanges& ranges) {
   }
 }
 
+void InvocationWindow::DescribeAnew() {
+  for (auto& [first, run] : runs_) run.changed = true;
+}
+
 }  // namespace runloop::daemon

@@ -53,6 +53,8 @@ class InvocationWindow {
   // Writes the settled set: the watermark is the last id before the first unsettled one. Ranges
   // that were written before are left out where there are more than `kRepeatedRanges`.
   void Describe(v1::InvocationRanges& ranges);
+  // The next Describe writes all of them.
+  void DescribeAnew();
 
   // Not settled yet.
   size_t unsettled() const { return unsettled_; }

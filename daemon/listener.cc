@@ -289,7 +289,8 @@ void Listener::HandToGrpc(AcceptedSocket accepted) {
     log_.Warn(absl::StrCat("closed a connection of process ", pid, ": ", added.message()));
     return;
   }
-  std::shared_ptr<Connection> connection = connections_.Add(*grpc_fd, accepted.peer);
+  std::shared_ptr<Connection> connection = connections_.Add(
+      *grpc_fd, accepted.peer, accepted.process != nullptr ? accepted.process->pidfd() : nullptr);
   watched_[fd] = {.accepted = std::move(accepted), .grpc_fd = *grpc_fd, .connection = connection};
   serve_(for_grpc.Release(), connection->peer().role);
 }

@@ -19,12 +19,14 @@ constexpr int kPeerPidfd = SO_PEERPIDFD;
 constexpr int kPeerPidfd = 77;
 #endif
 
-bool HasEnded(int pidfd) {
+bool PidfdHasEnded(int pidfd) {
   pollfd poll_fd = {.fd = pidfd, .events = POLLIN, .revents = 0};
   return poll(&poll_fd, 1, 0) > 0;
 }
 
 }  // namespace
+
+bool HasEnded(const UniqueFd& pidfd) { return PidfdHasEnded(pidfd.get()); }
 
 absl::StatusOr<UniqueFd> GetPeerPidfd(int socket, int32_t pid) {
   const absl::Status ended = absl::NotFoundError("the process that connected has ended");
@@ -49,7 +51,7 @@ absl::StatusOr<std::unique_ptr<PeerProcess>> PeerProcess::Watch(EpollLoop& loop,
   std::unique_ptr<PeerProcess> process(new PeerProcess(loop, *std::move(pidfd)));
   const absl::Status added = loop.AddFd(fd, EPOLLIN, [&loop, fd, ended](uint32_t) {
     // The event may be an older one's of the same number.
-    if (!HasEnded(fd)) return;
+    if (!PidfdHasEnded(fd)) return;
     (void)loop.RemoveFd(fd);  // it stays readable
     ended();
   });
@@ -57,6 +59,6 @@ absl::StatusOr<std::unique_ptr<PeerProcess>> PeerProcess::Watch(EpollLoop& loop,
   return process;
 }
 
-PeerProcess::~PeerProcess() { (void)loop_.RemoveFd(pidfd_.get()); }
+PeerProcess::~PeerProcess() { (void)loop_.RemoveFd(pidfd_->get()); }
 
 }  // namespace runloop::daemon

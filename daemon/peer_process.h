@@ -21,6 +21,8 @@ namespace runloop::daemon {
 // gives no pidfds, the process is in another pid namespace (0), or no descriptor is left.
 absl::StatusOr<UniqueFd> GetPeerPidfd(int socket, int32_t pid);
 
+bool HasEnded(const UniqueFd& pidfd);
+
 // Watches the process that opened a connection: it may end and leave the connection open, held by a
 // child. The loop's thread only, or any while the loop does not run. The loop must outlive it.
 class PeerProcess {
@@ -32,14 +34,18 @@ class PeerProcess {
   // `ended` is not called after this.
   ~PeerProcess();
 
+  // For whoever wants to know for longer.
+  const std::shared_ptr<const UniqueFd>& pidfd() const { return pidfd_; }
+
   PeerProcess(const PeerProcess&) = delete;
   PeerProcess& operator=(const PeerProcess&) = delete;
 
  private:
-  PeerProcess(EpollLoop& loop, UniqueFd pidfd) : loop_(loop), pidfd_(std::move(pidfd)) {}
+  PeerProcess(EpollLoop& loop, UniqueFd pidfd)
+      : loop_(loop), pidfd_(std::make_shared<const UniqueFd>(std::move(pidfd))) {}
 
   EpollLoop& loop_;
-  const UniqueFd pidfd_;
+  const std::shared_ptr<const UniqueFd> pidfd_;
 };
 
 }  // namespace runloop::daemon

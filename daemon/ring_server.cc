@@ -81,13 +81,15 @@ absl::StatusOr<RingServer::Attached> RingServer::Attach(const std::shared_ptr<Se
                   .bell = ring->bell()};
 }
 
-void RingServer::Start(const std::shared_ptr<SessionRing>& ring) {
+void RingServer::Start(const std::shared_ptr<SessionRing>& ring,
+                       std::unique_ptr<SessionProtocol> protocol) {
   // Each time that it is rung is an event: the counter, which the worker shares, is never read.
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = ring.get();
   {
     absl::MutexLock lock(&mutex_);
+    ring->Begin(std::move(protocol), ring);
     rings_[ring.get()] = ring;
     if (ring->closed) return;
     if (epoll_ctl(bells_.get(), EPOLL_CTL_ADD, ring->bell(), &event) != 0) {
@@ -122,7 +124,7 @@ void RingServer::End(SessionRing& ring, absl::Status why) {
   ring.owner().OnRingEnd(std::move(why));
 }
 
-void RingServer::Close(SessionRing& ring) {
+std::unique_ptr<SessionProtocol> RingServer::Close(SessionRing& ring) {
   std::shared_ptr<SessionRing> kept;
   {
     absl::MutexLock lock(&mutex_);
@@ -136,8 +138,8 @@ void RingServer::Close(SessionRing& ring) {
       long_tools_.Trim();
     }
   }
-  // Nobody serves it any more. What it holds may take a while to be freed.
-  ring.Close();
+  // Nobody serves it any more.
+  return ring.Close();
 }
 
 void RingServer::EndRequests(SessionRing& ring) {
@@ -182,7 +184,7 @@ void RingServer::Knock(SessionRing& ring) {
 void RingServer::ChannelClosed(const std::shared_ptr<SessionRing>& ring) {
   absl::MutexLock lock(&mutex_);
   if (ring->closed) return;
-  End(*ring, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+  End(*ring, MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
                        "the side channel of the session's ring was closed"));
 }
 

@@ -61,10 +61,12 @@ class RingServer final : public internal::IntakeSource,
   absl::StatusOr<Attached> Attach(const std::shared_ptr<Session>& session,
                                   std::shared_ptr<RingOwner> owner,
                                   std::shared_ptr<const UniqueFd> channel);
+  const SessionTerms& terms() const { return options_.terms; }
   // They are served from now on, and the worker is told so.
-  void Start(const std::shared_ptr<SessionRing>& ring);
-  // Ends it, with its session; also one that has not been started. Idempotent.
-  void Close(SessionRing& ring);
+  void Start(const std::shared_ptr<SessionRing>& ring, std::unique_ptr<SessionProtocol> protocol);
+  // Ends it, also one that has not been started, and gives back what Start was given. Idempotent:
+  // null, then.
+  std::unique_ptr<SessionProtocol> Close(SessionRing& ring);
   // See SessionRing.
   void EndRequests(SessionRing& ring);
   void BeginDrain(SessionRing& ring, absl::Duration left);

@@ -44,6 +44,7 @@ Server::Server(ServerOptions options)
                  .callers = &callers_,
                  .max_message_bytes = options.max_message_bytes,
                  .max_unfinished = options.max_unfinished,
+                 .resume_grace = options.resume_grace,
                  .rings = options.rings,
                  .why_no_rings = options.why_no_rings,
                  .on_idle = options.on_idle,

@@ -40,6 +40,7 @@ struct ServerOptions {
   // What gRPC may hold for all connections together, mostly of messages that have not arrived in
   // full. When it holds more it ends streams, whoever's they are.
   int64_t max_arriving_bytes = 0;
+  absl::Duration resume_grace;
   std::shared_ptr<RingServer> rings;  // null: there are none
   std::string why_no_rings;           // then
   // HostOptions::on_idle.

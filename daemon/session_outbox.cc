@@ -55,6 +55,20 @@ void SessionOutbox::Deliver(std::shared_ptr<Task> task) {
   if (head == EmptyAndAsleep()) Wake();
 }
 
+void SessionOutbox::SetWaker(std::shared_ptr<Waker> waker) {
+  absl::MutexLock lock(&mutex_);
+  waker_.swap(waker);
+}
+
+void SessionOutbox::Wake() {
+  std::shared_ptr<Waker> waker;
+  {
+    absl::MutexLock lock(&mutex_);
+    waker = waker_;
+  }
+  if (waker != nullptr) waker->OnOutcomes();
+}
+
 void SessionOutbox::Take(Tasks& to) {
   if (!IsTask(head_.load(std::memory_order_relaxed))) return;
   Release(head_.exchange(Empty(), std::memory_order_acq_rel), to);

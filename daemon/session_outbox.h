@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/operation_task.h"
 
@@ -24,15 +26,24 @@ absl::Status BoundedStatus(absl::Status status);
 
 // Where the invocations of one session gather that have their outcome, until they are written: a
 // lock-free list, which the runtime thread adds to, waking who writes only if that has said that it
-// sleeps. Shared by the transport and its invocations, which may outlive it.
+// sleeps. Shared by the session's transports, one after the other, and its invocations, which may
+// outlive them.
 //
 // Threads: the transport's, one at a time, unless said otherwise.
-class SessionOutbox : public internal::OutcomeSink,
-                      public std::enable_shared_from_this<SessionOutbox> {
+class SessionOutbox final : public internal::OutcomeSink,
+                            public std::enable_shared_from_this<SessionOutbox> {
  public:
   using Tasks = std::vector<std::shared_ptr<internal::OperationTask>>;
 
-  virtual ~SessionOutbox() = default;
+  // Who writes.
+  class Waker {
+   public:
+    virtual ~Waker() = default;
+    // Something has gathered after Sleep. Any thread; must not block.
+    virtual void OnOutcomes() = 0;
+  };
+  // From now on another transport is woken, which then looks; null: none is.
+  void SetWaker(std::shared_ptr<Waker> waker);
 
   // Any thread. Dropped if this is closed.
   void Deliver(std::shared_ptr<internal::OperationTask> task) override;
@@ -50,10 +61,6 @@ class SessionOutbox : public internal::OutcomeSink,
   // From now on outcomes are dropped.
   void Close();
 
- protected:
-  // Something has gathered after Sleep. Any thread; must not block.
-  virtual void Wake() = 0;
-
  private:
   using Task = internal::OperationTask;
 
@@ -65,9 +72,13 @@ class SessionOutbox : public internal::OutcomeSink,
 
   // The list from `newest` on, turned round; none of them is in the outbox any more.
   void Release(Task* newest, Tasks& to);
+  void Wake();
 
   alignas(64) std::atomic<Task*> head_{EmptyAndAsleep()};
   std::atomic<size_t> bytes_{0};
+
+  absl::Mutex mutex_;
+  std::shared_ptr<Waker> waker_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace runloop::daemon

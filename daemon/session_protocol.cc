@@ -34,8 +34,11 @@ void SessionTools::TrimTo(size_t count) {
 }
 
 SessionProtocol::SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session,
-                                 std::shared_ptr<SessionOutbox> outbox)
-    : terms_(terms), session_(std::move(session)), outbox_(std::move(outbox)) {}
+                                 bool resumable)
+    : terms_(terms),
+      session_(std::move(session)),
+      outbox_(std::make_shared<SessionOutbox>()),
+      resumable_(resumable) {}
 
 void SessionProtocol::BeginDrain(absl::Duration left) { drain_left_ = left; }
 
@@ -45,13 +48,69 @@ void SessionProtocol::End() {
   // Gives the memory of its tasks back before anybody looks what there is to give back.
   window_ = InvocationWindow();
   unsent_.clear();
-  unsent_bytes_ = 0;
+  kept_.clear();
+  unsent_bytes_ = kept_bytes_ = resent_ = resent_bytes_ = 0;
+}
+
+bool SessionProtocol::CanResume(uint64_t outcomes_received) const {
+  return resumable_ && outcomes_received <= outcomes_told_ &&
+         outcomes_received + kept_.size() >= outcomes_told_;
+}
+
+void SessionProtocol::Resume(uint64_t outcomes_received) {
+  (void)Forget(outcomes_received);
+  resent_ = kept_.size();
+  resent_bytes_ = kept_bytes_;
+  window_.DescribeAnew();
+  acknowledges_ = true;
+  sent_again_ = window_.last_id();
+}
+
+void SessionProtocol::Keep(uint64_t id, Untold told) {
+  ++outcomes_told_;
+  if (!resumable_) return;
+  kept_bytes_ += told.bytes;
+  kept_.push_back({.id = id, .outcome = std::move(told.outcome), .bytes = told.bytes});
+  if (kept_bytes_ <= kMaxKeptBytes) return;
+  kept_.clear();
+  kept_bytes_ = 0;
+}
+
+absl::Status SessionProtocol::Forget(uint64_t outcomes_received) {
+  if (outcomes_received > outcomes_told_ - resent_) {
+    return Violation(absl::StrCat("it has received ", outcomes_received, " outcomes, and was told ",
+                                  outcomes_told_ - resent_));
+  }
+  while (!kept_.empty() && outcomes_told_ - kept_.size() < outcomes_received) {
+    kept_bytes_ -= kept_.front().bytes;
+    kept_.pop_front();
+  }
+  return absl::OkStatus();
+}
+
+void SessionProtocol::FillResent(v1::SessionResponse& response) {
+  const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
+  size_t bytes = 0;
+  while (resent_ > 0) {
+    Kept& kept = kept_[kept_.size() - resent_];
+    if (bytes > 0 && bytes + kept.bytes > bound) break;
+    FillOutcome(kept.id, kept.outcome, *response.add_outcomes());
+    bytes += kept.bytes;
+    resent_bytes_ -= kept.bytes;
+    --resent_;
+  }
+  last_response_bytes_ = bytes;
 }
 
 bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& response) {
   TakeFinished(tools);
 
   response.Clear();
+  // Alone: the ranges pass over all of them, which were settled long ago.
+  if (resent_ > 0) {
+    FillResent(response);
+    return true;
+  }
   const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
   const bool acknowledged = std::exchange(acknowledges_, false);
   std::vector<uint64_t> told;  // with an outcome of their own
@@ -60,8 +119,10 @@ bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& res
     Untold& untold = unsent_.front();
     unsent_bytes_ -= untold.bytes;
     bytes += untold.bytes;
-    FillOutcome(untold, *response.add_outcomes());
+    const uint64_t id = window_.IdOf(untold.number);
+    FillOutcome(id, untold.outcome, *response.add_outcomes());
     told.push_back(untold.number);
+    Keep(id, std::move(untold));
     unsent_.pop_front();
   }
   // The ranges pass over invocations with an outcome of their own only once that was sent in an
@@ -96,26 +157,31 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
   taken.clear();
 }
 
-void SessionProtocol::FillOutcome(Untold& untold, v1::Outcome& outcome) {
-  outcome.set_invocation_id(window_.IdOf(untold.number));
-  if (untold.outcome.ok()) {
-    const google::protobuf::Message& reply = **untold.outcome;
+void SessionProtocol::FillOutcome(uint64_t id, Outcome& outcome, v1::Outcome& told) {
+  told.set_invocation_id(id);
+  if (outcome.ok()) {
+    const google::protobuf::Message& reply = **outcome;
     const int64_t limit = terms_.max_message_bytes - kEnvelopeBytes;
     const size_t size = reply.ByteSizeLong();
     if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
-      reply.SerializeToString(outcome.mutable_reply());
+      reply.SerializeToString(told.mutable_reply());
       return;
     }
-    untold.outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
+    outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
   }
-  *outcome.mutable_status() = runloop::ToProto(untold.outcome.status());
+  *told.mutable_status() = runloop::ToProto(outcome.status());
 }
 
 absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore::Group& group) {
   const SessionRequestReader& request = tools.reader;
   const v1::SessionRequest& rest = request.rest();
   if (rest.has_hello()) return Violation("a second hello");
+  if (rest.outcomes_received() > 0) {
+    if (absl::Status received = Forget(rest.outcomes_received()); !received.ok()) return received;
+  }
   for (const DispatchView& dispatch : request.dispatches()) {
+    if (dispatch.invocation_id <= sent_again_) continue;
+    sent_again_ = 0;
     if (dispatch.invocation_id <= window_.last_id()) {
       return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
                                     window_.last_id(), "; ids start at 1 and rise"));

@@ -41,9 +41,12 @@ struct SessionTools {
 };
 
 // What is said in one session after its welcome, whatever carries it: takes requests in, and says
-// what is to be answered. Its transport reads, writes, and ends.
+// what is to be answered. Its transport reads, writes, and ends; another one may carry it on.
 //
 // Threads: one at a time; the terms outlive it.
+//
+// If the worker may resume the session, outcomes that it was told of are kept until it says that it
+// has received them, `kMaxKeptBytes` of them at most; what was beyond that is told once.
 //
 // What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
 // parse, and a request must not hold many times what may be unfinished (SessionRequestReader). What
@@ -53,9 +56,9 @@ struct SessionTools {
 class SessionProtocol {
  public:
   static constexpr size_t kMaxUnsentBytes = size_t{32} << 20;
+  static constexpr size_t kMaxKeptBytes = size_t{16} << 20;
 
-  SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session,
-                  std::shared_ptr<SessionOutbox> outbox);
+  SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session, bool resumable);
 
   // Takes in what the tools' reader has read. An error is a violation of the protocol. What was
   // dispatched is in `group`, of this session.
@@ -66,12 +69,25 @@ class SessionProtocol {
   // How many bytes of outcomes were in the last one.
   size_t last_response_bytes() const { return last_response_bytes_; }
   // Bytes of outcomes that no response has held.
-  size_t unsent_bytes() const { return outbox_->bytes() + unsent_bytes_; }
+  size_t unsent_bytes() const { return outbox_->bytes() + unsent_bytes_ + resent_bytes_; }
+
+  // True if FillResponse has something to tell that is not in the outbox.
+  bool has_unsaid() const {
+    return resent_ > 0 || acknowledges_ || !unsent_.empty() || drain_left_.has_value();
+  }
+
+  // While nothing carries it: takes what has finished, so that its bytes are counted.
+  void Gather(SessionTools& tools) { TakeFinished(tools); }
+  // True if nothing was missed for good by a worker that has received so many outcomes.
+  bool CanResume(uint64_t outcomes_received) const;
+  // Another transport begins: what the worker has not received is told again, before anything else,
+  // and what it sends again is passed over. If it CanResume.
+  void Resume(uint64_t outcomes_received);
 
   // The next response tells that the daemon drains.
   void BeginDrain(absl::Duration left);
   // Every invocation has its outcome, and a response has told it.
-  bool settled() const { return window_.unsettled() == 0; }
+  bool settled() const { return window_.unsettled() == 0 && resent_ == 0; }
   // 0: nothing was dispatched.
   uint64_t last_id() const { return window_.last_id(); }
 
@@ -91,7 +107,13 @@ class SessionProtocol {
 
   // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished(SessionTools& tools);
-  void FillOutcome(Untold& untold, v1::Outcome& outcome);
+  void FillOutcome(uint64_t id, Outcome& outcome, v1::Outcome& told);
+  // The worker has been told of it.
+  void Keep(uint64_t id, Untold told);
+  // INVALID_ARGUMENT: it has received more than it was told.
+  absl::Status Forget(uint64_t outcomes_received);
+  // Tells again what the worker has missed.
+  void FillResent(v1::SessionResponse& response);
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself.
   void Tell(uint64_t number, Outcome outcome);
@@ -109,6 +131,21 @@ class SessionProtocol {
   std::deque<Untold> unsent_;  // taken out of the outbox, or refused
   size_t unsent_bytes_ = 0;    // of unsent_
   size_t last_response_bytes_ = 0;
+
+  struct Kept {
+    uint64_t id = 0;
+    Outcome outcome;
+    size_t bytes = 0;
+  };
+  const bool resumable_;
+  std::deque<Kept> kept_;  // what was told last, in that order
+  size_t kept_bytes_ = 0;
+  uint64_t outcomes_told_ = 0;
+  size_t resent_ = 0;  // so many at the end of kept_ are to be told again
+  size_t resent_bytes_ = 0;
+  // Dispatches up to this id may come again, until a new one does.
+  uint64_t sent_again_ = 0;
+
   std::optional<absl::Duration> drain_left_;  // to be told
 };
 

@@ -24,37 +24,41 @@ constexpr int kKeptOutcomes = 256;
 }  // namespace
 
 // Wakes the runtime thread.
-class SessionRing::Outbox final : public SessionOutbox {
+class SessionRing::Waker final : public SessionOutbox::Waker {
  public:
-  explicit Outbox(RingServer& server) : server_(server) {}
-  std::weak_ptr<SessionRing> ring;
+  Waker(RingServer& server, std::weak_ptr<SessionRing> ring)
+      : server_(server), ring_(std::move(ring)) {}
 
- private:
-  void Wake() override {
-    if (std::shared_ptr<SessionRing> mine = ring.lock()) server_.Poke(std::move(mine));
+  void OnOutcomes() override {
+    if (std::shared_ptr<SessionRing> ring = ring_.lock()) server_.Poke(std::move(ring));
   }
 
+ private:
   RingServer& server_;
+  const std::weak_ptr<SessionRing> ring_;
 };
 
 std::shared_ptr<SessionRing> SessionRing::Make(RingServer& server, const SessionTerms& terms,
                                                Options options) {
-  auto outbox = std::make_shared<Outbox>(server);
-  std::shared_ptr<SessionRing> made(new SessionRing(terms, outbox, std::move(options)));
-  outbox->ring = made;
-  return made;
+  return std::shared_ptr<SessionRing>(new SessionRing(server, terms, std::move(options)));
 }
 
-SessionRing::SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbox> outbox,
-                         Options options)
-    : terms_(terms),
+SessionRing::SessionRing(RingServer& server, const SessionTerms& terms, Options options)
+    : server_(server),
+      terms_(terms),
+      session_(std::move(options.session)),
       owner_(std::move(options.owner)),
       charge_(std::move(options.charge)),
       memory_(std::move(options.memory)),
       end_(memory_.NewEnd(RingEnd::Side::kDaemon, static_cast<uint64_t>(terms.max_message_bytes))),
       bell_(std::move(options.bell)),
-      channel_(std::move(options.channel)),
-      protocol_(terms, std::move(options.session), std::move(outbox)) {}
+      channel_(std::move(options.channel)) {}
+
+void SessionRing::Begin(std::unique_ptr<SessionProtocol> protocol,
+                        std::weak_ptr<SessionRing> self) {
+  protocol_ = std::move(protocol);
+  protocol_->outbox().SetWaker(std::make_shared<Waker>(server_, std::move(self)));
+}
 
 absl::Status SessionRing::Serve(SessionTools& tools) {
   if (has_long()) return absl::OkStatus();
@@ -76,7 +80,7 @@ absl::Status SessionRing::Serve(SessionTools& tools) {
 }
 
 absl::Status SessionRing::TakeIn(SessionTools& tools) {
-  internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+  internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
   size_t budget = kBytesAtOnce, items = 0;
   for (int i = 0; i < kMessagesAtOnce && items < kItemsAtOnce && reads(); ++i) {
     more_ = true;
@@ -106,13 +110,13 @@ absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
     status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
                                     " things; one of more than ", kShort, " holds one"));
   }
-  if (status.ok()) status = protocol_.Handle(tools, group);
+  if (status.ok()) status = protocol_->Handle(tools, group);
   tools.reader.Clear();
   return status;
 }
 
 absl::Status SessionRing::HandleLong(SessionTools& tools) {
-  internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+  internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
   size_t items = 0;
   absl::Status status = Handle(*long_message_, tools, group, items);
   end_.reader().Release();  // here, where it may take a while
@@ -122,7 +126,7 @@ absl::Status SessionRing::HandleLong(SessionTools& tools) {
 absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   RingWriter& writer = end_.writer();
   if (absl::Status status = writer.Flush(); !status.ok()) return Violation(status.message());
-  while (writer.left() == 0 && protocol_.FillResponse(tools, response_)) {
+  while (writer.left() == 0 && protocol_->FillResponse(tools, response_)) {
     if (!response_.SerializeToString(&bytes_))
       return absl::InternalError("a response is too large");
     const std::string_view message = bytes_;
@@ -142,14 +146,15 @@ bool SessionRing::IsClaimed() const {
 bool SessionRing::HasWork() const {
   if (has_long()) return false;
   return IsClaimed() || (reads() && more_) ||
-         (end_.writer().left() == 0 && protocol_.outbox().has_tasks());
+         (end_.writer().left() == 0 &&
+          (protocol_->outbox().has_tasks() || protocol_->has_unsaid()));
 }
 
 bool SessionRing::AnnounceSleep() {
   if (has_long()) return true;  // who takes it in wakes it
   if (HasWork()) return false;
   // What gathers while it is blocked waits for room.
-  if (end_.writer().left() == 0 && !protocol_.outbox().Sleep()) return false;
+  if (end_.writer().left() == 0 && !protocol_->outbox().Sleep()) return false;
   return end_.AnnounceSleep(reads());
 }
 
@@ -160,11 +165,11 @@ absl::Status SessionRing::NoteBell() {
 
 void SessionRing::BeginDrain(absl::Duration left) {
   draining_ = true;
-  protocol_.BeginDrain(left);
+  protocol_->BeginDrain(left);
 }
 
 bool SessionRing::TakeSettled() {
-  if (settled_told_ || has_long() || (!requests_end_ && !draining_) || !protocol_.settled() ||
+  if (settled_told_ || has_long() || (!requests_end_ && !draining_) || !protocol_->settled() ||
       end_.writer().left() > 0) {
     return false;
   }
@@ -179,9 +184,10 @@ void SessionRing::RingWorker() {
   (void)send(channel_->get(), &kByte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-void SessionRing::Close() {
-  protocol_.End();
+std::unique_ptr<SessionProtocol> SessionRing::Close() {
+  if (protocol_ != nullptr) protocol_->outbox().SetWaker(nullptr);
   (void)shutdown(channel_->get(), SHUT_RDWR);
+  return std::move(protocol_);
 }
 
 }  // namespace runloop::daemon

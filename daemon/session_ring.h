@@ -26,11 +26,12 @@ class RingOwner {
   // The worker has `ring`, and waits for RingServer::Start.
   virtual void OnRing(std::shared_ptr<SessionRing> ring) = 0;
   // It carries nothing more. OK: no more requests will come, or the daemon drains, and all that was
-  // admitted has its outcome, which was written. Else why the session is to be ended.
+  // admitted has its outcome, which was written. UNAVAILABLE: the worker has let go of it, and may
+  // resume the session. Else why the session is to be ended.
   virtual void OnRingEnd(absl::Status why) = 0;
 };
 
-// The messages of one session, in a pair of rings.
+// The messages of one session, in a pair of rings, from RingServer::Start to RingServer::Close.
 //
 // Threads: its server's, which serves it under a lock, but for HandleLong.
 //
@@ -56,6 +57,9 @@ class SessionRing {
   static std::shared_ptr<SessionRing> Make(RingServer& server, const SessionTerms& terms,
                                            Options options);
 
+  // Begins to carry what is said; `self` is this.
+  void Begin(std::unique_ptr<SessionProtocol> protocol, std::weak_ptr<SessionRing> self);
+
   // Takes in some requests, and writes what there is to answer. An error ends the session.
   absl::Status Serve(SessionTools& tools);
   // A long message was met: Serve does nothing more until another thread has taken it in, with
@@ -79,13 +83,13 @@ class SessionRing {
 
   // Wakes the worker, with a byte; it may find nothing.
   void RingWorker();
-  // The session is ended, and nothing is read or written any more: wakes the worker, who finds the
-  // side channel closed. What it holds goes with it.
-  void Close();
+  // Nothing is read or written any more: wakes the worker, who finds the side channel closed. What
+  // another transport may carry on; null if it had not begun.
+  std::unique_ptr<SessionProtocol> Close();
 
   int bell() const { return bell_.get(); }
   RingOwner& owner() { return *owner_; }
-  const Session& session() const { return *protocol_.session(); }
+  const Session& session() const { return *session_; }
   // What a long message takes that was not taken in yet.
   size_t long_bytes() const { return end_.reader().long_bytes(); }
 
@@ -96,16 +100,16 @@ class SessionRing {
   size_t counted_long = 0;  // of long_bytes
 
  private:
-  class Outbox;
+  class Waker;
 
-  SessionRing(const SessionTerms& terms, std::shared_ptr<SessionOutbox> outbox, Options options);
+  SessionRing(RingServer& server, const SessionTerms& terms, Options options);
 
   // The worker says, by what it may write in the memory, that there is something to do.
   bool IsClaimed() const;
   // Worth reading now.
   bool reads() const {
     return !has_long() &&
-           protocol_.unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
+           protocol_->unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
   }
   absl::Status TakeIn(SessionTools& tools);
   // Adds how many things it held to `items`.
@@ -113,14 +117,16 @@ class SessionRing {
                       internal::RuntimeCore::Group& group, size_t& items);
   absl::Status WriteResponses(SessionTools& tools);
 
+  RingServer& server_;
   const SessionTerms& terms_;
+  const std::shared_ptr<Session> session_;
   const std::shared_ptr<RingOwner> owner_;
   const internal::BufferCharge charge_;
   const RingMemory memory_;
   RingEnd end_;
   const UniqueFd bell_;
   const std::shared_ptr<const UniqueFd> channel_;
-  SessionProtocol protocol_;
+  std::unique_ptr<SessionProtocol> protocol_;  // from Begin to Close
   v1::SessionResponse response_;
   std::string bytes_;  // of the response
   // In the reader's memory, which is left alone meanwhile.

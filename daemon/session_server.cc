@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runloop/daemon/session_stream.h"
+#include "runloop/runtime/clock.h"
+#include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
 namespace {
@@ -20,7 +23,14 @@ SessionServer::SessionServer(SessionServerOptions options)
               .max_message_bytes = options_.max_message_bytes,
               .max_unfinished = options_.max_unfinished}),
       log_(options_.log),
-      tools_(options_.max_unfinished) {}
+      tools_(options_.max_unfinished),
+      grace_watch_([this](const std::string& id, const absl::Status& why) {
+        options_.completion->Post([this, id, why] { EndDetached(id, why); });
+      }) {}
+
+SessionServer::~SessionServer() {
+  for (const auto& [id, detached] : detached_) detached.protocol->End();
+}
 
 std::unique_ptr<CallHandler> SessionServer::NewStream(Call& call) {
   return std::make_unique<SessionStream>(*this, call);
@@ -50,6 +60,82 @@ void SessionServer::AwaitIdle() {
                    [idle = options_.on_idle](bool due) {
                      if (due) idle();
                    });
+}
+
+// Wakes the thread that gathers what a detached session has.
+class SessionServer::Waker final : public SessionOutbox::Waker {
+ public:
+  Waker(SessionServer& server, std::string session_id)
+      : server_(server), session_id_(std::move(session_id)) {}
+
+  void OnOutcomes() override {
+    server_.options_.completion->Post(
+        [server = &server_, id = session_id_] { server->Gather(id); });
+  }
+
+ private:
+  SessionServer& server_;
+  const std::string session_id_;
+};
+
+void SessionServer::Detach(std::unique_ptr<SessionProtocol> protocol,
+                           std::shared_ptr<const UniqueFd> process) {
+  const std::string id = protocol->session()->info().id;
+  protocol->session()->SetTransport(
+      {.name = "none",
+       .why = absl::StrCat("its connection was lost; it can be resumed within ",
+                           absl::FormatDuration(options_.resume_grace))});
+  protocol->outbox().SetWaker(std::make_shared<Waker>(*this, id));
+  detached_[id] = {.protocol = std::move(protocol), .process = process};
+  grace_watch_.Add(id, std::move(process), Clock::Monotonic()->Now() + options_.resume_grace);
+  Gather(id);
+}
+
+void SessionServer::Gather(const std::string& session_id) {
+  const auto found = detached_.find(session_id);
+  if (found == detached_.end()) return;
+  SessionProtocol& protocol = *found->second.protocol;
+  do {
+    protocol.Gather(tools_);
+    if (protocol.unsent_bytes() > SessionProtocol::kMaxUnsentBytes) {
+      return EndDetached(
+          session_id,
+          MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                    absl::StrCat("more than ", SessionProtocol::kMaxUnsentBytes,
+                                 " bytes of outcomes wait for a worker without a connection")));
+    }
+  } while (!protocol.outbox().Sleep());
+}
+
+Resumed SessionServer::TakeOver(const Session& session) {
+  if (const auto found = detached_.find(session.info().id); found != detached_.end()) {
+    Resumed resumed = std::move(found->second);
+    detached_.erase(found);
+    grace_watch_.Remove(session.info().id);
+    return resumed;
+  }
+  for (SessionStream* const stream : streams_) {
+    if (stream->session() == &session) return stream->HandOver();
+  }
+  return {};
+}
+
+void SessionServer::EndDetached(const std::string& session_id, const absl::Status& why) {
+  const auto found = detached_.find(session_id);
+  if (found == detached_.end()) return;  // it was resumed just now
+  const std::unique_ptr<SessionProtocol> protocol = std::move(found->second.protocol);
+  detached_.erase(found);
+  grace_watch_.Remove(session_id);
+  log_.Warn(absl::StrCat("ended session ", session_id, " of process ",
+                         protocol->session()->info().peer.pid,
+                         ", whose connection was lost: ", why.message()));
+  EndSession(*protocol);
+}
+
+void SessionServer::EndSession(SessionProtocol& protocol) {
+  options_.callers->RemoveSession(*protocol.session());
+  protocol.End();
+  SessionEnded();
 }
 
 std::optional<absl::Duration> SessionServer::drain_left() const {

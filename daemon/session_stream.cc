@@ -7,6 +7,7 @@
 #include "runloop/daemon/byte_buffer.h"
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
+#include "runloop/daemon/peer_process.h"
 #include "runloop/daemon/ring_server.h"
 #include "runloop/daemon/session_outbox.h"
 #include "runloop/runtime/error.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr uint32_t kVersion = 1;  // the only one spoken
 constexpr size_t kMaxClientName = 128;
+constexpr size_t kSessionIdSize = 32;
 
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
@@ -58,7 +60,9 @@ std::string CleanName(std::string name) {
 }  // namespace
 
 // What others tell the stream by, while there is one: posts to its thread.
-class SessionStream::Link final : public RingOwner, public std::enable_shared_from_this<Link> {
+class SessionStream::Link final : public RingOwner,
+                                  public SessionOutbox::Waker,
+                                  public std::enable_shared_from_this<Link> {
  public:
   Link(std::shared_ptr<CompletionThread> completion, std::shared_ptr<RingServer> rings,
        SessionStream* stream)
@@ -70,7 +74,7 @@ class SessionStream::Link final : public RingOwner, public std::enable_shared_fr
       if (self->stream_ != nullptr) {
         self->stream_->OnRing(ring);
       } else {
-        self->rings_->Close(*ring);
+        (void)self->rings_->Close(*ring);
       }
     });
   }
@@ -79,7 +83,7 @@ class SessionStream::Link final : public RingOwner, public std::enable_shared_fr
       if (self->stream_ != nullptr) self->stream_->OnRingEnd(why);
     });
   }
-  void OnOutcomes() {
+  void OnOutcomes() override {
     completion_->Post([self = shared_from_this()] {
       if (self->stream_ != nullptr) self->stream_->Advance();
     });
@@ -92,16 +96,6 @@ class SessionStream::Link final : public RingOwner, public std::enable_shared_fr
   const std::shared_ptr<CompletionThread> completion_;
   const std::shared_ptr<RingServer> rings_;
   SessionStream* stream_;  // the stream's thread only
-};
-
-class SessionStream::Outbox final : public SessionOutbox {
- public:
-  explicit Outbox(std::shared_ptr<Link> link) : link_(std::move(link)) {}
-
- private:
-  void Wake() override { link_->OnOutcomes(); }
-
-  const std::shared_ptr<Link> link_;
 };
 
 SessionStream::SessionStream(SessionServer& server, Call& call) : server_(server), call_(call) {
@@ -120,7 +114,7 @@ void SessionStream::Start() {
 
 void SessionStream::OnGone() {
   broken_ = true;
-  EndSession();
+  LoseWorker();
 }
 
 void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
@@ -129,6 +123,7 @@ void SessionStream::OnRead(grpc::ByteBuffer* bytes) {
   if (bytes == nullptr) {
     // Either the worker has half-closed or it has gone; OnGone comes too if it has.
     half_closed_ = true;
+    awaits_ring_ = false;
     if (stage_ == Stage::kHello) End(Violation("it ended without a hello"));
     if (ring_ != nullptr) server_.options().rings->EndRequests(*ring_);
   } else if (ending_) {
@@ -159,7 +154,7 @@ void SessionStream::BeginDrain() {
   } else if (ring_ != nullptr) {
     server_.options().rings->BeginDrain(*ring_,
                                         server_.drain_left().value_or(absl::ZeroDuration()));
-  } else {
+  } else if (protocol_ != nullptr) {
     protocol_->BeginDrain(server_.drain_left().value_or(absl::ZeroDuration()));
   }
   Advance();
@@ -194,7 +189,7 @@ bool SessionStream::FillResponse() {
     welcomed_ = true;  // Welcome has filled it
     return true;
   }
-  if (ring_ != nullptr) return false;
+  if (ring_ != nullptr || awaits_ring_) return false;
   do {
     if (protocol_->FillResponse(server_.tools(), response_)) {
       written_bytes_ = protocol_->last_response_bytes();
@@ -205,7 +200,8 @@ bool SessionStream::FillResponse() {
 }
 
 bool SessionStream::settled() const {
-  return ring_ != nullptr ? ring_settled_ : protocol_->settled();
+  if (ring_ != nullptr) return ring_settled_;
+  return !awaits_ring_ && protocol_->settled();
 }
 
 size_t SessionStream::unsent_bytes() const {
@@ -214,6 +210,8 @@ size_t SessionStream::unsent_bytes() const {
 
 absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
   if (ring_ != nullptr) return Violation("a message came by the stream after a ring was attached");
+  requested_ = true;
+  awaits_ring_ = false;
   internal::RuntimeCore::Group group(server_.core(), session_);
   absl::Status status = protocol_->Handle(server_.tools(), group);
   group.Flush();
@@ -222,13 +220,14 @@ absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
 }
 
 void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
-  if (ending_ || broken_ || ring_ != nullptr || protocol_->last_id() > 0) {
-    server_.options().rings->Close(*ring);
+  if (ending_ || broken_ || ring_ != nullptr || requested_) {
+    (void)server_.options().rings->Close(*ring);
     End(Violation("a ring is attached once, and before anything is dispatched"));
     return Advance();
   }
   ring_ = std::move(ring);
-  server_.options().rings->Start(ring_);
+  awaits_ring_ = false;
+  server_.options().rings->Start(ring_, std::move(protocol_));
   session_->SetTransport({.name = "ring", .why = "the worker has attached one"});
   if (draining_) {
     server_.options().rings->BeginDrain(*ring_,
@@ -240,8 +239,11 @@ void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
 void SessionStream::OnRingEnd(absl::Status why) {
   if (why.ok()) {
     ring_settled_ = true;
-  } else if (absl::IsAborted(why)) {
-    End(std::move(why));  // the worker has gone, or goes
+  } else if (absl::IsUnavailable(why)) {
+    const bool waits = LoseWorker();
+    End(waits ? std::move(why)
+              : MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                          std::string(why.message())));
   } else if (!ending_) {
     server_.log().Warn(absl::StrCat("ended session ", session_->info().id, " of process ",
                                     session_->info().peer.pid, ": ", why.message()));
@@ -253,7 +255,7 @@ void SessionStream::OnRingEnd(absl::Status why) {
 void SessionStream::HandleHello(const SessionRequestReader& request) {
   const v1::SessionRequest& rest = request.rest();
   if (!rest.has_hello() || !request.dispatches().empty() || rest.cancels_size() > 0 ||
-      rest.waiting_size() > 0 || rest.has_received()) {
+      rest.waiting_size() > 0 || rest.outcomes_received() > 0) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }
@@ -277,28 +279,27 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
       server_.options().callers->ConnectionOf(call_.context());
   if (!connection.ok()) return connection.status();
 
-  absl::StatusOr<std::shared_ptr<Session>> session =
-      server_.core().OpenPeerSession({.id = NewSessionId(),
-                                      .client_name = CleanName(hello.client_name()),
-                                      .peer = (*connection)->peer(),
-                                      .transport = "stream"});
-  if (!session.ok()) return session.status();
-  session_ = *std::move(session);
+  if (!Resume(hello, (*connection)->peer())) {
+    if (absl::Status opened = OpenNew(hello, **connection); !opened.ok()) return opened;
+  }
   link_ = std::make_shared<Link>(server_.options().completion, server_.options().rings, this);
+  protocol_->outbox().SetWaker(link_);
   const Session::Transport transport = ChooseTransport(hello);
   const bool offers_ring = transport.name == "ring";
   session_->SetTransport(
       {.name = "stream", .why = offers_ring ? "the worker has attached no ring" : transport.why});
-  response_.mutable_welcome()->set_side_channel_token(
-      server_.options().callers->AddSession(session_, offers_ring ? link_ : nullptr));
-  protocol_ =
-      std::make_unique<SessionProtocol>(server_.terms(), session_, std::make_shared<Outbox>(link_));
-  stage_ = Stage::kOpen;
-  server_.SessionOpened();
-
   v1::Welcome& welcome = *response_.mutable_welcome();
+  welcome.set_side_channel_token(
+      server_.options().callers->AddSession(session_, offers_ring ? link_ : nullptr));
+  stage_ = Stage::kOpen;
+  awaits_ring_ = offers_ring && welcome.resumed();
+
   welcome.set_version(kVersion);
   welcome.set_session_id(session_->info().id);
+  if (process_ != nullptr) {
+    welcome.set_resume_token(absl::StrCat(session_->info().id, welcome.side_channel_token()));
+    *welcome.mutable_resume_grace() = ToProto(server_.options().resume_grace);
+  }
   welcome.set_transport(offers_ring ? v1::TRANSPORT_RING : v1::TRANSPORT_STREAM);
   welcome.set_runtime_id(server_.core().id());
   *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
@@ -314,6 +315,44 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   return absl::OkStatus();
 }
 
+bool SessionStream::Resume(const v1::Hello& hello, const PeerIdentity& peer) {
+  const std::string& token = hello.resume_token();
+  if (token.size() <= kSessionIdSize) return false;
+  const std::shared_ptr<Session> session = server_.options().callers->Resumable(
+      token.substr(0, kSessionIdSize), std::string_view(token).substr(kSessionIdSize), peer);
+  if (session == nullptr) return false;
+  Resumed resumed = server_.TakeOver(*session);
+  if (resumed.protocol == nullptr) return false;
+  if (!resumed.protocol->CanResume(hello.outcomes_received())) {
+    server_.EndSession(*resumed.protocol);
+    return false;
+  }
+  protocol_ = std::move(resumed.protocol);
+  process_ = std::move(resumed.process);
+  session_ = session;
+  protocol_->Resume(hello.outcomes_received());
+  response_.mutable_welcome()->set_resumed(true);
+  response_.mutable_welcome()->set_last_invocation_id(protocol_->last_id());
+  return true;
+}
+
+absl::Status SessionStream::OpenNew(const v1::Hello& hello, const Connection& connection) {
+  absl::StatusOr<std::shared_ptr<Session>> session =
+      server_.core().OpenPeerSession({.id = NewSessionId(),
+                                      .client_name = CleanName(hello.client_name()),
+                                      .peer = connection.peer(),
+                                      .transport = "stream"});
+  if (!session.ok()) return session.status();
+  session_ = *std::move(session);
+  // Where nobody can tell that the process has ended, its session ends with its connection.
+  const bool resumable = hello.resumable() && connection.peer().pid != 0 &&
+                         server_.options().resume_grace > absl::ZeroDuration();
+  if (resumable) process_ = connection.process();
+  protocol_ = std::make_unique<SessionProtocol>(server_.terms(), session_, process_ != nullptr);
+  server_.SessionOpened();
+  return absl::OkStatus();
+}
+
 Session::Transport SessionStream::ChooseTransport(const v1::Hello& hello) {
   if (server_.options().rings == nullptr) {
     return {.name = "stream", .why = server_.options().why_no_rings};
@@ -325,19 +364,45 @@ Session::Transport SessionStream::ChooseTransport(const v1::Hello& hello) {
 }
 
 void SessionStream::End(absl::Status status) {
+  // What looks like all that a worker says may be the end of its connection, of which OnGone tells.
+  const bool waits = status.ok() && process_ != nullptr;
   if (!ending_) ending_ = std::move(status);
-  EndSession();
+  if (!waits) EndSession();
 }
 
 void SessionStream::EndSession() {
   if (session_ == nullptr) return;
   // The ring first: outcomes that come of the end are not for a worker that has lost the session.
-  if (ring_ != nullptr) server_.options().rings->Close(*ring_);
-  session_->End();
-  server_.options().callers->RemoveSession(*session_);
+  const std::unique_ptr<SessionProtocol> protocol = TakeProtocol();
+  server_.EndSession(*protocol);
+}
+
+std::unique_ptr<SessionProtocol> SessionStream::TakeProtocol() {
+  if (session_ == nullptr) return nullptr;
+  session_ = nullptr;
   link_->Cut();
-  protocol_->End();
-  if (!std::exchange(session_ended_, true)) server_.SessionEnded();
+  if (ring_ != nullptr) return server_.options().rings->Close(*ring_);
+  return std::move(protocol_);
+}
+
+bool SessionStream::LoseWorker() {
+  if (session_ == nullptr) return false;
+  if (process_ == nullptr || session_->ended() || HasEnded(*process_)) {
+    EndSession();
+    return false;
+  }
+  std::unique_ptr<SessionProtocol> protocol = TakeProtocol();
+  server_.Detach(std::move(protocol), std::move(process_));
+  return true;
+}
+
+Resumed SessionStream::HandOver() {
+  if (process_ == nullptr || session_ == nullptr || session_->ended()) return {};
+  Resumed resumed{.protocol = TakeProtocol(), .process = std::move(process_)};
+  End(MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
+                "its session was resumed by another stream"));
+  Advance();
+  return resumed;
 }
 
 }  // namespace runloop::daemon

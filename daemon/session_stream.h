@@ -21,7 +21,8 @@ namespace runloop::daemon {
 // a write is, outcomes gather, and the next write takes them all.
 //
 // What is distrusted: everything in a message. What breaks the rules (PROTOCOL_VIOLATION) ends the
-// stream, and with it the session; so does whatever ends its ring.
+// stream, and with it the session. A stream that breaks, or whose ring the worker lets go of, ends
+// alone if the worker may resume the session: that goes on in another one.
 class SessionStream final : public CallHandler {
  public:
   SessionStream(SessionServer& server, Call& call);
@@ -35,9 +36,14 @@ class SessionStream final : public CallHandler {
   // The daemon drains: tell the worker, and end the stream when its work is done.
   void BeginDrain();
 
+  // Null: none is open here.
+  const Session* session() const { return session_.get(); }
+  // Its worker resumes the session by another stream: this one ends, and gives what was said. Null:
+  // the session has ended, or cannot be resumed.
+  Resumed HandOver();
+
  private:
   class Link;
-  class Outbox;
   enum class Stage { kHello, kOpen };
 
   // Starts whatever can be started now: a write, the end, a read.
@@ -47,6 +53,9 @@ class SessionStream final : public CallHandler {
 
   void HandleHello(const SessionRequestReader& request);
   absl::Status Welcome(const v1::Hello& hello);
+  // Goes on with the session that the worker names; false: it is to get a new one.
+  bool Resume(const v1::Hello& hello, const PeerIdentity& peer);
+  absl::Status OpenNew(const v1::Hello& hello, const Connection& connection);
   // Why its messages travel by the stream: nothing yet, if a ring may still be attached.
   Session::Transport ChooseTransport(const v1::Hello& hello);
   // An error is a violation of the protocol.
@@ -59,6 +68,11 @@ class SessionStream final : public CallHandler {
   // Ends the stream with `status` as soon as no write is outstanding.
   void End(absl::Status status);
   void EndSession();
+  // The worker does not hear this stream any more. True: the session waits to be resumed; else it
+  // has ended.
+  bool LoseWorker();
+  // What is said in the session, which is not this stream's any more. Null: there is none.
+  std::unique_ptr<SessionProtocol> TakeProtocol();
 
   SessionServer& server_;
   Call& call_;
@@ -74,11 +88,14 @@ class SessionStream final : public CallHandler {
   std::optional<absl::Status> ending_;  // what to finish with
 
   v1::SessionResponse response_;
-  std::shared_ptr<Session> session_;
-  bool session_ended_ = false;
+  std::shared_ptr<Session> session_;         // null: it has none, or none any more
+  std::shared_ptr<const UniqueFd> process_;  // of a worker that may resume it
   std::shared_ptr<Link> link_;
-  std::unique_ptr<SessionProtocol> protocol_;  // null before the welcome
+  std::unique_ptr<SessionProtocol> protocol_;  // null without a session; else a ring has it
   std::shared_ptr<SessionRing> ring_;          // null: the stream carries the messages
+  bool requested_ = false;                     // a request came by the stream
+  // A session that goes on waits whether a ring is attached; nothing is said before.
+  bool awaits_ring_ = false;
   bool ring_settled_ = false;
   size_t written_bytes_ = 0;  // of the outstanding write
 };

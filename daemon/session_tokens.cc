@@ -37,11 +37,11 @@ bool SameToken(std::string_view a, std::string_view b) {
 
 std::string SessionTokens::Add(const std::shared_ptr<Session>& session,
                                std::shared_ptr<RingOwner> ring_owner) {
-  std::string token = NewToken();
   absl::MutexLock lock(&mutex_);
-  sessions_[session->info().id] = {
-      .attached = {.session = session, .ring_owner = std::move(ring_owner)}, .token = token};
-  return token;
+  Entry& entry = sessions_[session->info().id];
+  entry.attached = {.session = session, .ring_owner = std::move(ring_owner)};
+  if (entry.token.empty()) entry.token = NewToken();
+  return entry.token;
 }
 
 void SessionTokens::Remove(const Session& session) {

@@ -22,7 +22,7 @@ class RingOwner;
 // them, who must be whom the kernel said the session's peer was: process, user and role.
 class SessionTokens {
  public:
-  // Returns its token: 128 random bits.
+  // Returns its token: 128 random bits. One that is there keeps its token.
   std::string Add(const std::shared_ptr<Session>& session, std::shared_ptr<RingOwner> ring_owner);
   void Remove(const Session& session);
 

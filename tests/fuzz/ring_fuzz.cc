@@ -153,11 +153,13 @@ void ReadAsDaemon(Mutator& mutator, std::string_view input, uint64_t seed) {
   const size_t size = std::min(input.size(), memory.request_bytes());
   std::memcpy(bytes, input.data(), size);
   header.requests.tail.store(size);
-  daemon.rings->Start(attached->ring);
+  // One that may be resumed keeps what it has told.
+  daemon.rings->Start(attached->ring, std::make_unique<SessionProtocol>(daemon.rings->terms(),
+                                                                        session, seed % 2 == 0));
   mutator.Begin(header, header.requests, bytes, memory.request_bytes(), seed);
   for (int i = 0; i < kTurns; ++i) daemon.loop->Drain();
   mutator.End();
-  daemon.rings->Close(*attached->ring);
+  daemon.rings->Close(*attached->ring)->End();
   while (daemon.loop->Drain()) {
   }
   daemon.test_operations->LetGo();

@@ -571,12 +571,10 @@ class ArrivingTest : public testing::Test {
       end.emplace(memory->NewEnd(RingEnd::Side::kWorker, kMost));
       bell.Reset(dup(attached.bell));
       ring = std::move(attached.ring);
-      server->Start(ring);
+      server->Start(ring,
+                    std::make_unique<daemon::SessionProtocol>(server->terms(), session, false));
     }
-    ~Worker() {
-      session->End();
-      server->Close(*ring);
-    }
+    ~Worker() { server->Close(*ring)->End(); }
 
     // Writes some of a message, until the daemon has taken it out of the ring or ended it.
     void Say(std::string_view bytes) {

@@ -43,7 +43,11 @@ class RingSession final : public MessageSession {
         memory_(std::move(memory)),
         end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessageBytes)) {}
   ~RingSession() override {
-    if (ring_ != nullptr) server_->Close(*ring_);
+    if (ring_ != nullptr) End(server_->Close(*ring_));
+  }
+
+  static void End(const std::unique_ptr<daemon::SessionProtocol>& protocol) {
+    if (protocol != nullptr) protocol->End();
   }
 
   // What the session stream would be told.
@@ -66,6 +70,7 @@ class RingSession final : public MessageSession {
 
   // Null: the session has ended.
   static std::unique_ptr<MessageSession> Make(std::shared_ptr<daemon::RingServer> server,
+                                              const daemon::SessionTerms& terms,
                                               const std::shared_ptr<Session>& session,
                                               Observed& observed) {
     int ends[2];
@@ -90,7 +95,7 @@ class RingSession final : public MessageSession {
       return nullptr;
     }
     memory->TakeFile();  // it need not stay open
-    server->Start(attached->ring);
+    server->Start(attached->ring, std::make_unique<daemon::SessionProtocol>(terms, session, false));
     char byte;
     if (recv(workers.get(), &byte, 1, MSG_DONTWAIT) != 1) {
       observed.Fail("a worker was not told that its ring is served");
@@ -106,12 +111,11 @@ class RingSession final : public MessageSession {
     if (cut) {
       server_->ChannelClosed(ring_);
       const std::vector<absl::Status> ends = owner_->ends();
-      Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_SESSION_ENDED,
+      Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_NOT_CONNECTED,
              "a side channel was closed, and the ring's owner was not told");
     }
     // As the session stream goes about it.
-    session_->End();
-    server_->Close(*std::exchange(ring_, nullptr));
+    End(server_->Close(*std::exchange(ring_, nullptr)));
     Expect(!end_.reader().has_bytes(), "something was told of a session whose worker has gone");
     TakeBytesOfChannel();
     char byte;
@@ -243,19 +247,20 @@ class StreamSession final : public MessageSession {
       : MessageSession(observed),
         terms_(terms),
         tools_(tools),
-        outbox_(std::make_shared<Outbox>()),
-        protocol_(terms, std::move(session), outbox_) {}
+        waker_(std::make_shared<Waker>()),
+        protocol_(terms, std::move(session), false) {
+    protocol_.outbox().SetWaker(waker_);
+  }
   ~StreamSession() override { protocol_.End(); }
 
   void Leave(bool) override { protocol_.End(); }
 
  private:
-  class Outbox final : public daemon::SessionOutbox {
+  class Waker final : public daemon::SessionOutbox::Waker {
    public:
-    std::atomic<bool> woke{false};
+    void OnOutcomes() override { woke = true; }
 
-   private:
-    void Wake() override { woke = true; }
+    std::atomic<bool> woke{false};
   };
 
   void Send(const std::string& request) override {
@@ -269,11 +274,11 @@ class StreamSession final : public MessageSession {
   }
 
   void Carry() override {
-    Expect(!outbox_->has_tasks() || outbox_->woke, "an outcome woke nobody");
+    Expect(!protocol_.outbox().has_tasks() || waker_->woke, "an outcome woke nobody");
     do {
       while (protocol_.FillResponse(tools_, response_)) OnResponse(response_.SerializeAsString());
-      outbox_->woke = false;
-    } while (!outbox_->Sleep());
+      waker_->woke = false;
+    } while (!protocol_.outbox().Sleep());
     Expect(protocol_.settled() == !anything_pending(),
            protocol_.settled() ? "all is told, it says, and something was not"
                                : "something is not told, it says, and all was");
@@ -285,7 +290,7 @@ class StreamSession final : public MessageSession {
 
   const daemon::SessionTerms& terms_;
   daemon::SessionTools& tools_;
-  const std::shared_ptr<Outbox> outbox_;
+  const std::shared_ptr<Waker> waker_;
   daemon::SessionProtocol protocol_;
   v1::SessionResponse response_;
 };
@@ -406,7 +411,7 @@ MessageServer::MessageServer(Transport transport, std::shared_ptr<internal::Runt
 }
 
 std::unique_ptr<MessageSession> MessageServer::Open(const std::shared_ptr<Session>& session) {
-  if (rings_ != nullptr) return RingSession::Make(rings_, session, observed_);
+  if (rings_ != nullptr) return RingSession::Make(rings_, terms_, session, observed_);
   if (session->ended()) return nullptr;
   return std::make_unique<StreamSession>(terms_, tools_, session, observed_);
 }
