@@ -212,10 +212,11 @@ void OpenSession::GiveBack(RequestBatch batch) {
 }
 
 absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
-  if (welcome.session_id() != id_ || welcome.last_invocation_id() > last_sent_id_) {
+  const uint64_t taken_in = welcome.admitted().watermark();
+  if (welcome.session_id() != id_ || taken_in > last_sent_id_) {
     return absl::InvalidArgumentError("the daemon resumes what was not asked for");
   }
-  TakenIn(welcome.last_invocation_id());
+  TakenIn(taken_in);
   for (; !sent_.empty(); sent_.pop_back()) {
     batches_.push_front(std::move(sent_.back().batch));
   }
@@ -223,7 +224,7 @@ absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
   sending_.reset();
   // What was asked of those that the daemon has, it may not have.
   unfinished_.ForEach([&](RemoteInvocation& invocation) {
-    if (invocation.id > welcome.last_invocation_id()) return;
+    if (invocation.id > taken_in) return;
     if (invocation.cancel_sent) BatchFor(kCancelBytes).AddCancel(invocation.id, false);
     if (invocation.given_up) BatchFor(kCancelBytes).AddCancel(invocation.id, true);
   });

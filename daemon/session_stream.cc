@@ -332,7 +332,7 @@ bool SessionStream::Resume(const v1::Hello& hello, const PeerIdentity& peer) {
   session_ = session;
   protocol_->Resume(hello.outcomes_received());
   response_.mutable_welcome()->set_resumed(true);
-  response_.mutable_welcome()->set_last_invocation_id(protocol_->last_id());
+  response_.mutable_welcome()->mutable_admitted()->set_watermark(protocol_->last_id());
   return true;
 }
 

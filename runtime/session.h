@@ -47,8 +47,8 @@ std::string HolderOf(const PeerIdentity& peer);
 // holds by handle. In process there is one for each RuntimeContext that Connect returned.
 //
 // Any thread may use a session, unless said otherwise. It is owned by its transport together with
-// the invocations that came by it, and ends once: when the worker closes it, when its process dies
-// or its connection breaks, or when the runtime drains or stops.
+// the invocations that came by it, and ends once: when the worker closes it, when its process dies,
+// when its connection breaks and is not resumed, or when the runtime drains or stops.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   struct Info {

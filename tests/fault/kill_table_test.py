@@ -1,5 +1,5 @@
 """The kill table: what becomes of an invocation when the worker or the daemon dies or stops, or when the connection
-between them is cut, in each state that the invocation can be in. Each cell of the table is run with processes of its
+between them is cut, in each state that the invocation can be in, of a session that is lost with its connection. Each cell of the table is run with processes of its
 own. Prints a line a cell and how many were met.
 
     kill_table_test.py [--transport stream|ring] [--jobs N] [--repeat N] [WORD ...]
@@ -203,9 +203,9 @@ class Run:
         self.daemon = self.start_daemon()
         self.proxy = proxies.Proxy(os.path.join(directory, 'p'), self.socket)
         stack.callback(self.proxy.close)
-        self.worker = Worker('worker', f'unix:{directory}/p', transport)
+        self.worker = Worker('worker', f'unix:{directory}/p', transport, 'lose')
         stack.callback(self.worker.close)
-        self.other = Worker('other', self.daemon.address, transport)
+        self.other = Worker('other', self.daemon.address, transport, 'lose')
         stack.callback(self.other.close)
         self.held = None  # the call of our own that holds the runtime thread
         self.stopped = None  # who is stopped to keep the state

@@ -7,10 +7,10 @@ import harness
 
 
 class Worker(harness.Process):
-    """A runloop_fault_worker: see there."""
+    """A runloop_fault_worker: see there. `lost`: what it does with a session whose connection is lost."""
 
-    def __init__(self, name, address, transport='ring'):
-        super().__init__([harness.program('runloop_fault_worker'), name, transport], env={'RUNLOOP_ADDRESS': address},
+    def __init__(self, name, address, transport='ring', lost='resume'):
+        super().__init__([harness.program('runloop_fault_worker'), name, transport, lost], env={'RUNLOOP_ADDRESS': address},
                          stdin=subprocess.PIPE)
         self._peeks = 0
 

@@ -30,26 +30,6 @@ constexpr size_t kRingBytes = kMinRingBytes;
 
 class RingSession final : public MessageSession {
  public:
-  RingSession(std::shared_ptr<daemon::RingServer> server, std::shared_ptr<Session> session,
-              Observed& observed, daemon::RingServer::Attached attached,
-              std::shared_ptr<const UniqueFd> daemons_channel, UniqueFd channel, RingMemory memory)
-      : MessageSession(observed),
-        server_(std::move(server)),
-        session_(std::move(session)),
-        ring_(std::move(attached.ring)),
-        daemons_channel_(std::move(daemons_channel)),
-        channel_(std::move(channel)),
-        bell_(dup(attached.bell)),
-        memory_(std::move(memory)),
-        end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessageBytes)) {}
-  ~RingSession() override {
-    if (ring_ != nullptr) End(server_->Close(*ring_));
-  }
-
-  static void End(const std::unique_ptr<daemon::SessionProtocol>& protocol) {
-    if (protocol != nullptr) protocol->End();
-  }
-
   // What the session stream would be told.
   class Owner final : public daemon::RingOwner {
    public:
@@ -68,11 +48,47 @@ class RingSession final : public MessageSession {
     std::vector<absl::Status> ends_ ABSL_GUARDED_BY(mutex_);
   };
 
+  // A ring, and its side channel.
+  struct Link {
+    std::shared_ptr<Owner> owner;
+    std::shared_ptr<daemon::SessionRing> ring;
+    std::shared_ptr<const UniqueFd> daemons_channel;
+    // The worker's.
+    UniqueFd channel;
+    UniqueFd bell;
+    RingMemory memory;
+    RingEnd end;
+  };
+
+  RingSession(std::shared_ptr<daemon::RingServer> server, std::shared_ptr<Session> session,
+              Observed& observed, std::unique_ptr<Link> link)
+      : MessageSession(observed),
+        server_(std::move(server)),
+        session_(std::move(session)),
+        observed_(observed),
+        link_(std::move(link)) {}
+  ~RingSession() override {
+    if (link_ != nullptr) End(server_->Close(*link_->ring));
+  }
+
+  static void End(const std::unique_ptr<daemon::SessionProtocol>& protocol) {
+    if (protocol != nullptr) protocol->End();
+  }
+
   // Null: the session has ended.
   static std::unique_ptr<MessageSession> Make(std::shared_ptr<daemon::RingServer> server,
-                                              const daemon::SessionTerms& terms,
                                               const std::shared_ptr<Session>& session,
                                               Observed& observed) {
+    std::unique_ptr<Link> link =
+        Begin(*server, session, observed,
+              std::make_unique<daemon::SessionProtocol>(server->terms(), session, true));
+    if (link == nullptr) return nullptr;
+    return std::make_unique<RingSession>(std::move(server), session, observed, std::move(link));
+  }
+
+  static std::unique_ptr<Link> Begin(daemon::RingServer& server,
+                                     const std::shared_ptr<Session>& session, Observed& observed,
+                                     std::unique_ptr<daemon::SessionProtocol> protocol) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
       observed.Fail("there is no socket for a side channel");
@@ -81,49 +97,83 @@ class RingSession final : public MessageSession {
     auto daemons = std::make_shared<const UniqueFd>(ends[0]);
     UniqueFd workers(ends[1]);
     auto owner = std::make_shared<Owner>();
-    absl::StatusOr<daemon::RingServer::Attached> attached = server->Attach(session, owner, daemons);
+    absl::StatusOr<daemon::RingServer::Attached> attached = server.Attach(session, owner, daemons);
     if (!attached.ok()) {
       if (ReasonOf(attached.status()) != v1::ERROR_REASON_SESSION_ENDED) {
         observed.Fail(absl::StrCat("no ring: ", attached.status().message()));
       }
+      End(protocol);
       return nullptr;
     }
     absl::StatusOr<RingMemory> memory = RingMemory::Map(
         UniqueFd(dup(attached->memory.get())), attached->request_bytes, attached->response_bytes);
     if (!memory.ok()) {
       observed.Fail(absl::StrCat("the ring's memory: ", memory.status().message()));
+      End(protocol);
       return nullptr;
     }
     memory->TakeFile();  // it need not stay open
-    server->Start(attached->ring, std::make_unique<daemon::SessionProtocol>(terms, session, false));
+    server.Start(attached->ring, std::move(protocol));
     char byte;
     if (recv(workers.get(), &byte, 1, MSG_DONTWAIT) != 1) {
       observed.Fail("a worker was not told that its ring is served");
     }
-    auto made =
-        std::make_unique<RingSession>(std::move(server), session, observed, *std::move(attached),
-                                      std::move(daemons), std::move(workers), *std::move(memory));
-    made->owner_ = std::move(owner);
-    return made;
+    RingHeader& header = memory->header();
+    return std::unique_ptr<Link>(
+        new Link{.owner = std::move(owner),
+                 .ring = std::move(attached->ring),
+                 .daemons_channel = std::move(daemons),
+                 .channel = std::move(workers),
+                 .bell = UniqueFd(dup(attached->bell)),
+                 .memory = *std::move(memory),
+                 .end = RingEnd(RingEnd::Side::kWorker, header, attached->request_bytes,
+                                attached->response_bytes, kMaxMessageBytes)});
   }
 
   void Leave(bool cut) override {
-    if (cut) {
-      server_->ChannelClosed(ring_);
-      const std::vector<absl::Status> ends = owner_->ends();
-      Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_NOT_CONNECTED,
-             "a side channel was closed, and the ring's owner was not told");
-    }
+    if (cut) TellOfCut();
     // As the session stream goes about it.
-    End(server_->Close(*std::exchange(ring_, nullptr)));
-    Expect(!end_.reader().has_bytes(), "something was told of a session whose worker has gone");
-    TakeBytesOfChannel();
-    char byte;
-    Expect(recv(channel_.get(), &byte, 1, MSG_DONTWAIT) == 0,
-           "a ring was closed, and its worker not woken");
+    End(server_->Close(*link_->ring));
+    Expect(!link_->end.reader().has_bytes(),
+           "something was told of a session whose worker has gone");
+    ExpectClosed();
+    link_ = nullptr;
   }
 
  private:
+  void TellOfCut() {
+    server_->ChannelClosed(link_->ring);
+    const std::vector<absl::Status> ends = link_->owner->ends();
+    Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_NOT_CONNECTED,
+           "a side channel was closed, and the ring's owner was not told");
+  }
+  void ExpectClosed() {
+    TakeBytesOfChannel();
+    char byte;
+    Expect(recv(link_->channel.get(), &byte, 1, MSG_DONTWAIT) == 0,
+           "a ring was closed, and its worker not woken");
+  }
+
+  void CarryUnheard() override {
+    if (link_->end.TakeBell()) RingBell();
+    server_->Collect();
+    do {
+      server_->Serve();
+    } while (server_->HasWork());
+  }
+
+  void Reconnect(uint64_t outcomes_received) override {
+    TellOfCut();
+    std::unique_ptr<daemon::SessionProtocol> protocol = server_->Close(*link_->ring);
+    ExpectClosed();
+    Expect(protocol->CanResume(outcomes_received), "a session cannot be resumed");
+    protocol->Resume(outcomes_received);
+    std::unique_ptr<Link> link = Begin(*server_, session_, observed_, std::move(protocol));
+    asleep_ = false;
+    if (link == nullptr) return Fail("a session that is resumed gets no ring");
+    link_ = std::move(link);
+  }
+
   // A long message may hold one thing only.
   void Send(const std::string& request) override {
     if (request.size() <= daemon::SessionRing::kShort) return SendMessage(request);
@@ -139,16 +189,17 @@ class RingSession final : public MessageSession {
   }
   void SendMessage(const std::string& request) {
     // What found no room goes first.
-    while (end_.writer().left() > 0 && owner_->ends().empty()) {
-      if (end_.TakeBell()) RingBell();
+    while (link_->end.writer().left() > 0 && link_->owner->ends().empty()) {
+      if (link_->end.TakeBell()) RingBell();
       server_->Collect();
       server_->Serve();
-      if (absl::Status status = end_.writer().Flush(); !status.ok()) {
+      if (absl::Status status = link_->end.writer().Flush(); !status.ok()) {
         return Fail(std::string(status.message()));
       }
     }
     const std::string_view message = request;
-    if (absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1)); !status.ok()) {
+    if (absl::Status status = link_->end.writer().Write(absl::MakeConstSpan(&message, 1));
+        !status.ok()) {
       Fail(std::string(status.message()));
     }
   }
@@ -156,34 +207,34 @@ class RingSession final : public MessageSession {
   void Carry() override {
     NoteEnd();
     for (bool more = true; more;) {
-      if (absl::Status status = end_.writer().Flush(); !status.ok()) {
+      if (absl::Status status = link_->end.writer().Flush(); !status.ok()) {
         return Fail(std::string(status.message()));
       }
-      if (end_.TakeBell()) RingBell();
+      if (link_->end.TakeBell()) RingBell();
       server_->Collect();
       // One turn does not go to all sessions if it takes long.
       do {
         server_->Serve();
       } while (server_->HasWork());
-      more = end_.reader().has_bytes();
+      more = link_->end.reader().has_bytes();
       if (more && std::exchange(asleep_, false)) {
         Expect(TakeBytesOfChannel() > 0, "there are responses for a worker that was not woken");
       }
       Read();
       NoteEnd();
-      more = more || end_.writer().left() > 0;
+      more = more || link_->end.writer().left() > 0;
       // What ended it takes nothing more in.
-      for (const absl::Status& end : owner_->ends()) {
+      for (const absl::Status& end : link_->owner->ends()) {
         if (!end.ok()) return Fail(absl::StrCat("the ring has ended: ", end.message()));
       }
     }
     CheckEnd();
-    asleep_ = end_.AnnounceSleep();
+    asleep_ = link_->end.AnnounceSleep();
   }
 
   void Read() {
     while (true) {
-      const absl::StatusOr<std::optional<std::string_view>> message = end_.reader().Next();
+      const absl::StatusOr<std::optional<std::string_view>> message = link_->end.reader().Next();
       if (!message.ok()) return Fail(std::string(message.status().message()));
       if (!message->has_value()) return;
       OnResponse(**message);
@@ -192,22 +243,22 @@ class RingSession final : public MessageSession {
 
   // When its owner is told, everything lies in the ring that there is to tell.
   void NoteEnd() {
-    if (owner_->ends().empty() || std::exchange(end_known_, true)) return;
-    if (end_.reader().has_bytes()) asleep_ = false;
+    if (link_->owner->ends().empty() || std::exchange(end_known_, true)) return;
+    if (link_->end.reader().has_bytes()) asleep_ = false;
     Read();
     Expect(ends() && !anything_pending(), "a ring has ended, and something was not told");
   }
 
   // And it is told as soon as that is so, once.
   void CheckEnd() {
-    const size_t told = owner_->ends().size();
+    const size_t told = link_->owner->ends().size();
     Expect(told <= 1, "the owner of a ring was told twice that it has ended");
     Expect(told == 1 || !ends() || anything_pending(),
            "all was told by a ring that is to end, and it has not ended");
   }
 
   void RingBell() {
-    (void)eventfd_write(bell_.get(), 1);
+    (void)eventfd_write(link_->bell.get(), 1);
     pollfd wakes{.fd = server_->wake_fd(), .events = POLLIN, .revents = 0};
     Expect(poll(&wakes, 1, 0) == 1, "a worker rang, and the runtime was not woken");
   }
@@ -215,25 +266,20 @@ class RingSession final : public MessageSession {
   int TakeBytesOfChannel() {
     std::array<char, 64> bytes;
     int taken = 0;
-    for (ssize_t got; (got = recv(channel_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0;) {
+    for (ssize_t got;
+         (got = recv(link_->channel.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0;) {
       taken += static_cast<int>(got);
     }
     return taken;
   }
 
-  void TellEndOfRequests() override { server_->EndRequests(*ring_); }
-  void TellDrain(absl::Duration left) override { server_->BeginDrain(*ring_, left); }
+  void TellEndOfRequests() override { server_->EndRequests(*link_->ring); }
+  void TellDrain(absl::Duration left) override { server_->BeginDrain(*link_->ring, left); }
 
   const std::shared_ptr<daemon::RingServer> server_;
   const std::shared_ptr<Session> session_;
-  std::shared_ptr<Owner> owner_;
-  std::shared_ptr<daemon::SessionRing> ring_;
-  const std::shared_ptr<const UniqueFd> daemons_channel_;
-  // The worker's.
-  const UniqueFd channel_;
-  const UniqueFd bell_;
-  const RingMemory memory_;
-  RingEnd end_;
+  Observed& observed_;
+  std::unique_ptr<Link> link_;
   bool asleep_ = false;
   bool end_known_ = false;
 };
@@ -248,7 +294,7 @@ class StreamSession final : public MessageSession {
         terms_(terms),
         tools_(tools),
         waker_(std::make_shared<Waker>()),
-        protocol_(terms, std::move(session), false) {
+        protocol_(terms, std::move(session), true) {
     protocol_.outbox().SetWaker(waker_);
   }
   ~StreamSession() override { protocol_.End(); }
@@ -262,6 +308,16 @@ class StreamSession final : public MessageSession {
 
     std::atomic<bool> woke{false};
   };
+
+  void CarryUnheard() override {
+    while (protocol_.FillResponse(tools_, response_)) {
+    }
+  }
+
+  void Reconnect(uint64_t outcomes_received) override {
+    Expect(protocol_.CanResume(outcomes_received), "a session cannot be resumed");
+    protocol_.Resume(outcomes_received);
+  }
 
   void Send(const std::string& request) override {
     absl::Status status = tools_.reader.Read(request);
@@ -319,11 +375,31 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
     last_id_ = dispatch.invocation_id();
     pending_[last_id_] = dispatch.reply_wanted();
   }
-  Send(request.SerializeAsString());
+  const std::string bytes = request.SerializeAsString();
+  const Cut cut = std::exchange(cut_, Cut::kNone);
+  if (cut == Cut::kNone || ends()) {
+    Send(bytes);
+  } else {
+    LoseConnection(cut, bytes);
+  }
   return CarryAll();
 }
 
-std::vector<MessageSession::Outcome> MessageSession::Hear() { return CarryAll(); }
+std::vector<MessageSession::Outcome> MessageSession::Hear() {
+  const Cut cut = std::exchange(cut_, Cut::kNone);
+  if (cut != Cut::kNone && !ends()) LoseConnection(cut, "");
+  return CarryAll();
+}
+
+void MessageSession::LoseConnection(Cut cut, const std::string& request) {
+  if (cut == Cut::kResponse) {
+    if (!request.empty()) Send(request);
+    CarryUnheard();
+  }
+  Reconnect(outcomes_received_);
+  // What the daemon has of it, it passes over.
+  if (!request.empty()) Send(request);
+}
 
 std::vector<MessageSession::Outcome> MessageSession::CarryAll() {
   Carry();
@@ -361,6 +437,7 @@ void MessageSession::OnResponse(std::string_view bytes) {
 }
 
 void MessageSession::OnOutcome(const v1::Outcome& outcome) {
+  ++outcomes_received_;
   const uint64_t id = outcome.invocation_id();
   if (id == 0 || id > last_id_) return Fail(absl::StrCat("an outcome of no invocation: ", id));
   // If it has another one, it is for those who compare them to say so.
@@ -411,7 +488,7 @@ MessageServer::MessageServer(Transport transport, std::shared_ptr<internal::Runt
 }
 
 std::unique_ptr<MessageSession> MessageServer::Open(const std::shared_ptr<Session>& session) {
-  if (rings_ != nullptr) return RingSession::Make(rings_, terms_, session, observed_);
+  if (rings_ != nullptr) return RingSession::Make(rings_, session, observed_);
   if (session->ended()) return nullptr;
   return std::make_unique<StreamSession>(terms_, tools_, session, observed_);
 }

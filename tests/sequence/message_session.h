@@ -47,6 +47,10 @@ namespace runloop::sequence {
 //                   all is told; then its session ends.
 //   kKill           Half of the time the worker goes, and nobody hears what becomes of its work;
 //                   else the runtime ends the session, and the worker hears all of it.
+//   kCut            The next time that there is something to say or to hear its connection is lost,
+//   and with it the
+//                   request or what the daemon has answered. The worker resumes the session by
+//                   another one, and sends again. Nobody else notices.
 //   kBeginDrain, kDrain, kStop  Calls, as the host makes them; the worker is told that it drains.
 //   kClosure, kComplete, kFinishClosing, kAdvance, kRun  As ever: they happen in the process.
 //   In-process sessions and their steps: as ever, they have no messages.
@@ -72,6 +76,11 @@ class MessageSession {
   std::vector<Outcome> Say(const v1::SessionRequest& request);
   std::vector<Outcome> Hear();
 
+  // The next Say or Hear begins with a lost connection, which takes with it a request that is on
+  // its way, or what the daemon answers; unless the worker sends no more, or the daemon drains.
+  enum class Cut { kNone, kRequest, kResponse };
+  void CutNext(Cut cut) { cut_ = cut; }
+
   // The worker sends no more. Idempotent.
   void EndRequests();
   // The daemon drains, and has so long. Idempotent.
@@ -89,6 +98,10 @@ class MessageSession {
   }
 
   virtual void Send(const std::string& request) = 0;
+  // Has the daemon do all that it can do; nobody hears its responses.
+  virtual void CarryUnheard() = 0;
+  // Another connection resumes the session for a worker that has received so many outcomes.
+  virtual void Reconnect(uint64_t outcomes_received) = 0;
   // Has the daemon do all that it can do, and passes its responses to OnResponse.
   virtual void Carry() = 0;
   virtual void TellEndOfRequests() = 0;
@@ -102,12 +115,16 @@ class MessageSession {
 
  private:
   std::vector<Outcome> CarryAll();
+  // `request` is empty, or on its way.
+  void LoseConnection(Cut cut, const std::string& request);
   void OnOutcome(const v1::Outcome& outcome);
   void OnSucceeded(const v1::InvocationRanges& ranges);
 
   Observed& observed_;
   std::map<uint64_t, bool> pending_;  // whether a reply is wanted
   uint64_t last_id_ = 0;
+  uint64_t outcomes_received_ = 0;
+  Cut cut_ = Cut::kNone;
   std::vector<Outcome> heard_;
   bool requests_ended_ = false;
   std::optional<absl::Duration> drain_;

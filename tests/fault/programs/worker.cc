@@ -154,11 +154,14 @@ std::unique_ptr<Dispatched> Start(const RuntimeContext& context, const How& how,
   return nullptr;
 }
 
-absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name, bool ring) {
+absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name, bool ring, bool resume) {
   const absl::Time deadline = runloop::Clock::Monotonic()->Now() + kFirstConnect;
   while (true) {
     absl::StatusOr<RuntimeContext> context =
-        runloop::Connect({.client_name = name, .connect_timeout = kConnectTimeout, .ring = ring});
+        runloop::Connect({.client_name = name,
+                          .connect_timeout = kConnectTimeout,
+                          .ring = ring,
+                          .resume = resume});
     if (context.ok() || runloop::Clock::Monotonic()->Now() > deadline) return context;
   }
 }
@@ -167,12 +170,13 @@ absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name, bool ring) 
 
 int main(int argc, char** argv) {
   const std::string transport = argc > 2 ? argv[2] : "ring";
-  if (transport != "stream" && transport != "ring") {
-    std::cerr << "usage: runloop_fault_worker NAME [stream|ring]" << std::endl;
+  const std::string lost = argc > 3 ? argv[3] : "resume";
+  if ((transport != "stream" && transport != "ring") || (lost != "resume" && lost != "lose")) {
+    std::cerr << "usage: runloop_fault_worker NAME [stream|ring [resume|lose]]" << std::endl;
     return 64;
   }
   const absl::StatusOr<RuntimeContext> context =
-      ConnectFirst(argc > 1 ? argv[1] : "worker", transport == "ring");
+      ConnectFirst(argc > 1 ? argv[1] : "worker", transport == "ring", lost == "resume");
   if (!context.ok()) {
     std::cerr << "worker: connect: " << context.status() << std::endl;
     return 1;
