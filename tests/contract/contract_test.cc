@@ -3,19 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <filesystem>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
-#include "runloop/client/connect.h"
-#include "runloop/daemon/host.h"
-#include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
-#include "runloop/runtime/runtime.h"
-#include "runloop/tests/testing/test_operations.h"
+#include "runloop/tests/contract/fixture.h"
 #include "runloop/v1/handles.pb.h"
 
 namespace runloop {
@@ -45,120 +38,7 @@ using testing::Pair;
 
 constexpr char kRelease[] = "runloop.v1.Handles/Release";
 
-enum class Path { kLocal, kStream, kRing };
-
-EchoRequest Echo(std::string text) {
-  EchoRequest request;
-  request.set_text(std::move(text));
-  return request;
-}
-
-RecordRequest Record(uint32_t producer, uint64_t index) {
-  RecordRequest request;
-  request.set_producer(producer);
-  request.set_index(index);
-  return request;
-}
-
-class ContractTest : public testing::TestWithParam<Path> {
- protected:
-  void Start(RuntimeThread thread = RuntimeThread::kSpawn, WorkBounds bounds = {}) {
-    OperationRegistry registry;
-    operations_ = TestOperations::Register(registry);
-    runtime_ = *Runtime::Create({.operations = std::move(registry),
-                                 .thread = thread,
-                                 .bounds = bounds,
-                                 .log = [](LogSeverity, std::string_view) {}});
-    if (GetParam() != Path::kLocal) {
-      directory_ = testing::TempDir() + "/runloop-contract-XXXXXX";
-      ASSERT_NE(mkdtemp(directory_.data()), nullptr);
-      absl::StatusOr<std::unique_ptr<Host>> host = Host::Start(
-          *runtime_, {.listen = directory_ + "/s", .log = [](LogSeverity, std::string_view) {}});
-      ASSERT_TRUE(host.ok()) << host.status();
-      host_ = *std::move(host);
-      // By its own name this process reaches it in process; by another it goes through the socket.
-      std::filesystem::create_symlink(directory_ + "/s", directory_ + "/other-name");
-    }
-  }
-
-  void TearDown() override {
-    if (operations_) operations_->LetGo();  // in case a test failed while it held the thread
-    host_.reset();
-    runtime_.reset();
-    if (!directory_.empty()) std::filesystem::remove_all(directory_);
-  }
-
-  RuntimeContext Context() {
-    const absl::StatusOr<RuntimeContext> context = TryContext();
-    if (!context.ok()) throw std::runtime_error(context.status().ToString());
-    if (GetParam() != Path::kLocal) AwaitTransport(GetParam() == Path::kRing ? "ring" : "stream");
-    return *context;
-  }
-
-  // A worker that gets no ring goes on by the stream, and would pass as well. The host knows of a
-  // ring a moment after the worker has it.
-  void AwaitTransport(std::string_view name) {
-    const absl::Time deadline = Clock::Monotonic()->Now() + absl::Seconds(60);
-    const auto transport_is_other = [&] {
-      const auto sessions = runtime_->GetSnapshot().sessions;
-      return sessions.empty() ||
-             std::any_of(sessions.begin(), sessions.end(),
-                         [&](const auto& session) { return session->transport().name != name; });
-    };
-    while (transport_is_other()) {
-      if (Clock::Monotonic()->Now() > deadline)
-        throw std::runtime_error("a session has another transport");
-      std::this_thread::yield();
-    }
-  }
-
-  absl::StatusOr<RuntimeContext> TryContext() {
-    if (GetParam() == Path::kLocal) return runtime_->context().AsRuntimeContext("contract");
-    return Connect({.address = directory_ + "/other-name",
-                    .client_name = "contract",
-                    .ring = GetParam() == Path::kRing,
-                    .internal = {.give_up_grace = absl::InfiniteDuration()}});
-  }
-
-  // Holds the runtime thread until LetGo.
-  Invocation Hold(const RuntimeContext& context) {
-    Invocation hold = context.DispatchAsync(kHold, HoldRequest());
-    operations_->AwaitHeld();
-    return hold;
-  }
-
-  // The outcome of a call whose timeout passed while its operation held the runtime thread. How
-  // long a timeout must be to be started in is the machine's to say: each call with a shorter one
-  // never ran.
-  template <typename Reply, typename Request>
-  absl::Status TimeOutOnceStarted(const RuntimeContext& context, const std::string& operation,
-                                  const Request& request) {
-    for (absl::Duration timeout = absl::Milliseconds(50);; timeout *= 2) {
-      const absl::Status status =
-          context.DispatchBlocking<Reply>(operation, request, {.timeout = timeout}).status();
-      EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
-      if (ReasonOf(status) != v1::ERROR_REASON_EXPIRED) return status;
-    }
-  }
-
-  std::shared_ptr<TestOperations> operations_;
-  std::unique_ptr<Runtime> runtime_;
-  std::unique_ptr<Host> host_;
-  std::string directory_;
-};
-
-INSTANTIATE_TEST_SUITE_P(, ContractTest, testing::Values(Path::kLocal, Path::kStream, Path::kRing),
-                         [](const testing::TestParamInfo<Path>& path) {
-                           switch (path.param) {
-                             case Path::kLocal:
-                               return "Local";
-                             case Path::kStream:
-                               return "Stream";
-                             case Path::kRing:
-                               return "Ring";
-                           }
-                           return "";
-                         });
+INSTANTIATE_TEST_SUITE_P(, ContractTest, testing::ValuesIn(kPaths), PathName);
 
 TEST_P(ContractTest, AReplyOfAnotherTypeOrThatWasNotAskedForIsRefused) {
   Start();
