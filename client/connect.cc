@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <utility>
 
@@ -51,6 +52,7 @@ class RemoteTarget final : public DispatchTarget {
   std::shared_ptr<InvocationState> Dispatch(Call call) override { return client_->Dispatch(call); }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
+    if (call.stop_token.stop_requested()) return internal::StoppedBefore();
     if (client_->OnClientThread()) {
       return absl::FailedPreconditionError(
           "a callback of the client's may not block: it runs on the thread that has to receive the "
@@ -72,6 +74,7 @@ class RemoteTarget final : public DispatchTarget {
                                               kShortestRetryDelay, kLongestRetryDelay);
       if (Clock::Monotonic()->Now() + delay >= deadline) return reply;
       absl::SleepFor(delay);
+      if (call.stop_token.stop_requested()) return internal::StoppedBefore();
       call.operation = operation;
       call.coalesce_key = coalesce_key;
       call.timeout = deadline - Clock::Monotonic()->Now();
@@ -140,6 +143,8 @@ class RemoteTarget final : public DispatchTarget {
       wait.emplace(std::move(what),
                    [invocation](Chain chain) { invocation->AlsoWaits(std::move(chain)); });
     }
+    // The daemon's answer ends the wait.
+    const std::stop_callback on_stop(call.stop_token, [&] { invocation->Stop(); });
     invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
     if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.

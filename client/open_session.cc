@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/runtime_context.h"
 
 namespace runloop::internal {
 namespace {
@@ -125,8 +126,9 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
 
 bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
   if (!unfinished_.Contains(invocation.id)) return false;
-  bool& asked = give_up ? invocation.given_up : invocation.cancel_sent;
-  if (std::exchange(asked, true) || half_closed_) return true;
+  const bool asked = give_up ? invocation.given_up : invocation.cancel_sent;
+  (give_up ? invocation.given_up : invocation.cancel_sent) = true;
+  if (asked || half_closed_) return true;
   BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
   return true;
 }
@@ -249,6 +251,11 @@ absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finish
       violation = absl::InvalidArgumentError(absl::StrCat(
           "an outcome for invocation ", outcome.invocation_id(), ", which was not sent"));
     } else if (auto invocation = unfinished_.Take(outcome.invocation_id()); invocation != nullptr) {
+      // A reply crossed the word that gave it up, and what it names is released.
+      if (invocation->stopped &&
+          (result->ok() || ReasonOf(result->status()) == v1::ERROR_REASON_STILL_RUNNING)) {
+        *result = StoppedWhileRunning(OperationOf(*invocation));
+      }
       finished.outcomes.emplace_back(std::move(invocation), *std::move(result));
     }
     TakenIn(outcome.invocation_id());

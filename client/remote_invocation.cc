@@ -18,6 +18,10 @@ void RemoteInvocation::Cancel() {
   if (const std::shared_ptr<SessionClient> to = client()) to->Cancel(*this);
 }
 
+void RemoteInvocation::Stop() {
+  if (const std::shared_ptr<SessionClient> to = client()) to->Stop(*this);
+}
+
 void RemoteInvocation::AlsoWaits(Chain chain) {
   if (const std::shared_ptr<SessionClient> to = client()) to->AlsoWaits(*this, chain);
 }

@@ -25,6 +25,7 @@ class RemoteInvocation final : public InvocationState {
       : reply_wanted(is_reply_wanted), client_(client) {}
 
   void Cancel() override;
+  void Stop() override;
   void AlsoWaits(Chain chain) override;
   // True on the client's thread, where what Watch left runs.
   bool WaitWouldDeadlock() const override;
@@ -38,8 +39,9 @@ class RemoteInvocation final : public InvocationState {
   const bool reply_wanted;
 
   // The client's, under its lock.
-  bool cancel_sent = false;
-  bool given_up = false;
+  bool cancel_sent : 1 = false;
+  bool given_up : 1 = false;
+  bool stopped : 1 = false;  // given up because stop was requested
 
   // A thread has slept in SessionClient::BringOutcome until it is done. Set under the client's
   // lock, and before that thread looks whether it is.

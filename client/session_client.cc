@@ -242,7 +242,9 @@ bool SessionClient::GiveUp(RemoteInvocation& invocation) {
   return CancelOrGiveUp(invocation, true);
 }
 
-bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
+void SessionClient::Stop(RemoteInvocation& invocation) { CancelOrGiveUp(invocation, true, true); }
+
+bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, bool stop) {
   Outgoing outgoing;
   std::shared_ptr<RemoteInvocation> unsent;
   bool in_time;
@@ -250,6 +252,7 @@ bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up) {
     absl::MutexLock lock(&mutex_);
     if (session_ != nullptr) {
       in_time = session_->AddCancel(invocation, give_up);
+      if (in_time && stop) invocation.stopped = invocation.given_up;
       outgoing = NextOutgoing();
     } else {
       unsent = backlog_.Take(invocation.id);

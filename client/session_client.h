@@ -77,6 +77,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // As Cancel, and the daemon answers in any case. False: it has its outcome, or gets it just now,
   // and nothing is said to the daemon.
   bool GiveUp(RemoteInvocation& invocation);
+  // As GiveUp; its outcome is CANCELLED then, unless it failed by itself.
+  void Stop(RemoteInvocation& invocation);
   // `chain` waits for it by now, through this process.
   void AlsoWaits(RemoteInvocation& invocation, const Chain& chain);
 
@@ -185,7 +187,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // Takes a dispatch into session_ or backlog_, or says why not.
   absl::Status Admit(const std::shared_ptr<RemoteInvocation>& invocation,
                      RequestBatch::Dispatch& dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool CancelOrGiveUp(RemoteInvocation& invocation, bool give_up);
+  bool CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, bool stop = false);
 
   // The bound of the client's own: RESOURCE_EXHAUSTED.
   bool HasRoom(size_t request_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -9,13 +9,24 @@
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
-namespace runloop::internal {
+namespace runloop {
+
+void Invocation::Watch(Executor executor,
+                       absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
+  state_->Watch([executor = std::move(executor),
+                 callback = std::move(callback)](const absl::Status& status) mutable {
+    executor([callback = std::move(callback), status]() mutable { std::move(callback)(status); });
+  });
+}
+
+namespace internal {
 
 // Aligned so that the flags of state_ fit below its address.
 struct alignas(8) InvocationState::Listeners {
   absl::Mutex mutex;
   absl::CondVar done;
   Watchers watchers ABSL_GUARDED_BY(mutex);
+  std::vector<Waiter*> waiters ABSL_GUARDED_BY(mutex);
 };
 
 void InvocationState::FreeListeners() { delete ListenersIn(state_.load()); }
@@ -51,6 +62,7 @@ InvocationState::Watchers InvocationState::Done(uintptr_t before) {
   if (Listeners* const listeners = ListenersIn(before)) {
     absl::MutexLock lock(&listeners->mutex);
     listeners->done.SignalAll();
+    for (Waiter* const waiter : listeners->waiters) waiter->Tell();
     watchers.swap(listeners->watchers);
   }
   OnDone();
@@ -125,4 +137,21 @@ void InvocationState::Watch(absl::AnyInvocable<void(const absl::Status&) &&> cal
   std::move(callback)(status_);
 }
 
-}  // namespace runloop::internal
+bool InvocationState::Add(Waiter& waiter) {
+  Listeners* const listeners = Listen();
+  if (listeners == nullptr) return false;
+  absl::MutexLock lock(&listeners->mutex);
+  if (done()) return false;
+  listeners->waiters.push_back(&waiter);
+  return true;
+}
+
+void InvocationState::Remove(Waiter& waiter) {
+  Listeners* const listeners = ListenersIn(state_.load());
+  if (listeners == nullptr) return;
+  absl::MutexLock lock(&listeners->mutex);
+  std::erase(listeners->waiters, &waiter);
+}
+
+}  // namespace internal
+}  // namespace runloop

@@ -13,9 +13,12 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/executor.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
+
+class Invocation;
 
 namespace internal {
 
@@ -53,8 +56,25 @@ class InvocationState {
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout);
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback);
 
+  // A thread that waits for one of several. Add says false if it is done; else `waiter` is told
+  // once it is, unless it was removed before.
+  class Waiter {
+   public:
+    // Also if it has been told before. Must not block, nor call this state.
+    virtual void Tell() = 0;
+
+   protected:
+    ~Waiter() = default;
+  };
+  bool Add(Waiter& waiter);
+  // From then on it is not told.
+  void Remove(Waiter& waiter);
+
   // Asks the transport to cancel what has not started.
   virtual void Cancel() {}
+  // As Cancel, and the outcome of what has started is CANCELLED (STILL_RUNNING), soon; what it
+  // makes is released when it ends.
+  virtual void Stop() { Cancel(); }
   // True if waiting on the calling thread would keep the invocation from ever running.
   virtual bool WaitWouldDeadlock() const { return false; }
   // `chain` waits for it by now, though its dispatch did not say so.
@@ -120,6 +140,8 @@ absl::StatusOr<ReplyType> TakeReply(Reply reply) {
   return parsed;
 }
 
+const std::shared_ptr<InvocationState>& StateOf(const Invocation& invocation);
+
 }  // namespace internal
 
 // One dispatch that was handed over: await it, watch it, or ignore it. A cheap value; copies mean
@@ -158,13 +180,22 @@ class Invocation {
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
     state_->Watch(std::move(callback));
   }
+  // The same, but `executor` runs it.
+  void Watch(Executor executor, absl::AnyInvocable<void(const absl::Status&) &&> callback) const;
 
   // If it has not started, it never runs and its outcome is CANCELLED; if it has, nothing happens.
   void Cancel() const { state_->Cancel(); }
 
  private:
+  friend const std::shared_ptr<internal::InvocationState>& internal::StateOf(const Invocation&);
+
   std::shared_ptr<internal::InvocationState> state_;
 };
+
+inline const std::shared_ptr<internal::InvocationState>& internal::StateOf(
+    const Invocation& invocation) {
+  return invocation.state_;
+}
 
 }  // namespace runloop
 

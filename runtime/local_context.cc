@@ -1,5 +1,7 @@
 #include "runloop/runtime/local_context.h"
 
+#include <atomic>
+#include <stop_token>
 #include <thread>
 #include <utility>
 
@@ -136,13 +138,25 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
     const std::shared_ptr<SessionUse> used = std::move(use_);
     absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
     if (!outcome.ok()) {
-      Finish(outcome.status());
+      // It may have ended before Stop has said so.
+      const bool left =
+          stopped_.load() && ReasonOf(outcome.status()) == v1::ERROR_REASON_STILL_RUNNING;
+      Finish(left ? StoppedWhileRunning(task->operation->name()) : outcome.status());
     } else {
       Finish(task->reply_wanted() ? Reply{.message = *std::move(outcome)} : Reply());
     }
   }
   void Cancel() override {
     if (const std::shared_ptr<OperationTask> task = task_.lock()) core_->Cancel(*task);
+  }
+  void Stop() override {
+    const std::shared_ptr<OperationTask> task = task_.lock();
+    stopped_.store(true);
+    if (task == nullptr ||
+        core_->GiveUp(*task, OutcomeKind::kCancelled) != RuntimeCore::GivenUp::kStillRunning) {
+      return;
+    }
+    Finish(StoppedWhileRunning(task->operation->name()));
   }
   // The caller's time is over. True: it has an outcome, or gets it just now.
   bool GiveUp() {
@@ -161,6 +175,7 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
   const std::shared_ptr<RuntimeCore> core_;
   std::shared_ptr<SessionUse> use_;  // until it has its outcome
   std::weak_ptr<OperationTask> task_;
+  std::atomic<bool> stopped_{false};  // set before it is given up for this
 };
 
 // The in-process way to a runtime: messages move as they are.
@@ -177,10 +192,13 @@ class LocalTarget final : public DispatchTarget {
   }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
+    if (call.stop_token.stop_requested()) return StoppedBefore();
     if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
     call.chain = CurrentChain();
+    const std::stop_token stop_token = call.stop_token;
     const std::shared_ptr<LocalInvocation> invocation = DispatchWithRoom(std::move(call));
+    const std::stop_callback on_stop(stop_token, [&] { invocation->Stop(); });
     const WaitScope wait(absl::StrCat("an operation of runtime ", core_->id()),
                          [weak = std::weak_ptr<LocalInvocation>(invocation)](Chain chain) {
                            if (const auto waited_for = weak.lock()) {
@@ -188,7 +206,10 @@ class LocalTarget final : public DispatchTarget {
                            }
                          });
     absl::StatusOr<Reply> reply = invocation->AwaitReply(deadline - Clock::Monotonic()->Now());
-    if (ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) return reply;
+    if (!absl::IsDeadlineExceeded(reply.status()) ||
+        ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) {
+      return reply;
+    }
     if (!invocation->GiveUp()) return reply;
     return invocation->AwaitReply(absl::InfiniteDuration());
   }
@@ -302,11 +323,6 @@ class LocalTarget final : public DispatchTarget {
 };
 
 }  // namespace
-
-absl::StatusOr<Reply> DispatchTarget::DispatchBlocking(Call call) {
-  const absl::Duration timeout = call.timeout;
-  return Dispatch(std::move(call))->AwaitReply(timeout);
-}
 
 }  // namespace internal
 

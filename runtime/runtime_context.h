@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -14,6 +15,7 @@
 #include "google/protobuf/message.h"
 #include "runloop/runtime/buffer.h"
 #include "runloop/runtime/invocation.h"
+#include "runloop/runtime/pending.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
@@ -41,6 +43,15 @@ struct DispatchOptions {
   // of matters, such as a window's size. At most 128 bytes.
   std::string coalesce_key;
   WhenFull when_full = WhenFull::kFail;
+  // Once stop is requested, what has not started never runs: CANCELLED. What has started runs on,
+  // and its outcome is told, by DispatchAsync; who waits, by DispatchBlocking or Dispatch, waits no
+  // longer: CANCELLED (STILL_RUNNING), and what it makes is released when it ends, as at a timeout.
+  // Requested before the call, nothing is sent. A call that waits for room (kWait) has it first.
+  //
+  // Whoever requests stop does the cancelling on that thread, with what this has to run, such as
+  // Watch callbacks in process; any thread may, also in a handler or a callback. A daemon that does
+  // not answer keeps a caller until its timeout. In place on the runtime thread it comes too late.
+  std::stop_token stop_token;
 };
 
 // What another session may do with a buffer that it is granted.
@@ -58,6 +69,10 @@ const google::protobuf::Descriptor* DescriptorOf() {
   }
 }
 
+// What a stop token brings: it never ran; or it had started, and runs on.
+absl::Status StoppedBefore();
+absl::Status StoppedWhileRunning(std::string_view operation);
+
 // A way to a runtime: in process (local_target) or over a connection (client/).
 class DispatchTarget {
  public:
@@ -69,14 +84,20 @@ class DispatchTarget {
     absl::Duration timeout = absl::InfiniteDuration();
     std::string coalesce_key;
     WhenFull when_full = WhenFull::kFail;
-    Chain chain;  // the runtimes that wait for it, if it is blocked on by one
+    Chain chain;                 // the runtimes that wait for it, if it is blocked on by one
+    std::stop_token stop_token;  // DispatchBlocking's alone
   };
 
   virtual ~DispatchTarget() = default;
   // Waits only for room, where `when_full` says so. A refusal is the invocation's outcome.
   virtual std::shared_ptr<InvocationState> Dispatch(Call call) = 0;
   // Dispatch and a wait.
-  virtual absl::StatusOr<Reply> DispatchBlocking(Call call);
+  virtual absl::StatusOr<Reply> DispatchBlocking(Call call) = 0;
+
+  // Dispatch, and what follows from a stop token: kStop for whoever waits for nothing else.
+  enum class WhenStopped { kCancel, kStop };
+  std::shared_ptr<InvocationState> DispatchUntilStopped(Call call, const std::stop_token& token,
+                                                        WhenStopped means);
 
   // As RuntimeContext's.
   virtual absl::StatusOr<Buffer> NewBuffer(size_t size) = 0;
@@ -119,7 +140,7 @@ class RuntimeContext {
   // in an operation in another way is not known to the runtime, and no cycle through it is found.
   template <typename Reply, typename Request>
   absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
-                                         const DispatchOptions& options = {}) const {
+                                         const DispatchOptions& options = DispatchOptions()) const {
     absl::StatusOr<internal::Reply> reply =
         target_->DispatchBlocking({.operation = std::string(operation),
                                    .request = std::make_unique<Request>(std::move(request)),
@@ -127,7 +148,8 @@ class RuntimeContext {
                                    .reply_type = Reply::descriptor(),
                                    .timeout = options.timeout.value_or(kDefaultTimeout),
                                    .coalesce_key = options.coalesce_key,
-                                   .when_full = options.when_full});
+                                   .when_full = options.when_full,
+                                   .stop_token = options.stop_token});
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));
   }
@@ -137,16 +159,23 @@ class RuntimeContext {
   // Errors are the invocation's outcome.
   template <typename Reply = void, typename Request>
   Invocation DispatchAsync(std::string_view operation, Request request,
-                           const DispatchOptions& options = {}) const {
-    return Invocation(
-        target_->Dispatch({.operation = std::string(operation),
-                           .request = std::make_unique<Request>(std::move(request)),
-                           .reply_wanted = !std::is_void_v<Reply>,
-                           .reply_type = internal::DescriptorOf<Reply>(),
-                           .timeout = options.timeout.value_or(absl::InfiniteDuration()),
-                           .coalesce_key = options.coalesce_key,
-                           .when_full = options.when_full}));
+                           const DispatchOptions& options = DispatchOptions()) const {
+    return Invocation(Start<Reply>(operation, std::move(request), options, WhenStopped::kCancel));
   }
+
+  // As DispatchAsync, for a coroutine or a callback: `co_await context.Dispatch<Reply>(...)` gives
+  // absl::StatusOr<Reply>, or absl::Status where Reply is void (pending.h says where it goes on).
+  // It is dispatched by this call, not by `co_await`, so that the order is that of the calls.
+  template <typename Reply = void, typename Request>
+  Pending<Reply> Dispatch(std::string_view operation, Request request,
+                          const DispatchOptions& options = DispatchOptions()) const {
+    return Pending<Reply>(Start<Reply>(operation, std::move(request), options, WhenStopped::kStop));
+  }
+#if RUNLOOP_OPTIONS_NEED_A_NAME
+  template <typename Reply = void, typename Request>
+  Pending<Reply> Dispatch(std::string_view operation, Request request,
+                          DispatchOptions&& options) const = delete;
+#endif
 
   // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an
   // earlier buffer of this session held. Where the connection carries no descriptors it is memory
@@ -190,6 +219,24 @@ class RuntimeContext {
   std::string session_id() const { return target_->SessionId(); }
 
  private:
+  using WhenStopped = internal::DispatchTarget::WhenStopped;
+
+  template <typename Reply, typename Request>
+  std::shared_ptr<internal::InvocationState> Start(std::string_view operation, Request request,
+                                                   const DispatchOptions& options,
+                                                   WhenStopped when_stopped) const {
+    internal::DispatchTarget::Call call{
+        .operation = std::string(operation),
+        .request = std::make_unique<Request>(std::move(request)),
+        .reply_wanted = !std::is_void_v<Reply>,
+        .reply_type = internal::DescriptorOf<Reply>(),
+        .timeout = options.timeout.value_or(absl::InfiniteDuration()),
+        .coalesce_key = options.coalesce_key,
+        .when_full = options.when_full};
+    if (!options.stop_token.stop_possible()) return target_->Dispatch(std::move(call));
+    return target_->DispatchUntilStopped(std::move(call), options.stop_token, when_stopped);
+  }
+
   std::shared_ptr<internal::DispatchTarget> target_;
 };
 

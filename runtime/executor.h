@@ -1,0 +1,33 @@
+#ifndef RUNLOOP_RUNTIME_EXECUTOR_H_
+#define RUNLOOP_RUNTIME_EXECUTOR_H_
+
+#include <functional>
+#include <utility>
+
+#include "absl/functional/any_invocable.h"
+
+namespace runloop {
+
+// Where callbacks run and coroutines go on: takes work from any thread, returns without waiting for
+// it, and runs it once, later or in place. It must not block and must not throw: it is called on
+// the thread that learns of an outcome. Work that it drops is destroyed without having run, so a
+// callback is not called then, and a coroutine stays suspended.
+//
+// Copies mean the same place. It must be usable for as long as something may be handed to it: an
+// invocation that is watched keeps a copy until it is done.
+using Executor = std::function<void(absl::AnyInvocable<void() &&> work)>;
+
+// An executor of asio's, standalone or Boost's (io_context, strand, thread_pool,
+// any_io_executor), or any other type for which `post(executor, function)` is found beside it. Each
+// piece of work is posted, never run in place. An io_context must be kept from running out of work
+// meanwhile, by a work guard. For operations with completion tokens see asio.h.
+template <typename PostTarget>
+Executor ExecutorOf(PostTarget target) {
+  return [target = std::move(target)](absl::AnyInvocable<void() &&> work) {
+    post(target, [work = std::move(work)]() mutable { std::move(work)(); });
+  };
+}
+
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_EXECUTOR_H_
