@@ -84,7 +84,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
   // Waits until `invocation` is done, or the deadline has come, and reads what the daemon sends if
   // it is this thread's turn. Returns at once on the client's own thread, and on a runtime thread,
-  // which serves nobody else while it waits.
+  // which serves nobody else while it waits; and with InfinitePast, for a thread that waits for
+  // others too: the turn is left to the client's own at once then.
   void BringOutcome(RemoteInvocation& invocation, absl::Time deadline);
   // `invocation` is done, and sleepers of BringOutcome wait for it.
   void WakeSleepers(const RemoteInvocation& invocation);

@@ -191,7 +191,7 @@ void SessionClient::RunWatchers(std::vector<Watched> watched) {
 
 void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline) {
   if (OnClientThread()) return;
-  if (OnARuntimeThread()) {
+  if (OnARuntimeThread() || deadline == absl::InfinitePast()) {
     absl::MutexLock lock(&mutex_);
     turn_left_until_ = absl::InfinitePast();
     if (!turn_taken_) own_thread_.Signal();

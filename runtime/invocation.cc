@@ -140,9 +140,13 @@ void InvocationState::Watch(absl::AnyInvocable<void(const absl::Status&) &&> cal
 bool InvocationState::Add(Waiter& waiter) {
   Listeners* const listeners = Listen();
   if (listeners == nullptr) return false;
-  absl::MutexLock lock(&listeners->mutex);
-  if (done()) return false;
-  listeners->waiters.push_back(&waiter);
+  {
+    absl::MutexLock lock(&listeners->mutex);
+    if (done()) return false;
+    listeners->waiters.push_back(&waiter);
+  }
+  // This thread waits for others, too: somebody else has to bring it.
+  BringOutcome(absl::InfinitePast());
   return true;
 }
 
