@@ -127,7 +127,11 @@ absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocatio
 bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
   if (!unfinished_.Contains(invocation.id)) return false;
   const bool asked = give_up ? invocation.given_up : invocation.cancel_sent;
-  (give_up ? invocation.given_up : invocation.cancel_sent) = true;
+  if (give_up) {
+    invocation.given_up = true;
+  } else {
+    invocation.cancel_sent = true;
+  }
   if (asked || half_closed_) return true;
   BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
   return true;

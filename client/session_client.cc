@@ -258,6 +258,7 @@ bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, b
       unsent = backlog_.Take(invocation.id);
       in_time = unsent != nullptr ||
                 (suspended_ != nullptr && suspended_->AddCancel(invocation, give_up));
+      if (unsent == nullptr && in_time && stop) invocation.stopped = invocation.given_up;
     }
   }
   outgoing.Send();

@@ -146,7 +146,7 @@ TEST_P(ConveniencesTest, ACoroutineThatIsDestroyedIsNotResumedAndItsDispatchGoes
   ManualExecutor here;
   bool resumed = false;
   const auto record = [](const RuntimeContext& to, ManualExecutor& on, bool& was) -> TestTask {
-    co_await to.Dispatch<RecordReply>(kRecord, Record(0, 0)).On(on.executor());
+    (void)co_await to.Dispatch<RecordReply>(kRecord, Record(0, 0)).On(on.executor());
     was = true;
   };
   const Invocation hold = Hold(context);

@@ -26,8 +26,8 @@ class TestTask {
       bool await_ready() noexcept { return false; }
       ABSL_ATTRIBUTE_NOINLINE void await_suspend(
           std::coroutine_handle<promise_type> coroutine) noexcept {
-        const std::shared_ptr<absl::Notification> ended = coroutine.promise().ended;
-        ended->Notify();
+        const std::shared_ptr<absl::Notification> kept = coroutine.promise().ended;
+        kept->Notify();
       }
       void await_resume() noexcept {}
     };
