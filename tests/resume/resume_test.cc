@@ -16,7 +16,7 @@
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/runtime.h"
-#include "runloop/tests/resume/cut.h"
+#include "runloop/tests/testing/cut_connections.h"
 #include "runloop/tests/testing/test_operations.h"
 #include "runloop/v1/handles.pb.h"
 

@@ -1,5 +1,5 @@
-#ifndef RUNLOOP_TESTS_RESUME_CUT_H_
-#define RUNLOOP_TESTS_RESUME_CUT_H_
+#ifndef RUNLOOP_TESTS_TESTING_CUT_CONNECTIONS_H_
+#define RUNLOOP_TESTS_TESTING_CUT_CONNECTIONS_H_
 
 #include <string>
 
@@ -12,4 +12,4 @@ int CutConnections(const std::string& path, int only = -1);
 
 }  // namespace runloop
 
-#endif  // RUNLOOP_TESTS_RESUME_CUT_H_
+#endif  // RUNLOOP_TESTS_TESTING_CUT_CONNECTIONS_H_

@@ -1,4 +1,4 @@
-#include "runloop/tests/resume/cut.h"
+#include "runloop/tests/testing/cut_connections.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>
