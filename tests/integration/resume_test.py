@@ -147,7 +147,7 @@ class ResumeTest(harness.TestCase):
         self.assertTrue(again.welcome.resumed)
         again.say(dispatches=[record(2), echo(3), record(4), echo(5)])
         self.assertEqual(again.outcomes(1)[0], [(5, True)])
-        self.assertEqual([index for _, index in self.daemon.watch.record()], [1, 2, 4])
+        self.assertEqual([index for _, index in self.daemon.watch.record()[0]], [1, 2, 4])
         again.say(dispatches=[record(4)])
         self.assertEqual(again.end().reason, 'PROTOCOL_VIOLATION')
 
