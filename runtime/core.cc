@@ -99,7 +99,12 @@ RuntimeCore::~RuntimeCore() {
 absl::Status RuntimeCore::Bind() {
   thread_id_.store(std::this_thread::get_id());
   runtime_of_this_thread = this;
-  return loop_->Attach([this](const DrainBudget& budget) { return RunSlice(budget); });
+  const absl::Status attached =
+      loop_->Attach([this](const DrainBudget& budget) { return RunSlice(budget); });
+  if (!attached.ok()) return attached;
+  // A loop counts by the kernel's clock: the time of any other is kept by the service thread.
+  loop_keeps_time_ = clock_ == Clock::Monotonic() && loop_->WakeAt(absl::InfiniteFuture()).ok();
+  return absl::OkStatus();
 }
 
 bool RuntimeCore::OnRuntimeThread() const {
@@ -117,6 +122,7 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       intake->Collect();
       collected_nested_ = true;
     }
+    if (!timers_.rests()) collected_nested_ = true;
     return false;
   }
   const DrainBudget budget{.time = std::min(asked.time, budget_.time),
@@ -134,6 +140,7 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
     served |= ServeIntake(now);
     TaskQueue::Next next;
     if (closures_ == nullptr) {
+      if (timers_.IsDue(now)) (void)JoinDue(now);
       next = queue_.Pop(now);
       closures_ = next.closures;
     }
@@ -161,12 +168,15 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       serve_intake_at_ = absl::InfinitePast();
       continue;
     }
-    if (sleep_.Announce(
-            [&] { return queue_.empty() && (intake == nullptr || intake->AnnounceSleep()); })) {
+    if (sleep_.Announce([&] {
+          return queue_.empty() && SleepUntilDue() &&
+                 (intake == nullptr || intake->AnnounceSleep());
+        })) {
       QuitIfDrained();
       return false;
     }
     serve_intake_at_ = absl::InfinitePast();
+    if (!timers_.rests()) now = clock_->Now();
   }
 }
 
@@ -284,7 +294,9 @@ Runtime::DrainResult RuntimeCore::Drain(absl::Duration timeout) {
   Runtime::DrainResult result{.drained = RunUntil(DrainPhase::kWork, deadline)};
   if (!stopped()) {
     AbandonClosures();
-    EndQueued(OutcomeKind::kAbandoned, nullptr, [](Task& task) { return !task.is_cleanup; });
+    const auto is_work = [](Task& task) { return !task.is_cleanup && !task.is_timer; };
+    EndDelayed(OutcomeKind::kAbandoned, nullptr, is_work);
+    EndQueued(OutcomeKind::kAbandoned, nullptr, is_work);
     std::vector<std::shared_ptr<Session>> sessions;
     {
       absl::MutexLock lock(&sessions_mutex_);
@@ -310,14 +322,15 @@ size_t RuntimeCore::Shutdown() {
     sessions.swap(sessions_);
   }
   for (const auto& session : sessions) session->ended_.store(true, std::memory_order_release);
+  const auto abandon = [this](Task& task) {
+    if (lifecycle_.EndUnstarted(task, OutcomeKind::kAbandoned)) task.Skip(StoppedError());
+    task.Release();
+  };
+  const std::vector<Task*> delayed = timers_.Close();
   queue_.Close(now);
   AbandonClosures();
-  while (Task* const task = queue_.Pop(now).task) {
-    if (lifecycle_.EndUnstarted(*task, OutcomeKind::kAbandoned)) {
-      task->Skip(StoppedError());
-    }
-    task->Release();
-  }
+  while (Task* const task = queue_.Pop(now).task) abandon(*task);
+  for (Task* const task : delayed) abandon(*task);
   AbortDeferred(nullptr, MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_RUNTIME_STOPPED,
                                    "the runtime stopped before the operation finished"));
   size_t not_closed = 0;

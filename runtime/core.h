@@ -24,6 +24,8 @@
 #include "runloop/runtime/operation_task.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/runtime/task_queue.h"
+#include "runloop/runtime/timer_queue.h"
+#include "runloop/runtime/timer_task.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop::internal {
@@ -45,9 +47,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::StatusOr<std::shared_ptr<Session>> OpenPeerSession(Session::Info info);
 
   using Call = OperationCall;
-  // Queues one invocation; never waits. An error means that it was refused, and `sink` hears
-  // nothing of it. Else `sink` gets exactly one outcome, and the task may be given to Cancel and
-  // GiveUp. UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL;
+  // Queues one invocation, when it is due; never waits. An error means that it was refused, and
+  // `sink` hears nothing of it. Else `sink` gets exactly one outcome, and the task may be given to
+  // Cancel and GiveUp. UNAVAILABLE (DRAINING, RUNTIME_STOPPED), RESOURCE_EXHAUSTED (QUEUE_FULL;
   // MESSAGE_TOO_LARGE if it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION
   // (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
@@ -60,7 +62,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     Group(const Group&) = delete;
     Group& operator=(const Group&) = delete;
 
-    // `call` has neither `chain` nor `coalesce_key`; its session is the group's.
+    // `call` has neither `chain` nor `coalesce_key` nor `delay`; its session is the group's.
     absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
     void Flush();
 
@@ -129,6 +131,13 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Status WhyClosureRefused();
   // Posts it; an error means that it was refused, and the closure is destroyed.
   absl::Status PostClosure(ClosureNode* node);
+  // Hands over the closure of a timer: it is first due after `delay`, then each `period`, which is
+  // positive; InfiniteDuration: once. An error means that it was refused, and is destroyed.
+  absl::StatusOr<std::shared_ptr<TimerTask>> StartTimer(TimerTask::Closure closure,
+                                                        absl::Duration delay,
+                                                        absl::Duration period);
+  // As Timer::Cancel.
+  bool CancelTimer(TimerTask& timer);
   // Before and after running a closure in place on the runtime thread: the reason if the runtime is
   // stopped.
   absl::Status EnterInPlace(Task& task);
@@ -148,6 +157,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // False: it waits already, further out on its stack.
   bool BeginWait(std::string for_what, std::shared_ptr<Waits::Forward> forward);
   void EndWait();
+
+  // ---- for TimerTask; the runtime thread ----
+
+  // Lets it wait for its next run, whatever the bounds; false if the runtime has stopped.
+  bool AddTimerAgain(TimerTask& timer);
 
   // ---- for OperationTask, Session and its objects ----
 
@@ -208,6 +222,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Ends what is in the queue and `wanted`, with the queue's reference. Any thread, but with
   // closures the runtime thread.
   void EndQueued(OutcomeKind kind, const Lane* only, absl::FunctionRef<bool(Task&)> wanted);
+  // The same of what is delayed, of a session or of all.
+  void EndDelayed(OutcomeKind kind, const Session* only, absl::FunctionRef<bool(Task&)> wanted);
+  void TellNeverRan(const std::vector<Task*>& ended, OutcomeKind kind);
   // Ends what is in the queue of a session that has ended.
   void AbandonQueued(const std::shared_ptr<Session>& session);
   // Tells of a task that was ended unstarted, taken out of the queue or not.
@@ -221,6 +238,18 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue
   // is closed.
   bool EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task* task);
+  // Ends `old`, if it has not started, for the sake of a newer one.
+  void Supersede(OperationTask& old);
+  // Lets what is due join the queue, or end, if its deadline has passed; true if there was any.
+  bool JoinDue(absl::Time now);
+  // Takes a task that is delayed; it joins the queue when it is due. False: the runtime stops.
+  bool AddDelayed(Task& task, absl::Time due);
+  // Sets the loop's timer, or has the service thread be its timer.
+  void SetTimerWake();
+  // The loop is going to sleep: sets its timer. False: something is due.
+  bool SleepUntilDue();
+  // The service thread, in place of the loop's timer or of a thread that is stuck.
+  void JoinDueInstead(absl::Time now);
   void WakeLoop();
   // After a dispatch that others wait for.
   void PassOn(const Chain& chain);
@@ -252,11 +281,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     bool expired = false;           // queued tasks may have
     bool deferred_expired = false;  // deferred tasks have
     bool closing_overdue = false;   // objects should have closed
+    bool due = false;               // what was delayed may be
     bool stuck = false;             // the runtime thread does no intake
     std::string line;
 
     bool any() const {
-      return expired || deferred_expired || closing_overdue || stuck || !line.empty();
+      return expired || deferred_expired || closing_overdue || due || stuck || !line.empty();
     }
   };
   void Serve();
@@ -294,9 +324,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   Lifecycle lifecycle_;
   mutable TaskQueue queue_;  // a look does intake
+  TimerQueue timers_{lifecycle_, queue_};
   DeferredTasks deferred_;
   Waits waits_;
 
+  bool loop_keeps_time_ = false;  // it wakes itself; set by Bind, constant then
   std::atomic<std::thread::id> thread_id_{};
   LoopSleep sleep_;                   // whether the loop waits for a Wake
   std::atomic<bool> started_{false};  // the loop has called RunSlice
@@ -352,6 +384,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // have had it.
   absl::Time deferred_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
+  // When to let join what is due, in place of a loop that keeps no time.
+  absl::Time timer_wake_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   bool not_started_logged_ ABSL_GUARDED_BY(service_mutex_) = false;
   uint64_t stalled_task_ ABSL_GUARDED_BY(service_mutex_) = 0;     // logged; its version
   uint64_t stalled_closure_ ABSL_GUARDED_BY(service_mutex_) = 0;  // logged; by how many had started

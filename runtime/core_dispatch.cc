@@ -1,5 +1,6 @@
 // How work gets into RuntimeCore, in the queue or in place, and how it ends without having started.
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,11 @@
 
 namespace runloop::internal {
 namespace {
+
+bool NotStarted(const Task& task) {
+  const Task::State state = task.state();
+  return state == Task::State::kDelayed || state == Task::State::kQueued;
+}
 
 // Of a name that a caller gave, in an error.
 constexpr size_t kLongestNameTold = 512;
@@ -94,17 +100,27 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   if (!call.session->info().peer.role.empty()) call.chain.clear();
   const Chain chain = call.chain;
   const std::string key = call.coalesce_key;
-  const auto task = OperationTask::Make(shared_from_this(), std::move(call), clock_->Now());
+  const bool delayed = call.delay > absl::ZeroDuration();
+  const absl::Time due = clock_->Now() + (delayed ? call.delay : absl::ZeroDuration());
+  const auto task = OperationTask::Make(shared_from_this(), std::move(call), due);
   std::shared_ptr<OperationTask> old;
   if (!key.empty()) old = task->session->FindKeyed(key);
-  const bool replaces = old != nullptr && old->state() == Task::State::kQueued;
-  if (absl::Status admitted = lifecycle_.Admit(*task, replaces ? old.get() : nullptr);
+  const bool replaces = old != nullptr && NotStarted(*old);
+  if (absl::Status admitted =
+          lifecycle_.Admit(*task, replaces ? old.get() : nullptr,
+                           delayed ? Task::State::kDelayed : Task::State::kQueued);
       !admitted.ok()) {
     return admitted;
   }
   task->HoldForQueue(task);
   bool queued;
-  if (key.empty()) {
+  if (delayed) {
+    if (!key.empty()) {
+      if (const auto before = task->session->ExchangeKeyed(key, task)) Supersede(*before);
+    }
+    // If it expires before it is due, that is the time to look at it.
+    queued = AddDelayed(*task, std::min(due, task->deadline));
+  } else if (key.empty()) {
     queued = Enqueue(task.get());
   } else {
     queued = EnqueueInstead(task->session->ExchangeKeyed(key, task), task.get());
@@ -116,8 +132,9 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
     task->Release();
     return StoppedError();
   }
-  // A session that ended meanwhile may not have found it.
+  // A session that ended meanwhile may not have found it, nor may who superseded it.
   if (task->session->ended()) Cancel(*task, OutcomeKind::kAbandoned);
+  if (delayed && task->state() == Task::State::kEnded && timers_.Take(*task)) task->Release();
   if (!chain.empty()) PassOn(chain);
   return task;
 }
@@ -177,12 +194,18 @@ bool RuntimeCore::EnqueueInstead(const std::shared_ptr<OperationTask>& old, Task
   if (old == nullptr || !lifecycle_.EndUnstarted(*old, OutcomeKind::kSuperseded)) {
     return Enqueue(task);
   }
-  const bool replaced = queue_.Replace(*old, task, clock_->Now());
+  const bool was_delayed = timers_.Take(*old);
+  const bool replaced = !was_delayed && queue_.Replace(*old, task, clock_->Now());
   const bool queued = replaced || queue_.Push(task);
   old->Skip(NeverRan(OutcomeKind::kSuperseded));
-  if (replaced) old->Release();
+  if (replaced || was_delayed) old->Release();
   if (queued) WakeLoop();
   return queued;
+}
+
+void RuntimeCore::Supersede(OperationTask& old) {
+  if (!lifecycle_.EndUnstarted(old, OutcomeKind::kSuperseded)) return;
+  AfterEndUnstarted(old, NeverRan(OutcomeKind::kSuperseded));
 }
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::DispatchInPlace(Call call) {
@@ -230,7 +253,8 @@ absl::Status RuntimeCore::WhyNeverRan(const Task& task, OutcomeKind kind) {
 
 void RuntimeCore::AfterEndUnstarted(OperationTask& task, const absl::Status& why) {
   if (Planted(PlantedBug::kRunAfterCancel)) return task.Skip(why);
-  const bool was_queued = queue_.Take(task, clock_->Now());  // else it is being popped, or posted
+  // Else it is being popped, or posted. What is due goes from the one to the other.
+  const bool was_queued = timers_.Take(task) || queue_.Take(task, clock_->Now());
   task.Skip(why);
   if (was_queued) task.Release();
   QuitIfDrained();
@@ -264,6 +288,18 @@ void RuntimeCore::EndQueued(OutcomeKind kind, const Lane* only,
   const absl::Time now = clock_->Now();
   const std::vector<Task*> ended = queue_.TakeIf(
       now, only, [&](Task& task) { return wanted(task) && lifecycle_.EndUnstarted(task, kind); });
+  TellNeverRan(ended, kind);
+}
+
+void RuntimeCore::EndDelayed(OutcomeKind kind, const Session* only,
+                             absl::FunctionRef<bool(Task&)> wanted) {
+  TellNeverRan(
+      timers_.TakeIf(
+          only, [&](Task& task) { return wanted(task) && lifecycle_.EndUnstarted(task, kind); }),
+      kind);
+}
+
+void RuntimeCore::TellNeverRan(const std::vector<Task*>& ended, OutcomeKind kind) {
   for (Task* const task : ended) {
     if (!Planted(PlantedBug::kLostOutcome)) task->Skip(WhyNeverRan(*task, kind));
     task->Release();

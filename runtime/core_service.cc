@@ -40,6 +40,7 @@ void RuntimeCore::Serve() {
       }
     }
     // What others wrote runs without the lock.
+    if (noticed.due || noticed.stuck) JoinDueInstead(now);
     if (noticed.stuck) {
       ServeIntakeInstead();
       queue_.Intake(now);
@@ -74,7 +75,12 @@ absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
     closing_deadline_ = absl::InfiniteFuture();
     noticed.closing_overdue = true;
   }
-  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, TickWork(now, noticed)});
+  if (timer_wake_ <= now) {
+    timer_wake_ = absl::InfiniteFuture();
+    noticed.due = true;
+  }
+  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, timer_wake_,
+                   TickWork(now, noticed)});
 }
 
 absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {

@@ -78,8 +78,9 @@ void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
 
 void RuntimeCore::AbandonQueued(const std::shared_ptr<Session>& session) {
   const Lane* const lane = session->info().in_process ? nullptr : &session->lane_;
-  EndQueued(OutcomeKind::kAbandoned, lane,
-            [&](Task& task) { return task.session == session && !task.is_cleanup; });
+  const auto is_its = [&](Task& task) { return task.session == session && !task.is_cleanup; };
+  EndDelayed(OutcomeKind::kAbandoned, session.get(), is_its);
+  EndQueued(OutcomeKind::kAbandoned, lane, is_its);
 }
 
 void RuntimeCore::CloseSession(const std::shared_ptr<Session>& session) {

@@ -11,7 +11,8 @@ namespace {
 // A task that needs the runtime thread to end.
 bool HoldsTheThread(const Task& task) {
   const Task::State state = task.state();
-  return state == Task::State::kQueued || state == Task::State::kRunning;
+  return state == Task::State::kDelayed || state == Task::State::kQueued ||
+         state == Task::State::kRunning;
 }
 
 }  // namespace
@@ -70,10 +71,12 @@ bool RuntimeCore::BeginWait(std::string for_what, std::shared_ptr<Waits::Forward
   // come before it; and for what is queued behind it. What is queued from now on passes itself on.
   std::vector<Chain> chains;
   if (running_ != nullptr) waits_.Collect(*running_, chains);
-  queue_.TakeIf(clock_->Now(), nullptr, [&](Task& task) {
+  const auto collect = [&](Task& task) {
     waits_.Collect(task, chains);
     return false;
-  });
+  };
+  timers_.TakeIf(nullptr, collect);
+  queue_.TakeIf(clock_->Now(), nullptr, collect);
   for (const Chain& chain : chains) PassOn(chain);
   return true;
 }

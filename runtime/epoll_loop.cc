@@ -16,6 +16,10 @@ absl::Status RunLoop::WakeOn(int) {
 
 void RunLoop::StopWakingOn(int) {}
 
+absl::Status RunLoop::WakeAt(absl::Time) {
+  return absl::UnimplementedError("this run loop keeps no time");
+}
+
 EpollLoop::EpollLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {}
 
 EpollLoop::~EpollLoop() {
@@ -25,11 +29,14 @@ EpollLoop::~EpollLoop() {
 absl::Status EpollLoop::Attach(Work work) {
   if (epoll_ < 0) return absl::ErrnoToStatus(errno, "no epoll descriptor");
   if (absl::Status status = wake_.status(); !status.ok()) return status;
+  if (absl::Status status = timer_.status(); !status.ok()) return status;
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;  // each Signal is an event: the counter is never read
-  event.data.fd = wake_.fd();
-  if (epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_.fd(), &event) != 0) {
-    return absl::ErrnoToStatus(errno, "epoll_ctl");
+  for (const int fd : {wake_.fd(), timer_.fd()}) {
+    event.data.fd = fd;
+    if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) {
+      return absl::ErrnoToStatus(errno, "epoll_ctl");
+    }
   }
   work_ = std::move(work);
   return absl::OkStatus();
@@ -41,6 +48,8 @@ void EpollLoop::Detach() {
 }
 
 void EpollLoop::Wake() { wake_.Signal(); }
+
+absl::Status EpollLoop::WakeAt(absl::Time at) { return timer_.Set(at); }
 
 absl::Status EpollLoop::WakeOn(int fd) {
   also_wakes_.store(fd);
@@ -97,7 +106,8 @@ absl::Status EpollLoop::Run() {
     }
     bool woken = work_left_;
     for (int i = 0; i < ready; ++i) {
-      if (events[i].data.fd == wake_.fd() || events[i].data.fd == also_wakes_.load()) {
+      const int fd = events[i].data.fd;
+      if (fd == wake_.fd() || fd == timer_.fd() || fd == also_wakes_.load()) {
         woken = true;
         continue;
       }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "runloop/runtime/event_fd.h"
 #include "runloop/runtime/run_loop.h"
+#include "runloop/runtime/timer_fd.h"
 
 namespace runloop {
 
@@ -37,6 +38,7 @@ class EpollLoop final : public RunLoop {
   void Wake() override;
   absl::Status WakeOn(int fd) override;
   void StopWakingOn(int fd) override;
+  absl::Status WakeAt(absl::Time at) override;
   bool can_run() const override { return true; }
   absl::Status Run() override;
   void Quit() override;
@@ -45,6 +47,7 @@ class EpollLoop final : public RunLoop {
   // Constant after construction.
   const int epoll_;
   const EventFd wake_;
+  const TimerFd timer_;
 
   std::atomic<bool> quit_{false};
   std::atomic<int> also_wakes_{-1};

@@ -13,6 +13,8 @@ ExternalLoop::~ExternalLoop() = default;
 absl::Status ExternalLoop::Attach(Work work) {
   if (absl::Status status = wake_.status(); !status.ok()) return status;
   if (absl::Status status = Watch(wake_.fd()); !status.ok()) return status;
+  if (absl::Status status = timer_.status(); !status.ok()) return status;
+  if (absl::Status status = Watch(timer_.fd()); !status.ok()) return status;
   work_ = std::move(work);
   return absl::OkStatus();
 }
@@ -32,8 +34,14 @@ absl::Status ExternalLoop::WakeOn(int fd) { return Watch(fd); }
 
 void ExternalLoop::StopWakingOn(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
+absl::Status ExternalLoop::WakeAt(absl::Time at) {
+  timer_set_.store(at != absl::InfiniteFuture());
+  return timer_.Set(at);
+}
+
 bool ExternalLoop::Drain(const DrainBudget& budget) {
   wake_.Clear();
+  if (timer_set_.load()) timer_.Clear();
   if (!work_ || !work_(budget)) return false;
   wake_.Signal();  // keeps fd() readable while work is left
   return true;

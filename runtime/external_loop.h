@@ -1,11 +1,13 @@
 #ifndef RUNLOOP_RUNTIME_EXTERNAL_LOOP_H_
 #define RUNLOOP_RUNTIME_EXTERNAL_LOOP_H_
 
+#include <atomic>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "runloop/runtime/event_fd.h"
 #include "runloop/runtime/run_loop.h"
+#include "runloop/runtime/timer_fd.h"
 #include "runloop/runtime/unique_fd.h"
 
 namespace runloop {
@@ -24,7 +26,8 @@ class ExternalLoop final : public RunLoop {
   ExternalLoop();
   ~ExternalLoop() override;
 
-  // Readable while work is queued. Any thread may watch it; it stays this object's.
+  // Readable while work is queued or a timer is due. Any thread may watch it; it stays this
+  // object's.
   int fd() const { return epoll_.get(); }
 
   // Runs queued work within the budget. True: work is left and fd() is still readable, so let other
@@ -38,6 +41,7 @@ class ExternalLoop final : public RunLoop {
   void Wake() override;
   absl::Status WakeOn(int fd) override;
   void StopWakingOn(int fd) override;
+  absl::Status WakeAt(absl::Time at) override;
   bool can_run() const override { return false; }
   absl::Status Run() override;
   void Quit() override;
@@ -46,6 +50,8 @@ class ExternalLoop final : public RunLoop {
   absl::Status Watch(int fd);
 
   const EventFd wake_;
+  const TimerFd timer_;
+  std::atomic<bool> timer_set_{false};
   const UniqueFd epoll_;  // readable while one of those in it is
   Work work_;             // the runtime thread only
 };

@@ -42,8 +42,10 @@ uint64_t Ledger::ended() const {
 }
 
 bool Ledger::idle() const {
-  const uint64_t gone = ended();
-  return gone == admitted_.load();
+  // What makes it less is read before what makes it more.
+  const uint64_t elsewhere = ended() + delayed_.load();
+  const uint64_t undelayed = undelayed_.load();
+  return elsewhere == admitted_.load() + undelayed;
 }
 
 int64_t Ledger::unfinished() const {
@@ -66,19 +68,23 @@ Ledger::Counts Ledger::counts() const {
   counts.deferred = Difference(deferred_.load(), ended_deferred);
   const uint64_t started = started_.load(std::memory_order_acquire);
   counts.running = Difference(started, counts.succeeded + counts.failed + counts.deferred);
-  counts.queued = Difference(admitted_.load(), counts.ended() + counts.running + counts.deferred);
+  const uint64_t undelayed = undelayed_.load();
+  counts.delayed = Difference(delayed_.load(), undelayed);
+  counts.queued = Difference(admitted_.load(),
+                             counts.ended() + counts.running + counts.deferred + counts.delayed);
   counts.refused = refused_.load();
   counts.given_up = given_up_.load();
-  counts.admitted = counts.ended() + counts.queued + counts.running + counts.deferred;
+  counts.admitted =
+      counts.ended() + counts.delayed + counts.queued + counts.running + counts.deferred;
   return counts;
 }
 
 std::string Ledger::Counts::ToString() const {
   return absl::StrCat("admitted ", admitted, " = succeeded ", succeeded, " + failed ", failed,
                       " + cancelled ", cancelled, " + expired ", expired, " + superseded ",
-                      superseded, " + abandoned ", abandoned, " + queued ", queued, " + running ",
-                      running, " + deferred ", deferred, "; refused ", refused, ", given up ",
-                      given_up);
+                      superseded, " + abandoned ", abandoned, " + delayed ", delayed, " + queued ",
+                      queued, " + running ", running, " + deferred ", deferred, "; refused ",
+                      refused, ", given up ", given_up);
 }
 
 }  // namespace runloop

@@ -24,7 +24,7 @@ class Ledger {
   struct Counts {
     uint64_t admitted = 0;
     uint64_t succeeded = 0, failed = 0, cancelled = 0, expired = 0, superseded = 0, abandoned = 0;
-    uint64_t queued = 0, running = 0, deferred = 0;
+    uint64_t delayed = 0, queued = 0, running = 0, deferred = 0;
     // Not part of the sum:
     uint64_t refused = 0;   // never admitted
     uint64_t given_up = 0;  // callers that stopped waiting for one that had started
@@ -38,6 +38,9 @@ class Ledger {
 
   // -> queued
   void Admit(int64_t count) { admitted_.fetch_add(static_cast<uint64_t>(count)); }
+  // queued -> delayed, at once after Admit; and back, when it is due or ends before that.
+  void Delay() { delayed_.fetch_add(1); }
+  void Undelay() { undelayed_.fetch_add(1); }
   // Takes Admit back, for one that the queue turned out not to take.
   void Unadmit() { admitted_.fetch_sub(1); }
   void Refuse() { refused_.fetch_add(1); }
@@ -54,9 +57,9 @@ class Ledger {
 
   // `admitted` is the sum of the places. Exact whenever no invocation is moving between two places.
   Counts counts() const;
-  // Neither queued nor running nor deferred.
+  // Neither queued nor running nor deferred. Not true while one of these is counted elsewhere.
   bool idle() const;
-  // Queued, running or deferred.
+  // Delayed, queued, running or deferred.
   int64_t unfinished() const;
 
  private:
@@ -70,6 +73,7 @@ class Ledger {
   SplitCount ended_deferred_;                            // of those two
   alignas(64) std::atomic<uint64_t> unstarted_[4] = {};  // cancelled and what follows
   std::atomic<uint64_t> refused_{0}, given_up_{0};
+  std::atomic<uint64_t> delayed_{0}, undelayed_{0};
 };
 
 }  // namespace runloop

@@ -99,14 +99,14 @@ absl::Status Lifecycle::WhyNoRoom(const Task& task, int64_t items, int64_t bytes
   return Full(total_, all, bytes, task);
 }
 
-absl::Status Lifecycle::Admit(Task& task, const Task* instead_of) {
+absl::Status Lifecycle::Admit(Task& task, const Task* instead_of, Task::State as) {
   const int64_t items = instead_of != nullptr ? 0 : 1;
   const int64_t bytes =
       static_cast<int64_t>(task.bytes) -
       (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
   const Room room = GetRoom(task.session.get());
   if (!HasRoom(room, items, bytes)) return WhyNoRoom(task, items, bytes);
-  AdmitUnbounded(task);
+  AdmitUnbounded(task, as);
   return absl::OkStatus();
 }
 
@@ -179,16 +179,24 @@ absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t byte
   return status;
 }
 
-void Lifecycle::AdmitUnbounded(Task& task) {
+void Lifecycle::AdmitUnbounded(Task& task, Task::State as) {
   if (task.is_cleanup) return;
   if (task.operation != nullptr) task.operation->statistics().admitted.fetch_add(1);
   ledger_.Admit(1);
+  if (as == Task::State::kDelayed) {
+    ledger_.Delay();
+    task.state_ = as;
+  }
   Hold(task.session.get(), 1, static_cast<int64_t>(task.bytes));
 }
 
 void Lifecycle::Unadmit(Task& task) {
   // A newer one with its key may have ended it.
-  if (!task.Leave(Task::State::kQueued, Task::State::kEnded) || task.is_cleanup) return;
+  if (task.Leave(Task::State::kDelayed, Task::State::kEnded)) {
+    ledger_.Undelay();
+  } else if (!task.Leave(Task::State::kQueued, Task::State::kEnded) || task.is_cleanup) {
+    return;
+  }
   ledger_.Unadmit();
   if (task.session != nullptr) task.session->admitted_.fetch_sub(1);
   if (task.operation != nullptr) task.operation->statistics().admitted.fetch_sub(1);
@@ -213,8 +221,18 @@ void Lifecycle::LetGo(Task& task, bool on_runtime_thread) {
   }
 }
 
+bool Lifecycle::Due(Task& task) {
+  if (!task.Leave(Task::State::kDelayed, Task::State::kQueued)) return false;
+  ledger_.Undelay();
+  return true;
+}
+
 bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
-  if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) return false;
+  if (task.Leave(Task::State::kDelayed, Task::State::kEnded)) {
+    ledger_.Undelay();
+  } else if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) {
+    return false;
+  }
   if (Planted(PlantedBug::kRunAfterCancel)) task.state_ = Task::State::kQueued;
   if (task.is_cleanup) return true;
   if (task.session != nullptr) task.session->unstarted_.fetch_add(1);
@@ -281,7 +299,8 @@ std::vector<BoundStatus> Lifecycle::GetBounds() const {
   const Ledger::Counts all = counts();
   std::vector<BoundStatus> bounds = {
       {.holder = total_.holder(),
-       .held = {.items = static_cast<int64_t>(all.queued + all.running + all.deferred),
+       .held = {.items =
+                    static_cast<int64_t>(all.delayed + all.queued + all.running + all.deferred),
                 .bytes = total_.held().bytes},
        .bound = bounds_.total}};
   absl::MutexLock lock(&mutex_);

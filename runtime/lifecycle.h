@@ -24,8 +24,10 @@ namespace runloop::internal {
 // The one state machine of an invocation (D3): every change of every task's state is made here, and
 // is counted here: in the ledger, with its session and its operation, and against the bounds (D4).
 //
-//   Admit         -> queued, or refused
-//   EndUnstarted  queued -> ended: cancelled, expired, superseded or abandoned; it never runs
+//   Admit         -> queued, or delayed, or refused
+//   Due           delayed -> queued
+//   EndUnstarted  delayed or queued -> ended: cancelled, expired, superseded or abandoned; it never
+//                 runs
 //   Start         queued -> running
 //   Defer         running -> deferred
 //   Finish        running or deferred -> ended: succeeded or failed
@@ -42,10 +44,11 @@ class Lifecycle {
   // Takes it in, unless a bound stands in the way: RESOURCE_EXHAUSTED (QUEUE_FULL) says which, who
   // holds most of the room, and when to try again; RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) says
   // which it alone is larger than, so that it can never fit. With `instead_of`, a task that it
-  // takes the place of counts as gone.
-  absl::Status Admit(Task& task, const Task* instead_of = nullptr);
+  // takes the place of counts as gone. `as` is kQueued or kDelayed.
+  absl::Status Admit(Task& task, const Task* instead_of = nullptr,
+                     Task::State as = Task::State::kQueued);
   // The same without looking at bounds.
-  void AdmitUnbounded(Task& task);
+  void AdmitUnbounded(Task& task, Task::State as = Task::State::kQueued);
 
   // What is left of each bound.
   struct Room {
@@ -71,6 +74,8 @@ class Lifecycle {
   // Why a closure that nobody waits for is refused, if it is for want of room; counts it.
   absl::Status RefuseClosure();
 
+  // False: it has ended meanwhile.
+  bool Due(Task& task);
   bool EndUnstarted(Task& task, OutcomeKind kind);
   // The runtime thread, as Defer.
   bool Start(Task& task, absl::Time now);

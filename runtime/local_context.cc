@@ -193,6 +193,7 @@ class LocalTarget final : public DispatchTarget {
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (call.stop_token.stop_requested()) return StoppedBefore();
+    if (call.delay > absl::ZeroDuration()) return NoDelayWhenBlocking();
     if (core_->OnRuntimeThread()) return DispatchInPlace(std::move(call));
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
     call.chain = CurrentChain();
@@ -238,6 +239,7 @@ class LocalTarget final : public DispatchTarget {
                    .reply_wanted = call.reply_wanted,
                    .reply_type = call.reply_type,
                    .timeout = deadline - Clock::Monotonic()->Now(),
+                   .delay = call.delay,
                    .coalesce_key = call.coalesce_key,
                    .when_full = WhenFull::kFail,
                    .chain = call.chain};
@@ -311,6 +313,7 @@ class LocalTarget final : public DispatchTarget {
                              .deadline = call.timeout == absl::InfiniteDuration()
                                              ? absl::InfiniteFuture()
                                              : core_->clock().Now() + call.timeout,
+                             .delay = call.delay,
                              .coalesce_key = std::move(call.coalesce_key),
                              .chain = std::move(call.chain),
                              .reply_wanted = call.reply_wanted,
@@ -324,9 +327,23 @@ class LocalTarget final : public DispatchTarget {
 
 }  // namespace
 
+absl::Status NoDelayWhenBlocking() {
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                   "a blocking call takes no delay: use DispatchAfter, and await it");
+}
+
 }  // namespace internal
 
 bool LocalRuntimeContext::OnRuntimeThread() const { return core_->OnRuntimeThread(); }
+
+absl::StatusOr<Timer> LocalRuntimeContext::StartTimer(absl::AnyInvocable<void()> closure,
+                                                      absl::Duration delay,
+                                                      absl::Duration period) const {
+  absl::StatusOr<std::shared_ptr<internal::TimerTask>> timer =
+      core_->StartTimer(std::move(closure), delay, period);
+  if (!timer.ok()) return timer.status();
+  return Timer(core_, *std::move(timer));
+}
 
 RuntimeContext LocalRuntimeContext::AsRuntimeContext(std::string client_name) const {
   return RuntimeContext(std::make_shared<internal::LocalTarget>(core_, std::move(client_name)));

@@ -9,12 +9,14 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/closure_task.h"
 #include "runloop/runtime/runtime_context.h"
 #include "runloop/runtime/session.h"
+#include "runloop/runtime/timer.h"
 
 namespace runloop {
 
@@ -58,6 +60,38 @@ class LocalRuntimeContext {
     return internal::RunClosureBlocking(*core_, std::move(closure), timeout);
   }
 
+  // Runs `closure` once, on the runtime thread, `delay` from now: then it joins the queue behind
+  // what is there, as if it was handed over at that moment; where two are due at the same moment,
+  // the one that was handed over first. It is never early. It is late by what the queue holds and
+  // the task that runs, and by up to 1 ms where another one is due within that, so that they share
+  // one wake-up. The clock is CLOCK_MONOTONIC: setting the time of day changes nothing, and the
+  // time that the machine sleeps does not count. A delay that is not positive: it is queued at
+  // once.
+  //
+  // It counts as unfinished (RuntimeOptions::bounds) from now on. It is destroyed as that of
+  // RunOnRuntimeThreadAsync, or when it is cancelled (Timer). A drain does not wait for it, and
+  // runs it if it becomes due meanwhile; it is destroyed when the runtime stops.
+  //
+  // RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (RUNTIME_STOPPED): refused; it is destroyed before
+  // this returns.
+  template <typename F>
+  absl::StatusOr<Timer> RunAfter(absl::Duration delay, F closure) const {
+    return StartTimer([closure = std::move(closure)]() mutable { std::invoke(std::move(closure)); },
+                      delay, absl::InfiniteDuration());
+  }
+
+  // Runs `closure` again and again until it is cancelled: first a period from now, then at each
+  // multiple of it, however late a run was. Of the times that have come when a run starts, that run
+  // is for all: so the queue never holds two, and after a task that was in the way for ten periods
+  // it runs once. Each run is an invocation of its own; all take the room of one. An exception ends
+  // the run, not the timer. The rest is as with RunAfter; INVALID_ARGUMENT (INVALID_REQUEST): the
+  // period is not positive.
+  template <typename F>
+  absl::StatusOr<Timer> RunEvery(absl::Duration period, F closure) const {
+    return StartTimer([closure = std::move(closure)]() mutable { std::invoke(closure); }, period,
+                      period);
+  }
+
   // True on the runtime thread.
   bool OnRuntimeThread() const;
 
@@ -72,6 +106,9 @@ class LocalRuntimeContext {
 
   explicit LocalRuntimeContext(std::shared_ptr<internal::RuntimeCore> core)
       : core_(std::move(core)) {}
+
+  absl::StatusOr<Timer> StartTimer(absl::AnyInvocable<void()> closure, absl::Duration delay,
+                                   absl::Duration period) const;
 
   std::shared_ptr<internal::RuntimeCore> core_;
 };

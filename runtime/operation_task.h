@@ -41,7 +41,10 @@ struct OperationCall {
   std::shared_ptr<Session> session;
   // By the runtime's clock. Not started by then, it never runs; deferred then, it fails.
   absl::Time deadline = absl::InfiniteFuture();
-  // Not empty: takes the place of what is queued in the session with the same key.
+  // From now until it joins the queue; not positive: at once.
+  absl::Duration delay;
+  // Not empty: takes the place of what has not started in the session with the same key. If either
+  // is delayed there is no place to be taken: what is dispatched joins the queue when it is due.
   std::string coalesce_key;
   // The runtimes that wait for it; empty if none does.
   Chain chain;

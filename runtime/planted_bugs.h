@@ -16,6 +16,7 @@ enum class PlantedBug {
   kDoubleCompletion,  // an outcome is given twice
   kLeakedHandle,      // what an abandoned invocation made is not released
   kRunAfterCancel,    // what was cancelled is told so, and runs
+  kTimerAfterCancel,  // the same of a timer's closure
 };
 
 #ifdef RUNLOOP_PLANTED_BUGS

@@ -58,6 +58,11 @@ class RunLoop {
   virtual absl::Status WakeOn(int fd);
   virtual void StopWakingOn(int fd);
 
+  // Makes the loop call its work also at `at` of Clock::Monotonic(), once and not before;
+  // InfiniteFuture: at no time. The last call counts. From Attach to Detach, any thread.
+  // UNIMPLEMENTED: the loop keeps no time, and is woken by a thread of the runtime's instead.
+  virtual absl::Status WakeAt(absl::Time at);
+
   // False if somebody else runs this loop: Run and Quit then do nothing.
   virtual bool can_run() const = 0;
 

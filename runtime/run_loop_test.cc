@@ -131,6 +131,73 @@ TYPED_TEST(RunLoopTest, AWakeBeforeTheLoopRunsIsNotLost) {
   this->loop_->Detach();
 }
 
+TYPED_TEST(RunLoopTest, WakesAtTheTimeThatWasSetLastAndNotBefore) {
+  bool woken = false;
+  ASSERT_TRUE(this->loop_
+                  ->Attach([&](const DrainBudget&) {
+                    woken = true;
+                    this->loop_->Quit();
+                    return false;
+                  })
+                  .ok());
+  const absl::Time begin = Clock::Monotonic()->Now();
+  ASSERT_TRUE(this->loop_->WakeAt(begin + absl::Microseconds(1)).ok());
+  std::thread other([&] { ASSERT_TRUE(this->loop_->WakeAt(begin + absl::Milliseconds(20)).ok()); });
+  other.join();
+  this->RunUntil([&] { return woken; });
+  EXPECT_GE(Clock::Monotonic()->Now(), begin + absl::Milliseconds(20));
+  woken = false;
+  ASSERT_TRUE(this->loop_->WakeAt(begin).ok());
+  this->RunUntil([&] { return woken; });  // a time that has passed is now
+  this->loop_->Detach();
+}
+
+TYPED_TEST(RunLoopTest, ARuntimesTimersRunOnItNotBeforeTheirTimesAndInTheirOrder) {
+  RunLoop* const loop = this->loop_.get();
+  auto* const external = dynamic_cast<ExternalLoop*>(loop);
+  auto runtime = *Runtime::Create({.loop = std::move(this->loop_)});
+  const LocalRuntimeContext context = runtime->context();
+  const absl::Time begin = Clock::Monotonic()->Now();
+  std::vector<std::pair<int, absl::Duration>> ran;
+  const auto add = [&](int delay_ms) {
+    ASSERT_TRUE(context
+                    .RunAfter(absl::Milliseconds(delay_ms),
+                              [&, delay_ms] {
+                                ran.emplace_back(delay_ms, Clock::Monotonic()->Now() - begin);
+                              })
+                    .ok());
+  };
+  // Before the loop runs, from another thread while it sleeps, and on the runtime thread.
+  add(20);
+  add(5);
+  int ticks = 0;
+  ASSERT_TRUE(context
+                  .RunEvery(absl::Milliseconds(2),
+                            [&] {
+                              if (++ticks == 3) add(30);
+                              if (ran.size() == 4) loop->Quit();
+                            })
+                  .ok());
+  std::thread other([&] { add(10); });
+  other.join();
+  if (external != nullptr) {
+    while (ran.size() < 4) {
+      pollfd ready{.fd = external->fd(), .events = POLLIN, .revents = 0};
+      ASSERT_GT(poll(&ready, 1, 10'000), 0) << "nothing woke the loop";
+      external->Drain();
+    }
+  } else {
+    ASSERT_TRUE(runtime->Run().ok());
+  }
+  ASSERT_EQ(ran.size(), 4u);
+  int before = 0;
+  for (const auto& [delay_ms, at] : ran) {
+    EXPECT_GE(at, absl::Milliseconds(delay_ms));
+    EXPECT_GT(delay_ms, before);
+    before = delay_ms;
+  }
+}
+
 TYPED_TEST(RunLoopTest, WorkThatIsLeftRunsAgainWithoutAWake) {
   int runs = 0;
   ASSERT_TRUE(this->loop_

@@ -103,11 +103,12 @@ class Runtime {
   static constexpr absl::Duration kCloseGrace = absl::Seconds(1);
 
   // Runs the loop until nothing is queued, running or deferred, or `timeout` has passed; abandons
-  // the rest, ends all sessions, and goes on running the loop until the objects that they hold are
-  // closed or the deadline has come (kCloseGrace); then destroys what is left. Afterwards the
-  // runtime is stopped. A task that does not return holds this up: a host that must end in time
-  // watches from another thread. With kSpawn it waits for that thread to do this. With a loop that
-  // somebody else runs, runs queued tasks only.
+  // the rest and what is delayed, but for timers of closures, ends all sessions, and goes on
+  // running the loop until the objects that they hold are closed or the deadline has come
+  // (kCloseGrace); then destroys what is left. Afterwards the runtime is stopped. A task that does
+  // not return holds this up: a host that must end in time watches from another thread. With kSpawn
+  // it waits for that thread to do this. With a loop that somebody else runs, runs queued tasks
+  // only.
   DrainResult Drain(absl::Duration timeout);
 
   // Refuses operations from now on with UNAVAILABLE (DRAINING); closures are still taken, since

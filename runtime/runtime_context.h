@@ -41,8 +41,15 @@ struct DispatchOptions {
   // Not empty: takes the place in the queue of an earlier dispatch of this session with the same
   // key that has not started, whose outcome is then ABORTED (SUPERSEDED). For what only the newest
   // of matters, such as a window's size. At most 128 bytes.
+  //
+  // With a delay, of either, there is no place to be taken: the earlier one ends, and the newer one
+  // joins the queue when it is due itself. So of many that come within their delay only the last
+  // runs.
   std::string coalesce_key;
   WhenFull when_full = WhenFull::kFail;
+  // From when the runtime takes it in until it joins the queue (DispatchAfter); not positive: none.
+  // Not with DispatchBlocking: INVALID_ARGUMENT (INVALID_REQUEST).
+  absl::Duration delay;
   // Once stop is requested, what has not started never runs: CANCELLED. What has started runs on,
   // and its outcome is told, by DispatchAsync; who waits, by DispatchBlocking or Dispatch, waits no
   // longer: CANCELLED (STILL_RUNNING), and what it makes is released when it ends, as at a timeout.
@@ -82,6 +89,7 @@ class DispatchTarget {
     bool reply_wanted = false;
     const google::protobuf::Descriptor* reply_type = nullptr;  // if a reply is wanted
     absl::Duration timeout = absl::InfiniteDuration();
+    absl::Duration delay;
     std::string coalesce_key;
     WhenFull when_full = WhenFull::kFail;
     Chain chain;                 // the runtimes that wait for it, if it is blocked on by one
@@ -107,6 +115,9 @@ class DispatchTarget {
   virtual absl::StatusOr<uint64_t> SendDescriptor(int fd) = 0;
   virtual std::string SessionId() = 0;
 };
+
+// Why a blocking call with a delay is refused.
+absl::Status NoDelayWhenBlocking();
 
 }  // namespace internal
 
@@ -147,6 +158,7 @@ class RuntimeContext {
                                    .reply_wanted = true,
                                    .reply_type = Reply::descriptor(),
                                    .timeout = options.timeout.value_or(kDefaultTimeout),
+                                   .delay = options.delay,
                                    .coalesce_key = options.coalesce_key,
                                    .when_full = options.when_full,
                                    .stop_token = options.stop_token});
@@ -176,6 +188,21 @@ class RuntimeContext {
   Pending<Reply> Dispatch(std::string_view operation, Request request,
                           DispatchOptions&& options) const = delete;
 #endif
+
+  // As DispatchAsync with `options.delay`: the operation is taken in now, which counts against the
+  // bounds and may be refused, and joins the queue `delay` later, behind what is there by then, by
+  // the runtime's own clock (LocalRuntimeContext::RunAfter says how exactly). Where two are due at
+  // the same moment, the one that was dispatched first.
+  //
+  // Until it starts it can be cancelled, ends with its session, and expires by its timeout, which
+  // counts from the dispatch: give one that is longer than the delay, or none. A drain does not
+  // wait for what is not due: it ends as UNAVAILABLE (RUNTIME_STOPPED) when all else is done.
+  template <typename Reply = void, typename Request>
+  Invocation DispatchAfter(absl::Duration delay, std::string_view operation, Request request,
+                           DispatchOptions options = {}) const {
+    options.delay = delay;
+    return DispatchAsync<Reply>(operation, std::move(request), options);
+  }
 
   // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an
   // earlier buffer of this session held. Where the connection carries no descriptors it is memory
@@ -231,6 +258,7 @@ class RuntimeContext {
         .reply_wanted = !std::is_void_v<Reply>,
         .reply_type = internal::DescriptorOf<Reply>(),
         .timeout = options.timeout.value_or(absl::InfiniteDuration()),
+        .delay = options.delay,
         .coalesce_key = options.coalesce_key,
         .when_full = options.when_full};
     if (!options.stop_token.stop_possible()) return target_->Dispatch(std::move(call));

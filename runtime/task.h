@@ -30,8 +30,8 @@ struct Lane;
 // at each method.
 class Task : public QueueItem {
  public:
-  // Each state is left once, downwards.
-  enum class State : uint8_t { kQueued, kRunning, kDeferred, kEnded };
+  // Each state is left once, downwards; but a periodic timer begins anew after each run.
+  enum class State : uint8_t { kDelayed, kQueued, kRunning, kDeferred, kEnded };
 
   enum class RunResult {
     kSucceeded,
@@ -81,6 +81,7 @@ class Task : public QueueItem {
   const void* payload = nullptr;  // what it will read first
   bool in_place = false;          // never queued
   bool is_cleanup = false;  // the runtime's own: neither counted nor bounded, and never dropped
+  bool is_timer = false;    // a closure's (TimerTask): runs on in a drain
 
   // Who waits for it, if they are runtimes. Guarded by Waits once it is posted.
   std::unique_ptr<std::vector<Chain>> chains;

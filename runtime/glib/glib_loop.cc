@@ -5,6 +5,7 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "runloop/runtime/event_fd.h"
 
 namespace runloop {
@@ -32,11 +33,13 @@ class GlibLoop final : public RunLoop {
     // Below G_PRIORITY_LOW: dispatched only when nothing else of the context is ready.
     rest_source_ = NewSource(&kRestFuncs, "runloop rest", G_PRIORITY_LOW + 1);
     g_source_attach(rest_source_, context_);
+    timer_source_ = NewSource(&kTimerFuncs, "runloop timers", G_PRIORITY_DEFAULT);
+    g_source_attach(timer_source_, context_);
     return absl::OkStatus();
   }
 
   void Detach() override {
-    for (GSource** source : {&work_source_, &rest_source_}) {
+    for (GSource** source : {&work_source_, &rest_source_, &timer_source_}) {
       if (*source == nullptr) continue;
       g_source_destroy(*source);
       g_source_unref(*source);
@@ -60,6 +63,16 @@ class GlibLoop final : public RunLoop {
     if (source == nullptr) return;
     g_source_destroy(source);
     g_source_unref(source);
+  }
+  absl::Status WakeAt(absl::Time at) override {
+    // GLib's time is CLOCK_MONOTONIC, too. Not before: rounded up.
+    absl::MutexLock lock(&timer_mutex_);
+    g_source_set_ready_time(
+        timer_source_,
+        at == absl::InfiniteFuture()
+            ? -1
+            : absl::ToInt64Microseconds(absl::Ceil(at - absl::UnixEpoch(), absl::Microseconds(1))));
+    return absl::OkStatus();
   }
   bool can_run() const override { return true; }
 
@@ -143,6 +156,19 @@ class GlibLoop final : public RunLoop {
     return (g_source_query_unix_fd(source, tag) & G_IO_IN) != 0 && !Of(source).resting_;
   }
 
+  static gboolean DispatchTimer(GSource* source, GSourceFunc callback, gpointer data) {
+    GlibLoop& loop = Of(source);
+    {
+      // Unless another thread has set it anew since it was found ready.
+      absl::MutexLock lock(&loop.timer_mutex_);
+      if (g_source_get_ready_time(source) <= g_get_monotonic_time()) {
+        g_source_set_ready_time(source, -1);
+      }
+    }
+    // Else work is left, which comes to it once it has rested.
+    return loop.resting_ ? G_SOURCE_CONTINUE : DispatchWork(source, callback, data);
+  }
+
   static gboolean PrepareRest(GSource* source, int* timeout) {
     *timeout = -1;
     return Of(source).resting_;
@@ -158,16 +184,19 @@ class GlibLoop final : public RunLoop {
   static GSourceFuncs kWorkFuncs;
   static GSourceFuncs kRestFuncs;
   static GSourceFuncs kFdFuncs;
+  static GSourceFuncs kTimerFuncs;
 
   GMainContext* const context_;
   const EventFd wake_;
   std::atomic<bool> quit_{false};
   std::atomic<GSource*> fd_source_{nullptr};
+  absl::Mutex timer_mutex_;  // held while the time of timer_source_ is set
 
   // The thread that runs the context only.
   Work work_;
   GSource* work_source_ = nullptr;
   GSource* rest_source_ = nullptr;
+  GSource* timer_source_ = nullptr;  // constant from Attach to Detach
   gpointer wake_tag_ = nullptr;
   bool left_ = false;     // the last slice left work behind
   bool resting_ = false;  // other sources come first
@@ -179,6 +208,9 @@ GSourceFuncs GlibLoop::kWorkFuncs = {
     .prepare = PrepareWork, .check = CheckWork, .dispatch = DispatchWork};
 GSourceFuncs GlibLoop::kFdFuncs = {
     .prepare = PrepareFd, .check = CheckFd, .dispatch = DispatchWork};
+// Without prepare and check: its time alone makes it ready.
+GSourceFuncs GlibLoop::kTimerFuncs = {
+    .prepare = nullptr, .check = nullptr, .dispatch = DispatchTimer};
 GSourceFuncs GlibLoop::kRestFuncs = {
     .prepare = PrepareRest, .check = CheckRest, .dispatch = DispatchRest};
 
