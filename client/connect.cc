@@ -58,6 +58,7 @@ class RemoteTarget final : public DispatchTarget {
           "a callback of the client's may not block: it runs on the thread that has to receive the "
           "outcome");
     }
+    if (call.delay > absl::ZeroDuration()) return internal::NoDelayWhenBlocking();
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
     call.chain = CurrentChain();
     // For another try.

@@ -34,7 +34,8 @@ class RequestBatch {
     bool reply_wanted = false;
     // UTF-8.
     std::string coalesce_key;
-    // Fields of a v1.Dispatch, in wire format, that go along as they are: the chain.
+    // Fields of a v1.Dispatch, in wire format, that go along as they are: those that few
+    // dispatches have, a chain and a delay.
     std::string more_fields;
     // The request: in wire format, or, if it is not null, a message that is written when this is
     // added. Its size is `message_size`, and it has cached it.

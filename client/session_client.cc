@@ -62,11 +62,20 @@ bool SessionClient::OnClientThread() const { return current_client == this; }
 
 namespace {
 
-// As fields of a v1.Dispatch.
-std::string ChainFields(const Chain& chain) {
-  if (chain.empty()) return "";
+// What few calls have, as fields of a v1.Dispatch.
+std::string MoreFields(const DispatchTarget::Call& call) {
+  const bool delayed = call.delay > absl::ZeroDuration();
+  if (call.chain.empty() && !delayed) return "";
   v1::Dispatch dispatch;
-  WriteChain(chain, *dispatch.mutable_chain());
+  WriteChain(call.chain, *dispatch.mutable_chain());
+  if (delayed) {
+    // As long as can be said, and not shorter than asked.
+    constexpr absl::Duration kLongest = absl::Seconds(315'576'000'000);
+    absl::Duration rest =
+        std::min(absl::Ceil(std::min(call.delay, kLongest), absl::Nanoseconds(1)), kLongest);
+    dispatch.mutable_delay()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
+    dispatch.mutable_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  }
   return dispatch.SerializeAsString();
 }
 
@@ -80,7 +89,7 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
     dispatch.timeout = call.timeout;
     dispatch.reply_wanted = call.reply_wanted;
     dispatch.coalesce_key = std::move(call.coalesce_key);
-    dispatch.more_fields = ChainFields(call.chain);
+    dispatch.more_fields = MoreFields(call);
     dispatch.SetRequest(*call.request);
   }
   std::shared_ptr<RemoteInvocation> invocation;

@@ -58,6 +58,7 @@ void FillLedger(const Ledger::Counts& counts, v1::Ledger& ledger) {
   ledger.set_deferred(counts.deferred);
   ledger.set_refused(counts.refused);
   ledger.set_given_up(counts.given_up);
+  ledger.set_delayed(counts.delayed);
 }
 
 void FillBound(const BoundStatus& bound, v1::Bound& status) {

@@ -2,7 +2,9 @@
 
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/strings.h"
 
 namespace runloop::daemon {
 namespace {
@@ -12,13 +14,14 @@ constexpr int32_t kNanosPerSecond = 1'000'000'000;
 
 }  // namespace
 
-absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration) {
+absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration,
+                                         std::string_view what) {
   const int64_t seconds = duration.seconds();
   const int32_t nanos = duration.nanos();
   if (seconds < -kMaxSeconds || seconds > kMaxSeconds || nanos <= -kNanosPerSecond ||
       nanos >= kNanosPerSecond || (seconds < 0 && nanos > 0) || (seconds > 0 && nanos < 0)) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     "the timeout is no valid Duration");
+                     absl::StrCat("the ", View(what), " is no valid Duration"));
   }
   return absl::Seconds(seconds) + absl::Nanoseconds(nanos);
 }

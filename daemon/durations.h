@@ -1,6 +1,8 @@
 #ifndef RUNLOOP_DAEMON_DURATIONS_H_
 #define RUNLOOP_DAEMON_DURATIONS_H_
 
+#include <string_view>
+
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
@@ -8,9 +10,10 @@
 
 namespace runloop::daemon {
 
-// A peer's duration. INVALID_ARGUMENT (INVALID_REQUEST) if it is none: nanoseconds out of range or
-// of the other sign, or longer than 10,000 years.
-absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration);
+// A peer's duration, which an error calls `what`. INVALID_ARGUMENT (INVALID_REQUEST) if it is none:
+// nanoseconds out of range or of the other sign, or longer than 10,000 years.
+absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration,
+                                         std::string_view what = "timeout");
 
 google::protobuf::Duration ToProto(absl::Duration duration);
 google::protobuf::Timestamp ToProto(absl::Time time);

@@ -246,6 +246,33 @@ TEST_F(HostTest, DispatchStopsWaitingAtItsTimeout) {
   operations_->LetGo();
 }
 
+TEST_F(HostTest, DispatchWithADelayAnswersWhenItHasRun) {
+  Start();
+  const auto stub = v1::Dispatcher::NewStub(Connect());
+  v1::DispatchRequest request;
+  request.set_operation(kEcho);
+  request.mutable_delay()->set_nanos(20'000'000);
+  v1::DispatchResponse response;
+  const absl::Time begin = Clock::Monotonic()->Now();
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+  }
+  EXPECT_TRUE(response.has_reply());
+  EXPECT_GE(Clock::Monotonic()->Now(), begin + absl::Milliseconds(20));
+  request.mutable_delay()->set_seconds(3600);
+  request.mutable_timeout()->set_nanos(10'000'000);
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->Dispatch(&context, request, &response).ok());
+  }
+  EXPECT_EQ(runloop::ReasonOf(FromProto(response.status())), v1::ERROR_REASON_EXPIRED);
+  request.mutable_delay()->set_nanos(-1);
+  grpc::ClientContext context;
+  EXPECT_EQ(stub->Dispatch(&context, request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(HostTest, ACallThatIsCancelledWhileItWaitsNeverRuns) {
   Start();
   const auto stub = test::v1::TestOperations::NewStub(Connect());

@@ -118,6 +118,8 @@ class OperationService::DispatchCall final : public InvocationCall {
       if (!asked.ok()) return asked.status();
       if (*asked > absl::ZeroDuration()) timeout = *asked;
     }
+    const absl::StatusOr<absl::Duration> delay = FromProto(request.delay(), "delay");
+    if (!delay.ok()) return delay.status();
     absl::StatusOr<internal::Chain> chain = ReadChain(request.chain());
     if (!chain.ok()) return chain.status();
     if (absl::Status key = CheckCoalesceKey(request.coalesce_key()); !key.ok()) return key;
@@ -128,6 +130,7 @@ class OperationService::DispatchCall final : public InvocationCall {
                      .request = std::move(parsed),
                      .request_bytes = *charge,
                      .session = *std::move(session),
+                     .delay = *delay,
                      .coalesce_key = request.coalesce_key(),
                      .chain = *std::move(chain)},
                     CallDeadline::Of(call().context(), timeout, core().clock()));

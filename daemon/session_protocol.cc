@@ -299,9 +299,12 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
     call.chain = *std::move(chain);
     call.coalesce_key = dispatch.message->coalesce_key();
     if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
+    const absl::StatusOr<absl::Duration> delay = FromProto(dispatch.message->delay(), "delay");
+    if (!delay.ok()) return delay.status();
+    call.delay = *delay;
   }
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
-  if (call.chain.empty() && call.coalesce_key.empty()) {
+  if (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration()) {
     task = group.Dispatch(std::move(call));
   } else {
     group.Flush();

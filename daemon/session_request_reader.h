@@ -28,7 +28,7 @@ struct DispatchView {
   int64_t timeout_seconds = 0;
   int32_t timeout_nanos = 0;
   bool reply_wanted = false;
-  // For the fields that few dispatches have: a name, a chain, a key. Null: it has none of them.
+  // For the fields that few dispatches have: a name, a chain, a key, a delay. Null: it has none of them.
   const v1::Dispatch* message = nullptr;
 };
 

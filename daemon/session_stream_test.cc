@@ -235,8 +235,11 @@ TEST_F(SessionStreamTest, WhatIsWrongWithOneInvocationIsItsOutcome) {
   worker.Add(request, kThrow, &thrown);
   worker.Add(request, kDrop);
   worker.Add(request, kEcho);
+  worker.Add(request, kEcho).mutable_delay()->set_nanos(1'000'000'000);
+  worker.Add(request, kEcho).mutable_delay()->set_seconds(-315'576'000'001);
+  worker.Add(request, kEcho).mutable_delay()->set_seconds(-1);  // as without one
   worker.Send(request);
-  worker.AwaitEnded(8);
+  worker.AwaitEnded(11);
   EXPECT_EQ(worker.ReasonOf(1), v1::ERROR_REASON_UNKNOWN_OPERATION);
   EXPECT_EQ(worker.ReasonOf(2), v1::ERROR_REASON_UNKNOWN_OPERATION);
   EXPECT_EQ(worker.ReasonOf(3), v1::ERROR_REASON_INVALID_REQUEST);
@@ -245,6 +248,9 @@ TEST_F(SessionStreamTest, WhatIsWrongWithOneInvocationIsItsOutcome) {
   EXPECT_EQ(worker.ReasonOf(6), v1::ERROR_REASON_HANDLER_THREW);
   EXPECT_EQ(worker.ReasonOf(7), v1::ERROR_REASON_COMPLETION_DROPPED);
   EXPECT_TRUE(worker.succeeded_.contains(8));
+  EXPECT_EQ(worker.ReasonOf(9), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_EQ(worker.ReasonOf(10), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_TRUE(worker.succeeded_.contains(11));
 }
 
 TEST_F(SessionStreamTest, ALongTextOfAnErrorIsCutAndManyOfThemArrive) {

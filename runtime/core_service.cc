@@ -56,7 +56,7 @@ void RuntimeCore::Serve() {
       deferred_deadline_ = std::min(deferred_deadline_, next);
     }
     // Those whose sessions it serves are told, even if the runtime thread does not come to it.
-    if (noticed.expired || noticed.deferred_expired) ServeIntakeInstead();
+    if (noticed.expired || noticed.deferred_expired || noticed.due) ServeIntakeInstead();
     if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
     if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
   }

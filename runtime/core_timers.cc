@@ -6,6 +6,7 @@
 
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/planted_bugs.h"
 
 namespace runloop::internal {
 
@@ -50,7 +51,7 @@ bool RuntimeCore::AddTimerAgain(TimerTask& timer) {
 bool RuntimeCore::CancelTimer(TimerTask& timer) {
   bool unstarted;
   if (!timer.Cancel(unstarted)) return false;
-  if (!unstarted) return true;
+  if (!unstarted || Planted(PlantedBug::kTimerAfterCancel)) return true;
   if (OnRuntimeThread()) {
     if (timers_.Take(timer) || queue_.Take(timer, clock_->Now())) timer.Release();
   } else {

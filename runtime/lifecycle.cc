@@ -233,7 +233,10 @@ bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
   } else if (!task.Leave(Task::State::kQueued, Task::State::kEnded)) {
     return false;
   }
-  if (Planted(PlantedBug::kRunAfterCancel)) task.state_ = Task::State::kQueued;
+  if (Planted(PlantedBug::kRunAfterCancel) ||
+      (Planted(PlantedBug::kTimerAfterCancel) && task.is_timer)) {
+    task.state_ = Task::State::kQueued;
+  }
   if (task.is_cleanup) return true;
   if (task.session != nullptr) task.session->unstarted_.fetch_add(1);
   if (task.operation != nullptr) task.operation->statistics().not_started.fetch_add(1);

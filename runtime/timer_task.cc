@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "runloop/runtime/core.h"
-#include "runloop/runtime/planted_bugs.h"
 
 namespace runloop::internal {
 
@@ -52,10 +51,6 @@ bool TimerTask::Cancel(bool& unstarted) {
   absl::MutexLock lock(&mutex_);
   unstarted = false;
   if (std::exchange(over_, true)) return false;
-  if (Planted(PlantedBug::kTimerAfterCancel)) {
-    over_ = false;
-    return true;
-  }
   unstarted = core_.lifecycle().EndUnstarted(*this, OutcomeKind::kCancelled);
   return unstarted || periodic();
 }

@@ -40,6 +40,7 @@ std::string LedgerText(const v1::Ledger& ledger) {
   add(ledger.expired(), "expired");
   add(ledger.superseded(), "superseded");
   add(ledger.abandoned(), "abandoned");
+  add(ledger.delayed(), "delayed");
   add(ledger.queued(), "queued");
   add(ledger.running(), "running");
   add(ledger.deferred(), "deferred");
@@ -139,6 +140,7 @@ std::string CurrentText(const v1::RuntimeThread& thread) {
 
 std::string UnfinishedText(const v1::Ledger& ledger) {
   std::vector<std::string> places;
+  if (ledger.delayed() != 0) places.push_back(absl::StrCat(ledger.delayed(), " delayed"));
   if (ledger.queued() != 0) places.push_back(absl::StrCat(ledger.queued(), " queued"));
   if (ledger.running() != 0) places.push_back(absl::StrCat(ledger.running(), " running"));
   if (ledger.deferred() != 0) places.push_back(absl::StrCat(ledger.deferred(), " deferred"));

@@ -53,7 +53,7 @@ inline std::string Disagreement(SessionRequestReader& reader, std::string_view b
                       view.reply_wanted == wanted.reply_wanted();
     if (!same) return absl::StrCat("dispatch ", i, " is another: ", wanted.ShortDebugString());
     const bool has_more = !by_id || wanted.operation_id() == 0 || wanted.chain_size() > 0 ||
-                          !wanted.coalesce_key().empty();
+                          !wanted.coalesce_key().empty() || wanted.has_delay();
     if (view.message == nullptr && has_more) return absl::StrCat("dispatch ", i, " has no message");
     if (view.message != nullptr &&
         view.message->SerializeAsString() != wanted.SerializeAsString()) {

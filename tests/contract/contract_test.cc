@@ -418,6 +418,63 @@ TEST_P(ContractTest, ANewerDispatchWithTheSameKeySupersedesTheOneThatWaits) {
   EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 3), Pair(1, 2)));
 }
 
+TEST_P(ContractTest, ADelayedDispatchStartsWhenItIsDueInTheOrderOfTimes) {
+  Start();
+  const RuntimeContext context = Context();
+  const absl::Time begin = Clock::Monotonic()->Now();
+  const Invocation second =
+      context.DispatchAfter<RecordReply>(absl::Milliseconds(40), kRecord, Record(1, 2));
+  const Invocation first = context.DispatchAfter(absl::Milliseconds(20), kRecord, Record(1, 1));
+  const Invocation at_once = context.DispatchAfter(absl::ZeroDuration(), kRecord, Record(1, 0));
+  EXPECT_TRUE(at_once.Await().ok());
+  EXPECT_TRUE(first.Await().ok());
+  EXPECT_GE(Clock::Monotonic()->Now(), begin + absl::Milliseconds(20));
+  EXPECT_TRUE(second.AwaitReply<RecordReply>().ok());
+  EXPECT_GE(Clock::Monotonic()->Now(), begin + absl::Milliseconds(40));
+  EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 0), Pair(1, 1), Pair(1, 2)));
+}
+
+TEST_P(ContractTest, ADelayedDispatchIsCancelledExpiresAndIsSupersededBeforeItIsDue) {
+  Start();
+  const RuntimeContext context = Context();
+  const absl::Duration late = absl::Hours(1);
+  const Invocation cancelled = context.DispatchAfter(late, kRecord, Record(1, 1));
+  while (runtime_->GetSnapshot().ledger.delayed < 1) std::this_thread::yield();
+  cancelled.Cancel();
+  EXPECT_EQ(ReasonOf(cancelled.Await()), v1::ERROR_REASON_CANCELLED);
+  const Invocation expires =
+      context.DispatchAfter(late, kRecord, Record(1, 2), {.timeout = absl::Milliseconds(20)});
+  EXPECT_EQ(ReasonOf(expires.Await()), v1::ERROR_REASON_EXPIRED);
+  const Invocation older =
+      context.DispatchAfter(late, kRecord, Record(1, 3), {.coalesce_key = "size"});
+  const Invocation newer =
+      context.DispatchAfter(absl::Milliseconds(1), kRecord, Record(1, 4), {.coalesce_key = "size"});
+  EXPECT_EQ(ReasonOf(older.Await()), v1::ERROR_REASON_SUPERSEDED);
+  EXPECT_TRUE(newer.Await().ok());
+  EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 4)));
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.delayed, 0u);
+}
+
+TEST_P(ContractTest, ADelayedDispatchIsBoundedAndADrainDoesNotWaitForIt) {
+  Start(RuntimeThread::kSpawn, {.total = {.items = 2, .bytes = 1 << 20}});
+  const RuntimeContext context = Context();
+  const Invocation endless = context.DispatchAfter(absl::InfiniteDuration(), kRecord, Record(1, 1));
+  const Invocation late = context.DispatchAfter(absl::Hours(1), kRecord, Record(1, 2));
+  const Invocation refused = context.DispatchAfter(absl::Hours(1), kRecord, Record(1, 3));
+  EXPECT_EQ(ReasonOf(refused.Await()), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_EQ(
+      ReasonOf(
+          context.DispatchBlocking<EchoReply>(kEcho, Echo(""), {.delay = absl::Milliseconds(1)})
+              .status()),
+      v1::ERROR_REASON_INVALID_REQUEST);
+  const Runtime::DrainResult result =
+      host_ ? host_->Drain(absl::Hours(1)) : runtime_->Drain(absl::Hours(1));
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(result.ledger.abandoned, 2u);
+  EXPECT_EQ(ReasonOf(endless.Await()), v1::ERROR_REASON_RUNTIME_STOPPED);
+  EXPECT_EQ(ReasonOf(late.Await()), v1::ERROR_REASON_RUNTIME_STOPPED);
+}
+
 TEST_P(ContractTest, ACallThatMayWaitForRoomGetsItOnceThereIsSome) {
   Start(RuntimeThread::kSpawn, {.total = {.items = 3, .bytes = 1 << 20}});
   const RuntimeContext context = Context();
@@ -466,7 +523,8 @@ TEST_P(ContractTest, TheLedgerBalances) {
   const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
   EXPECT_EQ(ledger.succeeded, 300u);
   EXPECT_EQ(ledger.failed, 600u);
-  EXPECT_EQ(ledger.admitted, ledger.ended() + ledger.queued + ledger.running + ledger.deferred);
+  EXPECT_EQ(ledger.admitted, ledger.ended() + ledger.delayed + ledger.queued + ledger.running +
+                                 ledger.deferred);
 }
 
 }  // namespace

@@ -485,7 +485,8 @@ class PythonClientTest(harness.TestCase):
             lambda status: status.thread.state == State.STATE_IDLE, 'the thread has nothing to do')
         ledger = status.ledger
         self.assertEqual(ledger.admitted, ledger.succeeded + ledger.failed + ledger.cancelled + ledger.expired +
-                         ledger.superseded + ledger.abandoned + ledger.queued + ledger.running + ledger.deferred)
+                         ledger.superseded + ledger.abandoned + ledger.delayed + ledger.queued + ledger.running +
+                         ledger.deferred)
 
     def test_operations_are_listed_with_types_counts_and_times(self):
         for _ in range(5):

@@ -72,6 +72,7 @@ std::string Describe(const Action& action, const Reference& reference) {
       const Invocation& of = reference.invocation(action.invocation);
       text = absl::StrCat("hand over ", invocation, ", ", KindOf(of),
                           of.session == kNone ? "" : absl::StrCat(", in ", session));
+      if (of.step.delay != 0) absl::StrAppend(&text, ", delay ", of.step.delay);
       if (of.session == kNone) {
         if (of.step.behaviour == Behaviour::kThrow) absl::StrAppend(&text, " that throws");
         break;
@@ -88,6 +89,9 @@ std::string Describe(const Action& action, const Reference& reference) {
       }
       break;
     }
+    case StepKind::kCancelTimer:
+      text = absl::StrCat("cancel the timer of ", invocation);
+      break;
     case StepKind::kCancel:
       text = absl::StrCat("cancel ", invocation);
       break;

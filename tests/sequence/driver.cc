@@ -266,6 +266,11 @@ class Driver {
         return ExpectAnswer(action, core().Cancel(*tasks_.at(action.invocation))
                                         ? "it never runs"
                                         : "it had started");
+      case StepKind::kCancelTimer: {
+        const bool cancelled = timers_.at(action.invocation).Cancel();
+        if (cancelled) observed_.TimerCancelled(action.invocation);
+        return ExpectAnswer(action, cancelled ? "it never runs" : "it had started");
+      }
       case StepKind::kGiveUp:
         switch (core().GiveUp(*tasks_.at(action.invocation), action.given_up_as)) {
           case RuntimeCore::GivenUp::kNeverRan:
@@ -394,7 +399,8 @@ class Driver {
     call.sink = sink_;
     call.ticket = static_cast<uint64_t>(id);
     absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
-    if (call.coalesce_key.empty() && id % 2 == 0) {
+    call.delay = absl::Milliseconds(invocation.step.delay);
+    if (call.coalesce_key.empty() && invocation.step.delay == 0 && id % 2 == 0) {
       RuntimeCore::Group group(core(), call.session);
       task = group.Dispatch(std::move(call));
     } else {
@@ -484,6 +490,9 @@ class Driver {
       *dispatch.mutable_timeout() = daemon::ToProto(absl::Milliseconds(invocation.step.deadline));
     }
     if (invocation.step.key != 0) dispatch.set_coalesce_key(absl::StrCat(invocation.step.key));
+    if (invocation.step.delay != 0) {
+      *dispatch.mutable_delay() = daemon::ToProto(absl::Milliseconds(invocation.step.delay));
+    }
     dispatch.set_reply_wanted(id % 3 != 0);
   }
 
@@ -561,13 +570,21 @@ class Driver {
     Captured* const watched = captured.get();
     // Refused, it is destroyed here, wherever this is.
     watched->admitted = action.answer == "queued";
-    const absl::Status posted =
-        runtime_->context().RunOnRuntimeThreadAsync([this, id, captured = std::move(captured)] {
-          const Running running(*this, id);
-          if (reference().invocation(id).step.behaviour == Behaviour::kThrow) {
-            throw std::runtime_error("as it was told");
-          }
-        });
+    auto closure = [this, id, captured = std::move(captured)] {
+      const Running running(*this, id);
+      if (reference().invocation(id).step.behaviour == Behaviour::kThrow) {
+        throw std::runtime_error("as it was told");
+      }
+    };
+    absl::Status posted;
+    if (const Millis delay = reference().invocation(id).step.delay; delay == 0) {
+      posted = runtime_->context().RunOnRuntimeThreadAsync(std::move(closure));
+    } else {
+      absl::StatusOr<Timer> timer =
+          runtime_->context().RunAfter(absl::Milliseconds(delay), std::move(closure));
+      posted = timer.status();
+      if (timer.ok()) timers_.emplace(id, *std::move(timer));
+    }
     ExpectAnswer(action, posted.ok() ? "queued" : InWords(posted));
   }
 
@@ -639,7 +656,8 @@ class Driver {
   void CompareCounts() {
     const Runtime::Snapshot snapshot = runtime_->GetSnapshot();
     Ledger::Counts ledger = reference().ledger();
-    ledger.admitted = ledger.ended() + ledger.queued + ledger.running + ledger.deferred;
+    ledger.admitted =
+        ledger.ended() + ledger.delayed + ledger.queued + ledger.running + ledger.deferred;
     Same("the ledger", ledger.ToString(), snapshot.ledger.ToString());
 
     std::string listed, seen;
@@ -688,7 +706,8 @@ class Driver {
   // The runtime has stopped: lets go of everything.
   void LeaveNothing() {
     const Ledger::Counts& ledger = reference().ledger();
-    Expect(ledger.queued + ledger.running + ledger.deferred == 0, "the model has work left");
+    Expect(ledger.delayed + ledger.queued + ledger.running + ledger.deferred == 0,
+           "the model has work left");
     for (const Reference::Object& object : reference().objects()) {
       Expect(object.state == Reference::Object::State::kGone, "the model has objects left");
     }
@@ -696,6 +715,7 @@ class Driver {
     completions_.clear();
     duties_.clear();
     tasks_.clear();
+    timers_.clear();
     for (const auto& [session, messages] : messages_) messages->Leave(false);
     messages_.clear();
     server_.reset();
@@ -759,6 +779,7 @@ class Driver {
   };
   const std::shared_ptr<Sink> sink_ = std::make_shared<Sink>(*this);
   std::map<int, std::shared_ptr<internal::OperationTask>> tasks_;
+  std::map<int, Timer> timers_;
   std::vector<std::shared_ptr<Session>> sessions_;
 
   ExternalLoop* loop_;  // the runtime's

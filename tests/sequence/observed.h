@@ -68,6 +68,12 @@ class Observed {
     outcomes_[invocation] = outcome;
   }
 
+  // It is a closure, whose cancel was told to be in time.
+  void TimerCancelled(int invocation) {
+    absl::MutexLock lock(&mutex_);
+    all_outcomes_.emplace(invocation, "the cancel of its timer");
+  }
+
   Reference::Expected Take() {
     absl::MutexLock lock(&mutex_);
     return {.events = std::exchange(events_, {}), .outcomes = std::exchange(outcomes_, {})};

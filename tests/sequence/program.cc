@@ -37,7 +37,8 @@ class Generator {
   Step Next() {
     const StepKind kind = Choose<StepKind>({{StepKind::kDispatch, 400},
                                             {StepKind::kRun, 150},
-                                            {StepKind::kClosure, 45},
+                                            {StepKind::kClosure, 55},
+                                            {StepKind::kCancelTimer, 15},
                                             {StepKind::kComplete, 115},
                                             {StepKind::kAdvance, 75},
                                             {StepKind::kFinishClosing, 45},
@@ -64,6 +65,7 @@ class Generator {
   Step Meanwhile() {
     return Of(Choose<StepKind>({{StepKind::kDispatch, 20},
                                 {StepKind::kClosure, 8},
+                                {StepKind::kCancelTimer, 8},
                                 {StepKind::kCancel, 20},
                                 {StepKind::kGiveUp, 24},
                                 {StepKind::kKill, 12},
@@ -108,11 +110,13 @@ class Generator {
                                     {Whose::kOtherSessions, 15},
                                     {Whose::kOfOtherType, 10}});
         if (Chance(40)) step.deadline = Between(2, 9) * 50;
+        if (Chance(20)) step.delay = Between(1, 8) * 50;
         if (Chance(25)) step.key = static_cast<int>(Between(1, 2));
         step.bytes = static_cast<int>(Chance(90) ? Between(1, 60) : Between(100, 450));
         break;
       case StepKind::kClosure:
         step.behaviour = Chance(75) ? Behaviour::kSucceed : Behaviour::kThrow;
+        if (Chance(40)) step.delay = Between(1, 8) * 50;
         break;
       case StepKind::kComplete:
         step.aim = Chance(60) ? Aim::kDeferred : Aim::kEnded;

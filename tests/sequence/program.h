@@ -20,6 +20,7 @@ enum class StepKind {
   kOpen,           // a session
   kDispatch,       // an operation, in a session
   kClosure,        // a closure, of the host
+  kCancelTimer,    // of a closure with a delay
   kFill,           // plain operations, or closures, until one is refused
   kCancel,         // an invocation
   kGiveUp,         // an invocation
@@ -80,6 +81,7 @@ struct Step {
   Closes closes = Closes::kNoMethod;
   Whose whose = Whose::kOwn;
   Millis deadline = 0;  // from now; 0: none
+  Millis delay = 0;     // of a dispatch or a closure; 0: none
   int key = 0;          // of coalescing; 0: none
   int bytes = 1;
   // What the handler or closure does first, none or one: the step of somebody who acts meanwhile.

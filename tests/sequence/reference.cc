@@ -63,7 +63,8 @@ Bound Reference::held(int user) const {
     held.bytes += static_cast<int64_t>(session.bytes);
   }
   if (user == kNone) {
-    held.items = static_cast<int64_t>(ledger_.queued + ledger_.running + ledger_.deferred);
+    held.items =
+        static_cast<int64_t>(ledger_.delayed + ledger_.queued + ledger_.running + ledger_.deferred);
   }
   return held;
 }
@@ -89,7 +90,9 @@ std::string Reference::Refusal(int session, const Step& step, const Invocation* 
                                              setup_.bounds.session.bytes})) {
     return "RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE";
   }
-  std::string why = full("runtime", held(kNone), setup_.bounds.total);
+  Bound all = held(kNone);
+  all.items += stale_;
+  std::string why = full("runtime", all, setup_.bounds.total);
   if (!why.empty() || !counts_bytes) return why;
   const Session& of = sessions_[session];
   why = full(kUsers[of.user], held(of.user), setup_.bounds.user);
@@ -102,7 +105,8 @@ std::string Reference::Refusal(int session, const Step& step, const Invocation* 
 int Reference::Keyed(int session, int key) const {
   if (session == kNone || key == 0) return kNone;
   for (const Invocation& known : invocations_) {
-    if (known.session == session && known.state == State::kQueued && known.step.key == key) {
+    const bool unstarted = known.state == State::kDelayed || known.state == State::kQueued;
+    if (known.session == session && unstarted && known.step.key == key) {
       return known.id;
     }
   }
@@ -133,11 +137,19 @@ std::string Reference::Dispatch(int session, const Step& step, int object) {
       entry.lane = session;
     }
   }
-  if (old == kNone) {
-    line_.Push(entry);
-  } else {
+  const bool takes_place =
+      old != kNone && invocations_[old].state == State::kQueued && step.delay == 0;
+  if (takes_place) {
     line_.Replace(old, id);
-    EndUnstarted(old, OutcomeKind::kSuperseded, "superseded");
+  } else if (old != kNone) {
+    const auto is_old = [&](const Invocation& of) { return of.id == old; };
+    if (TakeDelayed(is_old).empty()) TakeOut(is_old);
+  }
+  if (old != kNone) EndUnstarted(old, OutcomeKind::kSuperseded, "superseded");
+  if (step.delay > 0) {
+    Delay(id);
+  } else if (!takes_place) {
+    line_.Push(entry);
   }
   return "queued";
 }
@@ -146,12 +158,12 @@ std::string Reference::Dispatch(int session, const Step& step, int object) {
 
 void Reference::EndUnstarted(int invocation, OutcomeKind kind, const char* how) {
   Invocation& ended = invocations_[invocation];
+  --(ended.state == State::kDelayed ? ledger_.delayed : ledger_.queued);
   ended.state = State::kEnded;
   const bool by_session = kind == OutcomeKind::kAbandoned && !stopped_ && ended.session != kNone &&
                           sessions_[ended.session].ended;
   ended.outcome = by_session ? kSessionEnded : NeverRan(kind);
   ended.how = how;
-  --ledger_.queued;
   ++(kind == OutcomeKind::kCancelled    ? ledger_.cancelled
      : kind == OutcomeKind::kExpired    ? ledger_.expired
      : kind == OutcomeKind::kSuperseded ? ledger_.superseded
@@ -204,8 +216,10 @@ void Reference::AbortDeferred(int session, const std::string& outcome, const cha
 }
 
 bool Reference::Cancel(int invocation) {
-  if (invocations_[invocation].state != State::kQueued) return false;
-  TakeOut([&](const Invocation& queued) { return queued.id == invocation; });
+  const State was = invocations_[invocation].state;
+  if (was != State::kDelayed && was != State::kQueued) return false;
+  const auto is_it = [&](const Invocation& of) { return of.id == invocation; };
+  if (TakeDelayed(is_it).empty()) TakeOut(is_it);
   EndUnstarted(invocation, OutcomeKind::kCancelled, "cancelled");
   return true;
 }
@@ -218,8 +232,9 @@ State Reference::GiveUp(int invocation, OutcomeKind kind) {
     Forget(invocation);
     return State::kEnded;
   }
-  if (was == State::kQueued) {
-    TakeOut([&](const Invocation& queued) { return queued.id == invocation; });
+  if (was == State::kDelayed || was == State::kQueued) {
+    const auto is_it = [&](const Invocation& of) { return of.id == invocation; };
+    if (TakeDelayed(is_it).empty()) TakeOut(is_it);
     EndUnstarted(invocation, kind, "given up");
   } else if (was != State::kEnded) {
     given_up.given_up = true;
@@ -236,7 +251,11 @@ void Reference::Forget(int invocation) {
 
 void Reference::End(int session) {
   if (std::exchange(sessions_[session].ended, true)) return;
-  for (const int queued : TakeOut([&](const Invocation& of) { return of.session == session; })) {
+  const auto is_its = [&](const Invocation& of) { return of.session == session; };
+  for (const int delayed : TakeDelayed(is_its)) {
+    EndUnstarted(delayed, OutcomeKind::kAbandoned, "session ended");
+  }
+  for (const int queued : TakeOut(is_its)) {
     EndUnstarted(queued, OutcomeKind::kAbandoned, "session ended");
   }
   AbortDeferred(session, kSessionEnded, "session ended, deferred");
@@ -269,6 +288,7 @@ Reference::Completed Reference::Complete(int invocation, Completing how, Closes 
 
 void Reference::Advance(Millis by) {
   now_ += by;
+  JoinDue();
   for (const int expired : TakeOut([&](const Invocation& of) { return of.deadline <= now_; })) {
     EndUnstarted(expired, OutcomeKind::kExpired, "expired");
   }
@@ -334,6 +354,10 @@ void Reference::RunEntry(const Entry& entry) {
 
 void Reference::Start(int invocation) {
   Invocation& started = invocations_[invocation];
+  if (started.state == State::kEnded) {
+    --stale_;
+    return;
+  }
   started.state = State::kRunning;
   --ledger_.queued;
   ++ledger_.running;
@@ -532,7 +556,12 @@ Reference::Drained Reference::Drain(Millis timeout) {
   };
   bool drained = run_until(true, deadline);
   if (!stopped_) {
-    for (const int queued : TakeOut([](const Invocation&) { return true; })) {
+    // Timers go on until the runtime stops.
+    const auto is_work = [](const Invocation& of) { return !IsTimer(of); };
+    for (const int delayed : TakeDelayed(is_work)) {
+      EndUnstarted(delayed, OutcomeKind::kAbandoned, "stopped");
+    }
+    for (const int queued : TakeOut(is_work)) {
       EndUnstarted(queued, OutcomeKind::kAbandoned, "stopped");
     }
     for (auto session = sessions_.rbegin(); session != sessions_.rend(); ++session) {
@@ -555,11 +584,14 @@ size_t Reference::Stop() {
   // What is queued never runs; what the runtime had to do itself is done.
   while (!line_.empty()) {
     const Entry entry = line_.Pop();
-    if (entry.kind == Entry::Kind::kInvocation) {
-      EndUnstarted(entry.invocation, OutcomeKind::kAbandoned, "stopped");
-    } else {
+    if (entry.kind != Entry::Kind::kInvocation) {
       RunEntry(entry);
+    } else if (invocations_[entry.invocation].state == State::kQueued) {
+      EndUnstarted(entry.invocation, OutcomeKind::kAbandoned, "stopped");
     }
+  }
+  for (const int delayed : TakeDelayed([](const Invocation&) { return true; })) {
+    EndUnstarted(delayed, OutcomeKind::kAbandoned, "stopped");
   }
   AbortDeferred(kNone, "ABORTED RUNTIME_STOPPED", "stopped, deferred");
   size_t not_closed = 0;

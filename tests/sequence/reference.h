@@ -10,6 +10,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runloop/runtime/ledger.h"
@@ -38,7 +39,7 @@ struct Event {
 // Outcomes and answers are text: a status' code and its reason, `CANCELLED CANCELLED`.
 class Reference {
  public:
-  enum class State { kRefused, kQueued, kRunning, kDeferred, kEnded };
+  enum class State { kRefused, kDelayed, kQueued, kRunning, kDeferred, kEnded };
 
   struct Invocation {
     int id = kNone;
@@ -103,6 +104,8 @@ class Reference {
   // A new dispatch with this key would take its place; kNone if there is none.
   int Keyed(int session, int key) const;
   bool Cancel(int invocation);
+  // Of a closure with a delay; `elsewhere`: on a thread that is not the runtime's.
+  bool CancelTimer(int invocation, bool elsewhere);
   // What it was. By messages one that was given up before is forgotten, like one that has ended,
   // and said to have.
   State GiveUp(int invocation, OutcomeKind kind);
@@ -166,6 +169,14 @@ class Reference {
   void AbortDeferred(int session, const std::string& outcome, const char* how);
   bool Reached(bool work) const;
 
+  // What has a delay (reference_delays.cc).
+  void Delay(int invocation);
+  // Lets what is due join the line, or end, if its deadline has passed.
+  void JoinDue();
+  // Takes them out, in the order of their times.
+  std::vector<int> TakeDelayed(const std::function<bool(const Invocation&)>& wanted);
+  static bool IsTimer(const Invocation& of) { return of.session == kNone && of.step.delay > 0; }
+
   // Objects: from here to Watch as runtime/handle.h tells it.
   int NewObject(int session, int maker, Closes closes);
   std::string Keep(int invocation, int object);
@@ -189,6 +200,9 @@ class Reference {
   bool stopped_ = false;
   int running_ = kNone;
   Line line_;
+  // By when each joins or expires, and their order.
+  std::map<std::pair<Millis, int>, int> delayed_;
+  int64_t stale_ = 0;  // timers that were cancelled, and whose closures wait to be destroyed
   Ledger::Counts ledger_;
   // Deques, since what runs may add to them.
   std::deque<Session> sessions_;

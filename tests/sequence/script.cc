@@ -112,7 +112,9 @@ int Script::PickInvocation(const Step& step,
     // Nobody has a name for a closure, nor for what was refused.
     if (known.session == kNone || known.state == State::kRefused || !wanted(known)) continue;
     all.push_back(known.id);
-    if (known.state == state) aimed.push_back(known.id);
+    if (known.state == state || (state == State::kQueued && known.state == State::kDelayed)) {
+      aimed.push_back(known.id);
+    }
   }
   return Pick(aimed.empty() ? all : aimed, step.pick);
 }
@@ -211,7 +213,8 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
           PickInvocation(step, [this](const Invocation& known) { return HasAsker(known); });
       if (invocation == kNone) return;
       const State was = reference_.invocation(invocation).state;
-      coverage_.Count("cancel", was == State::kQueued     ? "queued: ends it"
+      coverage_.Count("cancel", was == State::kDelayed    ? "delayed: ends it"
+                                : was == State::kQueued   ? "queued: ends it"
                                 : was == State::kRunning  ? "running: too late"
                                 : was == State::kDeferred ? "deferred: too late"
                                                           : "ended: too late");
@@ -231,7 +234,8 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
       const OutcomeKind as =
           step.pick_more % 2 == 0 || by_messages ? OutcomeKind::kCancelled : OutcomeKind::kExpired;
       const State was = reference_.GiveUp(invocation, as);
-      coverage_.Count("give up", was == State::kQueued     ? "queued: ends it"
+      coverage_.Count("give up", was == State::kDelayed    ? "delayed: ends it"
+                                 : was == State::kQueued   ? "queued: ends it"
                                  : was == State::kRunning  ? "running"
                                  : was == State::kDeferred ? "deferred"
                                                            : "ended: too late");
@@ -239,11 +243,13 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
                          .invocation = invocation,
                          .elsewhere = step.elsewhere,
                          .given_up_as = as,
-                         .answer = was == State::kQueued  ? "it never runs"
-                                   : was == State::kEnded ? "it has ended"
+                         .answer = was == State::kQueued || was == State::kDelayed ? "it never runs"
+                                   : was == State::kEnded                          ? "it has ended"
                                                           : "it still runs"});
       return;
     }
+    case StepKind::kCancelTimer:
+      return CancelTimer(step, actions);
     case StepKind::kForget: {
       const auto made_something = [&](const Invocation& known) {
         if (known.state != State::kEnded || !HasAsker(known)) return false;
@@ -307,11 +313,35 @@ void Script::Dispatch(const Step& step, std::vector<Action>& actions) {
   const std::string answer =
       Answer(reference_.Dispatch(session, work, object), closure ? "post a closure" : "dispatch");
   if (replaces && answer == "queued") coverage_.Count("dispatch", "takes another's place");
+  if (work.delay > 0 && answer == "queued") {
+    coverage_.Count(closure ? "post a closure" : "dispatch", "with a delay");
+  }
   actions.push_back({.kind = step.kind,
                      .session = session,
                      .invocation = reference_.invocations().back().id,
                      .elsewhere = step.elsewhere,
                      .answer = answer});
+}
+
+void Script::CancelTimer(const Step& step, std::vector<Action>& actions) {
+  std::vector<int> waiting, all;
+  for (const Invocation& known : reference_.invocations()) {
+    if (known.session != kNone || known.step.delay == 0 || known.state == State::kRefused) continue;
+    all.push_back(known.id);
+    if (known.state != State::kEnded) waiting.push_back(known.id);
+  }
+  const int timer = Pick(waiting.empty() || step.pick % 8 == 0 ? all : waiting, step.pick / 8);
+  if (timer == kNone) return;
+  const State was = reference_.invocation(timer).state;
+  coverage_.Count("cancel a timer", was == State::kDelayed   ? "delayed: ends it"
+                                    : was == State::kQueued  ? "queued: ends it"
+                                    : was == State::kRunning ? "running: too late"
+                                                             : "ended: too late");
+  const bool cancelled = reference_.CancelTimer(timer, step.elsewhere);
+  actions.push_back({.kind = step.kind,
+                     .invocation = timer,
+                     .elsewhere = step.elsewhere,
+                     .answer = cancelled ? "it never runs" : "it had started"});
 }
 
 void Script::Fill(const Step& step, std::vector<Action>& actions) {
@@ -366,6 +396,7 @@ void Script::Kill(const Step& step, std::vector<Action>& actions) {
     coverage_.Count("kill", "again");
   } else {
     if (of.idle()) coverage_.Count("kill", "idle");
+    if (has(State::kDelayed)) coverage_.Count("kill", "work delayed");
     if (has(State::kQueued)) coverage_.Count("kill", "work queued");
     if (has(State::kDeferred)) coverage_.Count("kill", "work deferred");
     if (has(State::kRunning)) coverage_.Count("kill", "work running");
@@ -418,18 +449,23 @@ void Script::Complete(const Step& step, std::vector<Action>& actions) {
 void Script::Advance(const Step& step, std::vector<Action>& actions) {
   if (reference_.stopped()) return;
   const Millis until = reference_.now() + step.time;
-  bool queued = false, deferred = false, closing = false;
+  bool delayed = false, queued = false, deferred = false, closing = false;
+  const size_t were_delayed = reference_.ledger().delayed;
   for (const Invocation& known : reference_.invocations()) {
     if (known.deadline > until) continue;
+    delayed = delayed || known.state == State::kDelayed;
     queued = queued || known.state == State::kQueued;
     deferred = deferred || known.state == State::kDeferred;
   }
   for (const Object& object : reference_.objects()) closing = closing || object.close_by <= until;
+  if (delayed) coverage_.Count("advance", "delayed expire");
   if (queued) coverage_.Count("advance", "queued expire");
   if (deferred) coverage_.Count("advance", "deferred expire");
   if (closing) coverage_.Count("advance", "closing is overdue");
-  if (!queued && !deferred && !closing) coverage_.Count("advance", "nothing is due");
   reference_.Advance(step.time);
+  const bool due = reference_.ledger().delayed < were_delayed;
+  if (due && !delayed) coverage_.Count("advance", "delayed join the queue");
+  if (!due && !queued && !deferred && !closing) coverage_.Count("advance", "nothing is due");
   actions.push_back({.kind = step.kind, .time = step.time});
 }
 
@@ -466,7 +502,7 @@ void Script::Drain(const Step& step, std::vector<Action>& actions) {
 void Script::Stop(std::vector<Action>& actions) {
   const bool before = reference_.stopped();
   const Ledger::Counts& ledger = reference_.ledger();
-  const bool work = ledger.queued + ledger.deferred > 0;
+  const bool work = ledger.delayed + ledger.queued + ledger.deferred > 0;
   const size_t not_closed = reference_.Stop();
   if (before) {
     coverage_.Count("stop", "stopped before");

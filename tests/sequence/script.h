@@ -50,6 +50,7 @@ class Script {
   void Resolve(const Step& step, std::vector<Action>& actions);
   void Open(const Step& step, std::vector<Action>& actions);
   void Dispatch(const Step& step, std::vector<Action>& actions);
+  void CancelTimer(const Step& step, std::vector<Action>& actions);
   void Fill(const Step& step, std::vector<Action>& actions);
   void Kill(const Step& step, std::vector<Action>& actions);
   void Complete(const Step& step, std::vector<Action>& actions);

@@ -167,7 +167,9 @@ int FindPlantedBugs() {
       {PlantedBug::kDoubleCompletion, "double completion",
        by_messages ? "; the runtime: UNKNOWN" : "has two outcomes"},
       {PlantedBug::kLeakedHandle, "leaked handle", " is destroyed"},
-      {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"}};
+      {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"},
+      {PlantedBug::kTimerAfterCancel, "timer runs after cancel",
+       "runs after its outcome, the cancel of its timer"}};
   const int programs = absl::GetFlag(FLAGS_programs);
   const uint64_t first = absl::GetFlag(FLAGS_first_seed);
   Runner runner;
