@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/runtime/queue_item.h"
 
 namespace runloop::internal {
@@ -22,17 +23,20 @@ class alignas(64) ClosureNode : public QueueItem {
  public:
   static constexpr size_t kInline = 32;
 
-  // What it holds from now on.
+  // What it holds from now on, and who handed it over.
   template <typename F>
-  void Emplace(F closure) {
+  void Emplace(F closure, CallSite call_site) {
+    call_site_ = call_site;
     if constexpr (sizeof(F) <= kInline && alignof(F) <= kInline &&
                   std::is_nothrow_move_constructible_v<F>) {
       new (storage_) F(std::move(closure));
       run_ = &Call<F>;
     } else {
-      Emplace(Boxed<F>{std::make_unique<F>(std::move(closure))});
+      Emplace(Boxed<F>{std::make_unique<F>(std::move(closure))}, call_site);
     }
   }
+
+  CallSite call_site() const { return call_site_; }
 
   // Runs and destroys the closure; false if it threw, which is logged. The runtime thread.
   bool Run(RuntimeCore& core) { return run_(*this, &core); }
@@ -49,6 +53,7 @@ class alignas(64) ClosureNode : public QueueItem {
   template <typename F>
   static bool Call(ClosureNode& node, RuntimeCore* core);
 
+  CallSite call_site_;
   alignas(kInline) std::byte storage_[kInline];
 };
 static_assert(sizeof(ClosureNode) == 64);

@@ -40,10 +40,10 @@ void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded);
 absl::Status CurrentExceptionStatus();
 
 template <typename F>
-absl::Status PostClosure(RuntimeCore& core, F closure) {
+absl::Status PostClosure(RuntimeCore& core, F closure, CallSite call_site) {
   ClosureNode* const node = TakeClosureNode(core);
   if (node == nullptr) return WhyClosureRefused(core);
-  node->Emplace(std::move(closure));
+  node->Emplace(std::move(closure), call_site);
   return PostClosureNode(core, node);
 }
 
@@ -177,7 +177,7 @@ class BlockingTask final : public Task {
 
 template <typename F>
 typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure,
-                                                    absl::Duration timeout) {
+                                                    absl::Duration timeout, CallSite call_site) {
   using TaskType = BlockingTask<F>;
   if (IsRuntimeThread(core)) {
     InPlaceTask in_place;
@@ -198,6 +198,7 @@ typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure
     return *std::move(result);
   }
   auto* task = new TaskType(std::move(closure));
+  task->call_site = call_site;
   SetChain(*task);
   absl::Status posted = PostTask(core, task);
   if (!posted.ok()) {

@@ -86,7 +86,8 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       lifecycle_(
           options.bounds,
           [this](const Account* among, const Session* asks) { return LargestHolder(among, asks); }),
-      queue_(lifecycle_.closures().started()) {
+      queue_(lifecycle_.closures().started()),
+      slow_log_(options.slow_queue_wait, options.slow_execution) {
   last_handle_ = FirstHandle();
   service_ = std::thread([this] { Serve(); });
 }
@@ -220,7 +221,10 @@ void RuntimeCore::RunTask(Task& task, absl::Time& now) {
     if (lifecycle_.EndUnstarted(task, kind)) task.Skip(WhyNeverRan(task, kind));
     now = clock_->Now();
   } else if (lifecycle_.Start(task, now)) {
-    current_.Set(task.operation, task.session.get(), now);
+    current_.Set(
+        task.operation, task.session.get(), task.call_site,
+        task.trace_parent != nullptr ? PackTraceId(*task.trace_parent) : std::array<uint64_t, 2>{},
+        now);
     ++depth_;
     running_ = &task;
     const Task::RunResult result = task.Run();
@@ -229,6 +233,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time& now) {
     current_.Clear();
     const absl::Time began = std::exchange(now, clock_->Now());
     if (task.operation != nullptr) task.operation->statistics().run_time.Add(now - began);
+    NoteIfSlow(task, began, now);
     if (result != Task::RunResult::kTold) {
       lifecycle_.Finish(task, result == Task::RunResult::kSucceeded, true);
     }
@@ -361,6 +366,7 @@ size_t RuntimeCore::Shutdown() {
     service_changed_.Signal();
   }
   if (service_.joinable()) service_.join();
+  LogSlow(absl::InfiniteFuture());
   // They may refer to this.
   intake_.store(nullptr);
   std::vector<std::shared_ptr<IntakeSource>> intakes;

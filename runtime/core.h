@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -23,6 +24,7 @@
 #include "runloop/runtime/lifecycle.h"
 #include "runloop/runtime/operation_task.h"
 #include "runloop/runtime/runtime.h"
+#include "runloop/runtime/slow_log.h"
 #include "runloop/runtime/task_queue.h"
 #include "runloop/runtime/timer_queue.h"
 #include "runloop/runtime/timer_task.h"
@@ -152,6 +154,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // The runtime of this thread, or null.
   static RuntimeCore* OfThisThread();
+  // The operation whose handler runs, the innermost of them; null: none does. The runtime thread.
+  const OperationTask* handled() const { return handled_; }
+  const OperationTask* ExchangeHandled(const OperationTask* task) {
+    return std::exchange(handled_, task);
+  }
   // The runtime thread, as the next two: what to put into a dispatch that it blocks on.
   Chain WaitingChain() const;
   // False: it waits already, further out on its stack.
@@ -199,6 +206,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   static std::string_view NameOf(const CurrentTask::Look& look);
   // What `look` saw running for, unless it has gone meanwhile.
   std::shared_ptr<Session> SessionOf(const CurrentTask::Look& look) const;
+  // Who handed over what runs, as text: `look` saw it, for `session`, unless that is null.
+  std::string CallSiteOf(const CurrentTask::Look& look, const Session* session) const;
   // Who was found to have most unfinished work.
   struct Largest {
     absl::Time looked = absl::InfinitePast();
@@ -214,6 +223,19 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   bool ServeIntake(absl::Time& now);
   // Moves `now` on.
   void RunTask(Task& task, absl::Time& now);
+  // Tells the slow-operation log of a task that has run, if it was slow; of `unlooked` closures
+  // that ran between two looks at the clock, the last of them handed over at `call_site`. The
+  // runtime thread, which writes no log itself.
+  void NoteIfSlow(const Task& task, absl::Time began, absl::Time now) {
+    if (slow_log_.IsSlowRun(now - began) ||
+        (task.operation != nullptr && slow_log_.IsSlowWait(began - task.posted_at))) [[unlikely]] {
+      NoteSlow(task, began, now);
+    }
+  }
+  void NoteSlow(const Task& task, absl::Time began, absl::Time now);
+  void NoteSlowClosures(CallSite call_site, int unlooked, absl::Duration took, absl::Time now);
+  void NoteSlow(absl::Duration execution, absl::Time now,
+                absl::FunctionRef<SlowInvocation()> describe);
   // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
   // `now` on. So many tasks have run in this slice before.
   int RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most);
@@ -283,10 +305,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     bool closing_overdue = false;   // objects should have closed
     bool due = false;               // what was delayed may be
     bool stuck = false;             // the runtime thread does no intake
+    bool slow = false;              // the slow-operation log has lines
     std::string line;
 
     bool any() const {
-      return expired || deferred_expired || closing_overdue || due || stuck || !line.empty();
+      return expired || deferred_expired || closing_overdue || due || stuck || slow ||
+             !line.empty();
     }
   };
   void Serve();
@@ -302,7 +326,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void LookAtIntake(absl::Time now, Noticed& noticed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
   // The service thread, in place of the runtime thread.
   void ServeIntakeInstead();
-  std::string StallNotice(std::string_view what, const Session* session, absl::Duration age) const;
+  std::string StallNotice(const CurrentTask::Look& look, absl::Duration age) const;
+  void LogSlow(absl::Time now);
   // Makes the service thread look, if it does not already.
   void Watch();
   void ExpireDeferred(absl::Time now);
@@ -327,6 +352,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   TimerQueue timers_{lifecycle_, queue_};
   DeferredTasks deferred_;
   Waits waits_;
+  SlowLog slow_log_;
 
   bool loop_keeps_time_ = false;  // it wakes itself; set by Bind, constant then
   std::atomic<std::thread::id> thread_id_{};
@@ -347,6 +373,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // elsewhere.
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
   alignas(64) std::atomic<int64_t> closures_since_{kNone};
+  std::atomic<CallSite> closure_call_site_{};  // of the one that runs, while some do
 
   // The runtime thread only.
   ClosureNode* closures_ = nullptr;  // taken out of the queue, and next to run
@@ -356,6 +383,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   bool collected_nested_ = false;  // by a loop inside a task, and not served since
   int depth_ = 0;                  // tasks on the stack: above zero nothing from the queue starts
   const Task* running_ = nullptr;  // the one of the queue
+  const OperationTask* handled_ = nullptr;
   Handle last_handle_ = 0;
 
   CurrentTask current_;  // written by it, read by others
@@ -386,6 +414,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   // When to let join what is due, in place of a loop that keeps no time.
   absl::Time timer_wake_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
+  absl::Time slow_due_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();  // lines to log
   bool not_started_logged_ ABSL_GUARDED_BY(service_mutex_) = false;
   uint64_t stalled_task_ ABSL_GUARDED_BY(service_mutex_) = 0;     // logged; its version
   uint64_t stalled_closure_ ABSL_GUARDED_BY(service_mutex_) = 0;  // logged; by how many had started

@@ -41,12 +41,17 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
   closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
   while (closures_ != nullptr && ran < most && now < until) {
     ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
+    const CallSite call_site = closure->call_site();
+    closure_call_site_.store(call_site, std::memory_order_relaxed);
     pool.Run(*closure, *this);
     ++ran;
     if (stopped()) break;
     if (queue_.others_have_posts()) queue_.Intake(now);
     if (++unlooked < look_after && closures_ != nullptr && ran < most) continue;
     const absl::Time before = std::exchange(now, clock_->Now());
+    if (slow_log_.IsSlowRun(now - before)) [[unlikely]] {
+      NoteSlowClosures(call_site, unlooked, now - before, now);
+    }
     const absl::Duration each = (now - before) / unlooked;
     lifecycle_.NoteRunTime(each);
     look_after = flood && each < kNextToNothing ? std::min(2 * look_after, kMostUnlooked) : 1;

@@ -57,6 +57,7 @@ void RuntimeCore::Serve() {
     }
     // Those whose sessions it serves are told, even if the runtime thread does not come to it.
     if (noticed.expired || noticed.deferred_expired || noticed.due) ServeIntakeInstead();
+    if (noticed.slow) LogSlow(now);
     if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
     if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
   }
@@ -79,7 +80,11 @@ absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
     timer_wake_ = absl::InfiniteFuture();
     noticed.due = true;
   }
-  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, timer_wake_,
+  if (slow_due_ <= now) {
+    slow_due_ = absl::InfiniteFuture();
+    noticed.slow = true;
+  }
+  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, timer_wake_, slow_due_,
                    TickWork(now, noticed)});
 }
 
@@ -128,11 +133,15 @@ void RuntimeCore::ServeIntakeInstead() {
   WakeLoop();
 }
 
-std::string RuntimeCore::StallNotice(std::string_view what, const Session* session,
-                                     absl::Duration age) const {
-  return absl::StrCat("the runtime thread is stalled: ", View(what),
+std::string RuntimeCore::StallNotice(const CurrentTask::Look& look, absl::Duration age) const {
+  const std::shared_ptr<Session> session = SessionOf(look);
+  const std::string call_site = CallSiteOf(look, session.get());
+  const std::string trace_id = UnpackTraceId(look.trace_id);
+  return absl::StrCat("the runtime thread is stalled: ", View(NameOf(look)),
                       session != nullptr ? " of session " + session->info().id : "",
-                      " has been running for ", absl::FormatDuration(age));
+                      call_site.empty() ? "" : ", called at " + call_site + ",",
+                      trace_id.empty() ? "" : " trace " + trace_id + ",", " has been running for ",
+                      absl::FormatDuration(age));
 }
 
 void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
@@ -142,14 +151,14 @@ void RuntimeCore::LookAtCurrent(absl::Time now, Noticed& noticed) {
     const absl::Duration age = now - absl::FromUnixNanos(since);
     if (age < kIntakeAfter) return;
     if (age >= stall_threshold_ && std::exchange(stalled_closure_, started) != started) {
-      noticed.line = StallNotice("(closure)", nullptr, age);
+      noticed.line = StallNotice({}, age);
     }
   } else {
     const CurrentTask::Look look = current_.Read();
     if (!look.active || now - look.since < kIntakeAfter) return;
     if (now - look.since >= stall_threshold_ &&
         std::exchange(stalled_task_, look.version) != look.version) {
-      noticed.line = StallNotice(NameOf(look), SessionOf(look).get(), now - look.since);
+      noticed.line = StallNotice(look, now - look.since);
     }
   }
   if (now < next_intake_) return;

@@ -199,6 +199,12 @@ std::shared_ptr<Session> RuntimeCore::SessionOf(const CurrentTask::Look& look) c
   return still ? *found : nullptr;
 }
 
+std::string RuntimeCore::CallSiteOf(const CurrentTask::Look& look, const Session* session) const {
+  // Whose closure runs now may be another one's by now: near enough, and never gone.
+  if (!look.active) return closure_call_site_.load(std::memory_order_relaxed).ToString();
+  return look.call_site.told() && session == nullptr ? "" : look.call_site.ToString();
+}
+
 Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   using State = Runtime::Snapshot::State;
   const absl::Time now = clock_->Now();
@@ -223,13 +229,17 @@ Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   snapshot.state = State::kRunning;
   snapshot.current_age = now - (look.active ? look.since : absl::FromUnixNanos(closures_since));
   snapshot.current_operation = std::string(NameOf(look));
-  if (look.active) snapshot.current_session = SessionOf(look);
+  const std::shared_ptr<Session> session = SessionOf(look);
+  snapshot.current_session = session;
+  snapshot.current_call_site = CallSiteOf(look, session.get());
+  snapshot.current_trace_id = UnpackTraceId(look.trace_id);
   if (snapshot.current_age >= stall_threshold_) {
     snapshot.state = State::kStalled;
-    snapshot.notice =
-        absl::StrCat("the runtime thread is stalled: ", snapshot.current_operation,
-                     snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
-                     " has been running for ", absl::FormatDuration(snapshot.current_age));
+    snapshot.notice = absl::StrCat(
+        "the runtime thread is stalled: ", snapshot.current_operation,
+        snapshot.current_session ? " of " + InWords(*snapshot.current_session) : "",
+        snapshot.current_call_site.empty() ? "" : ", called at " + snapshot.current_call_site + ",",
+        " has been running for ", absl::FormatDuration(snapshot.current_age));
   }
   return snapshot;
 }
@@ -242,6 +252,8 @@ Runtime::Snapshot RuntimeCore::GetSnapshot() const {
   snapshot.waits_for = waits_.for_what();
   snapshot.ledger = lifecycle_.counts();
   snapshot.bounds = lifecycle_.GetBounds();
+  snapshot.slow = slow_log_.count();
+  snapshot.recent_slow = slow_log_.Recent();
   {
     absl::MutexLock lock(&sessions_mutex_);
     snapshot.sessions.assign(sessions_.begin(), sessions_.end());

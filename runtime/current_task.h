@@ -1,10 +1,12 @@
 #ifndef RUNLOOP_RUNTIME_CURRENT_TASK_H_
 #define RUNLOOP_RUNTIME_CURRENT_TASK_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "runloop/runtime/call_site.h"
 
 namespace runloop {
 
@@ -22,16 +24,23 @@ class CurrentTask {
     const Operation* operation = nullptr;  // null: a closure
     // May be gone by now: only to be compared. Null: none.
     const Session* session = nullptr;
+    CallSite call_site;  // if its peer told it, of `session`: to be read only while that is there
+    std::array<uint64_t, 2> trace_id = {};  // zero: it has no trace context
     absl::Time since;
     uint64_t version = 0;  // another for each task
   };
 
   // The runtime thread, as Clear.
-  void Set(const Operation* operation, const Session* session, absl::Time since) {
+  void Set(const Operation* operation, const Session* session, CallSite call_site,
+           std::array<uint64_t, 2> trace_id, absl::Time since) {
     BeginWrite();
     active_.store(true, std::memory_order_release);
     operation_.store(operation, std::memory_order_release);
     session_.store(session, std::memory_order_release);
+    call_site_.store(call_site, std::memory_order_release);
+    for (size_t i = 0; i < trace_id.size(); ++i) {
+      trace_id_[i].store(trace_id[i], std::memory_order_release);
+    }
     since_.store(absl::ToUnixNanos(since), std::memory_order_release);
     EndWrite();
   }
@@ -48,6 +57,9 @@ class CurrentTask {
           .active = active_.load(std::memory_order_acquire),
           .operation = operation_.load(std::memory_order_acquire),
           .session = session_.load(std::memory_order_acquire),
+          .call_site = call_site_.load(std::memory_order_acquire),
+          .trace_id = {trace_id_[0].load(std::memory_order_acquire),
+                       trace_id_[1].load(std::memory_order_acquire)},
           .since = absl::FromUnixNanos(since_.load(std::memory_order_acquire)),
           .version = version,
       };
@@ -69,6 +81,8 @@ class CurrentTask {
   std::atomic<bool> active_{false};
   std::atomic<const Operation*> operation_{nullptr};
   std::atomic<const Session*> session_{nullptr};
+  std::atomic<CallSite> call_site_{};
+  std::array<std::atomic<uint64_t>, 2> trace_id_{};
   std::atomic<int64_t> since_{0};  // nanoseconds of the clock since the epoch of Unix
 };
 

@@ -242,6 +242,8 @@ class LocalTarget final : public DispatchTarget {
                    .delay = call.delay,
                    .coalesce_key = call.coalesce_key,
                    .when_full = WhenFull::kFail,
+                   .call_site = call.call_site,
+                   .trace_parent = call.trace_parent,
                    .chain = call.chain};
       attempt.request->CopyFrom(*call.request);
       std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(attempt));
@@ -307,6 +309,7 @@ class LocalTarget final : public DispatchTarget {
                                     (*operation)->method().output_type()->full_name(), ", not a ",
                                     call.reply_type->full_name()));
     }
+    if (absl::Status trace = CheckTraceParent(call.trace_parent); !trace.ok()) return trace;
     return RuntimeCore::Call{.operation = *operation,
                              .request = std::move(call.request),
                              .session = use_->session,
@@ -316,6 +319,8 @@ class LocalTarget final : public DispatchTarget {
                              .delay = call.delay,
                              .coalesce_key = std::move(call.coalesce_key),
                              .chain = std::move(call.chain),
+                             .call_site = call.call_site,
+                             .trace_parent = KeepTraceParent(std::move(call.trace_parent)),
                              .reply_wanted = call.reply_wanted,
                              .sink = invocation};
   }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <source_location>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -36,9 +37,13 @@ class LocalRuntimeContext {
   //
   // RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (RUNTIME_STOPPED): refused; it is destroyed before
   // this returns.
+  //
+  // `where`, the call itself unless a function that wraps it passes on its own caller's, is what
+  // status, notices and the slow-operation log name.
   template <typename F>
-  absl::Status RunOnRuntimeThreadAsync(F closure) const {
-    return internal::PostClosure(*core_, std::move(closure));
+  absl::Status RunOnRuntimeThreadAsync(
+      F closure, std::source_location where = std::source_location::current()) const {
+    return internal::PostClosure(*core_, std::move(closure), CallSite(where));
   }
 
   // Runs `closure` on the runtime thread and waits for what it returns: absl::StatusOr<R>, and
@@ -56,8 +61,10 @@ class LocalRuntimeContext {
   //
   // Deadlock: do not hold, while calling this, a lock that work on the runtime thread takes.
   template <typename F>
-  auto RunOnRuntimeThreadBlocking(F closure, absl::Duration timeout = kDefaultTimeout) const {
-    return internal::RunClosureBlocking(*core_, std::move(closure), timeout);
+  auto RunOnRuntimeThreadBlocking(
+      F closure, absl::Duration timeout = kDefaultTimeout,
+      std::source_location where = std::source_location::current()) const {
+    return internal::RunClosureBlocking(*core_, std::move(closure), timeout, CallSite(where));
   }
 
   // Runs `closure` once, on the runtime thread, `delay` from now: then it joins the queue behind

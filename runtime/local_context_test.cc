@@ -410,8 +410,11 @@ TEST(ALoopThatHasNotStarted, IsSaidSoAfterASecondInTheLogAndInTheStatus) {
 TEST(AThreadThatIsStuck, IsReportedWithWhatHoldsItAndForHowLong) {
   FakeClock clock;
   absl::Notification said;
-  auto runtime = Spawn({.clock = &clock, .log = [&](LogSeverity, std::string_view line) {
+  auto runtime = Spawn({.slow_execution = absl::InfiniteDuration(),
+                        .clock = &clock,
+                        .log = [&](LogSeverity, std::string_view line) {
                           EXPECT_THAT(std::string(line), HasSubstr("stalled"));
+                          EXPECT_THAT(std::string(line), HasSubstr("local_context_test.cc:"));
                           said.Notify();
                         }});
   absl::Notification held, go;
@@ -429,6 +432,7 @@ TEST(AThreadThatIsStuck, IsReportedWithWhatHoldsItAndForHowLong) {
   const Runtime::Snapshot snapshot = runtime->GetSnapshot();
   EXPECT_EQ(snapshot.state, Runtime::Snapshot::State::kStalled);
   EXPECT_EQ(snapshot.current_operation, "(closure)");
+  EXPECT_THAT(snapshot.current_call_site, HasSubstr("runtime/local_context_test.cc:"));
   EXPECT_EQ(snapshot.current_age, absl::Seconds(2));
   EXPECT_EQ(snapshot.ledger.queued, 1u);
   EXPECT_EQ(snapshot.ledger.running, 1u);

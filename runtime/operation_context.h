@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/buffer.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
 #include "runloop/runtime/session.h"
@@ -56,6 +57,11 @@ class OperationContext {
   const std::shared_ptr<Session>& session() const;
   // When the caller stops waiting, by the runtime's clock; InfiniteFuture if it never does.
   absl::Time deadline() const;
+  // Where in its caller's source it was dispatched; a worker's own words, and perhaps not known.
+  CallSite call_site() const;
+  // The W3C trace context that it was dispatched with (`traceparent`); empty: none. What the
+  // handler dispatches itself inherits it; what it does later, on other threads, does not.
+  std::string_view trace_parent() const;
   // Hands closures to the runtime thread, from any thread: for platform callbacks that come on
   // others.
   LocalRuntimeContext runtime() const;

@@ -17,6 +17,10 @@ namespace runloop {
 std::string_view OperationContext::operation() const { return task_.operation->name(); }
 const std::shared_ptr<Session>& OperationContext::session() const { return task_.session; }
 absl::Time OperationContext::deadline() const { return task_.deadline; }
+CallSite OperationContext::call_site() const { return task_.call_site; }
+std::string_view OperationContext::trace_parent() const {
+  return task_.trace_parent != nullptr ? std::string_view(*task_.trace_parent) : "";
+}
 LocalRuntimeContext OperationContext::runtime() const { return task_.core().context(); }
 absl::StatusOr<Buffer> OperationContext::OpenBuffer(v1::BufferRef ref) const {
   return task_.core().buffers().Open(*task_.session, std::move(ref));
@@ -159,6 +163,10 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& 
   }
   deadline = call.deadline;
   posted_at = now;
+  call_site = call.call_site;
+  trace_parent = std::move(call.trace_parent);
+  if (trace_parent != nullptr && lane != nullptr)
+    bytes += sizeof(std::string) + trace_parent->size();
   if (!call.chain.empty()) {
     chains = std::make_unique<std::vector<Chain>>();
     chains->push_back(std::move(call.chain));
@@ -187,11 +195,13 @@ Task::RunResult OperationTask::Run() {
   OperationContext context(*this);
   absl::Status thrown;
   in_handler_ = true;
+  const OperationTask* const outer = core_->ExchangeHandled(this);
   try {
     operation->handler_(context, *request_, CompletionBase(shared_from_this()));
   } catch (...) {
     thrown = CurrentExceptionStatus();
   }
+  core_->ExchangeHandled(outer);
   in_handler_ = false;
   if (lane == nullptr || bytes > kReusedRequest) request_.reset();
   handler_returned_.store(true, std::memory_order_release);

@@ -48,6 +48,9 @@ struct OperationCall {
   std::string coalesce_key;
   // The runtimes that wait for it; empty if none does.
   Chain chain;
+  // Of the session, if its peer told it.
+  CallSite call_site;
+  TraceParent trace_parent;  // null: none
   // The transport's number for it, unique in the session; 0 if it has none.
   uint64_t number = 0;
   // Null is as good as a reply.

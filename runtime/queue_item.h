@@ -34,12 +34,9 @@ class QueueItem {
   friend class TaskQueue;
   friend struct ItemList;
 
-  // Where a task is: in the post list, which uses next_ alone, then, guarded by the queue's lock,
-  // in the line or in its lane. Nobody asks it of a closure.
-  enum class Place : uint8_t { kNone, kLine, kLane };
+  // The post list uses next_ alone; in the line and in lanes they are guarded by the queue's lock.
   QueueItem* next_ = nullptr;
   QueueItem* previous_ = nullptr;
-  Place place_ = Place::kNone;
 };
 
 // A doubly linked list of items that it does not own.

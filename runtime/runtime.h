@@ -22,6 +22,7 @@
 #include "runloop/runtime/operation_registry.h"
 #include "runloop/runtime/run_loop.h"
 #include "runloop/runtime/session.h"
+#include "runloop/runtime/slow_log.h"
 
 namespace runloop {
 
@@ -49,6 +50,11 @@ struct RuntimeOptions {
   DrainBudget budget;
   // A task that runs for longer makes the thread `stalled` in status and health, and is logged.
   absl::Duration stall_threshold = absl::Seconds(1);
+  // An operation that waits for its turn for at least so long, or an operation or closure that runs
+  // for at least so long, is named in the log, as far as there are not many, and in the snapshot
+  // (slow_log.h). A handler that defers runs until it returns. InfiniteDuration: none is.
+  absl::Duration slow_queue_wait = absl::Seconds(1);
+  absl::Duration slow_execution = absl::Milliseconds(100);
   // Null: CLOCK_MONOTONIC. Must outlive the runtime.
   Clock* clock = nullptr;
   // Null: stderr.
@@ -122,7 +128,9 @@ class Runtime {
     std::string loop;                                // RunLoop::kind
     std::string current_operation;                   // `(closure)` for one; empty when idle
     std::shared_ptr<const Session> current_session;  // whose work that is; null for the host's own
-    std::string waits_for;  // what it blocks on, if that is another runtime; else empty
+    std::string current_call_site;  // who handed it over (CallSite::ToString); empty: not known
+    std::string current_trace_id;   // 32 digits; empty: it has no trace context
+    std::string waits_for;          // what it blocks on, if that is another runtime; else empty
     absl::Duration current_age;
     absl::Duration oldest_wait;  // how long the oldest queued task has waited
     std::string notice;          // for people; empty if all is well
@@ -130,7 +138,9 @@ class Runtime {
     Ledger::Counts ledger;
     std::vector<BoundStatus> bounds;  // the runtime's, then by holder
     std::vector<std::shared_ptr<const Session>>
-        sessions;  // oldest first; those that are closing too
+        sessions;                             // oldest first; those that are closing too
+    uint64_t slow = 0;                        // how many waited or ran for long
+    std::vector<SlowInvocation> recent_slow;  // the latest that ran, then that waited for long
   };
   Snapshot GetSnapshot() const;
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <source_location>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -14,8 +15,10 @@
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
 #include "runloop/runtime/buffer.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/runtime/invocation.h"
 #include "runloop/runtime/pending.h"
+#include "runloop/runtime/trace_context.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
@@ -59,6 +62,10 @@ struct DispatchOptions {
   // Watch callbacks in process; any thread may, also in a handler or a callback. A daemon that does
   // not answer keeps a caller until its timeout. In place on the runtime thread it comes too late.
   std::stop_token stop_token;
+  // W3C trace context, as in the header `traceparent`; else INVALID_ARGUMENT. Empty: that of the
+  // operation whose handler dispatches, on the runtime thread, or else none. It goes along and is
+  // told by status and logs; no span is made.
+  std::string trace_parent;
 };
 
 // What another session may do with a buffer that it is granted.
@@ -92,7 +99,9 @@ class DispatchTarget {
     absl::Duration delay;
     std::string coalesce_key;
     WhenFull when_full = WhenFull::kFail;
-    Chain chain;                 // the runtimes that wait for it, if it is blocked on by one
+    Chain chain;  // the runtimes that wait for it, if it is blocked on by one
+    CallSite call_site;
+    std::string trace_parent;    // empty: none
     std::stop_token stop_token;  // DispatchBlocking's alone
   };
 
@@ -149,9 +158,15 @@ class RuntimeContext {
   // Out of an operation of one runtime into another it blocks that first runtime thread; a cycle of
   // such calls is FAILED_PRECONDITION (DEADLOCK), as it is of waits by Invocation::Await. Waiting
   // in an operation in another way is not known to the runtime, and no cycle through it is found.
+  //
+  // `where`, the call itself unless a function that wraps it passes on its own caller's, is what
+  // status, notices and the slow-operation log name, and what the handler is told
+  // (OperationContext::call_site).
   template <typename Reply, typename Request>
-  absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
-                                         const DispatchOptions& options = DispatchOptions()) const {
+  absl::StatusOr<Reply> DispatchBlocking(
+      std::string_view operation, Request request,
+      const DispatchOptions& options = DispatchOptions(),
+      std::source_location where = std::source_location::current()) const {
     absl::StatusOr<internal::Reply> reply =
         target_->DispatchBlocking({.operation = std::string(operation),
                                    .request = std::make_unique<Request>(std::move(request)),
@@ -161,6 +176,8 @@ class RuntimeContext {
                                    .delay = options.delay,
                                    .coalesce_key = options.coalesce_key,
                                    .when_full = options.when_full,
+                                   .call_site = CallSite(where),
+                                   .trace_parent = internal::TraceParentOr(options.trace_parent),
                                    .stop_token = options.stop_token});
     if (!reply.ok()) return reply.status();
     return internal::TakeReply<Reply>(*std::move(reply));
@@ -168,11 +185,13 @@ class RuntimeContext {
 
   // Queues the operation and returns at once, from any thread. `Reply` void: only success or
   // failure comes back, which costs least; else Invocation::AwaitReply<Reply> gives the reply.
-  // Errors are the invocation's outcome.
+  // Errors are the invocation's outcome. `where` as above.
   template <typename Reply = void, typename Request>
   Invocation DispatchAsync(std::string_view operation, Request request,
-                           const DispatchOptions& options = DispatchOptions()) const {
-    return Invocation(Start<Reply>(operation, std::move(request), options, WhenStopped::kCancel));
+                           const DispatchOptions& options = DispatchOptions(),
+                           std::source_location where = std::source_location::current()) const {
+    return Invocation(
+        Start<Reply>(operation, std::move(request), options, WhenStopped::kCancel, where));
   }
 
   // As DispatchAsync, for a coroutine or a callback: `co_await context.Dispatch<Reply>(...)` gives
@@ -180,13 +199,17 @@ class RuntimeContext {
   // It is dispatched by this call, not by `co_await`, so that the order is that of the calls.
   template <typename Reply = void, typename Request>
   Pending<Reply> Dispatch(std::string_view operation, Request request,
-                          const DispatchOptions& options = DispatchOptions()) const {
-    return Pending<Reply>(Start<Reply>(operation, std::move(request), options, WhenStopped::kStop));
+                          const DispatchOptions& options = DispatchOptions(),
+                          std::source_location where = std::source_location::current()) const {
+    return Pending<Reply>(
+        Start<Reply>(operation, std::move(request), options, WhenStopped::kStop, where));
   }
 #if RUNLOOP_OPTIONS_NEED_A_NAME
   template <typename Reply = void, typename Request>
   Pending<Reply> Dispatch(std::string_view operation, Request request,
-                          DispatchOptions&& options) const = delete;
+                          DispatchOptions&& options,
+                          std::source_location where = std::source_location::current()) const =
+      delete;
 #endif
 
   // As DispatchAsync with `options.delay`: the operation is taken in now, which counts against the
@@ -199,9 +222,10 @@ class RuntimeContext {
   // wait for what is not due: it ends as UNAVAILABLE (RUNTIME_STOPPED) when all else is done.
   template <typename Reply = void, typename Request>
   Invocation DispatchAfter(absl::Duration delay, std::string_view operation, Request request,
-                           DispatchOptions options = {}) const {
+                           DispatchOptions options = DispatchOptions(),
+                           std::source_location where = std::source_location::current()) const {
     options.delay = delay;
-    return DispatchAsync<Reply>(operation, std::move(request), options);
+    return DispatchAsync<Reply>(operation, std::move(request), options, where);
   }
 
   // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an
@@ -251,7 +275,8 @@ class RuntimeContext {
   template <typename Reply, typename Request>
   std::shared_ptr<internal::InvocationState> Start(std::string_view operation, Request request,
                                                    const DispatchOptions& options,
-                                                   WhenStopped when_stopped) const {
+                                                   WhenStopped when_stopped,
+                                                   std::source_location where) const {
     internal::DispatchTarget::Call call{
         .operation = std::string(operation),
         .request = std::make_unique<Request>(std::move(request)),
@@ -260,7 +285,9 @@ class RuntimeContext {
         .timeout = options.timeout.value_or(absl::InfiniteDuration()),
         .delay = options.delay,
         .coalesce_key = options.coalesce_key,
-        .when_full = options.when_full};
+        .when_full = options.when_full,
+        .call_site = CallSite(where),
+        .trace_parent = internal::TraceParentOr(options.trace_parent)};
     if (!options.stop_token.stop_possible()) return target_->Dispatch(std::move(call));
     return target_->DispatchUntilStopped(std::move(call), options.stop_token, when_stopped);
   }

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/bounds.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
 #include "runloop/runtime/split_count.h"
@@ -79,6 +80,10 @@ class Session : public std::enable_shared_from_this<Session> {
   Transport transport() const;
   void SetTransport(Transport transport);
 
+  // What its peer has told of its source; transports keep it here, for as long as anything of the
+  // session is there to be named.
+  internal::CallSiteTable& call_sites() { return call_sites_; }
+
   // The object that `handle` names, for the time until the handler returns: another operation may
   // release it. The runtime thread. NOT_FOUND (UNKNOWN_HANDLE): it is not of this session, was
   // released, or is of another type; all look the same to a peer that guesses.
@@ -135,6 +140,7 @@ class Session : public std::enable_shared_from_this<Session> {
   alignas(64) SplitCount started_, finished_;
 
   alignas(64) internal::HandleTable handles_;
+  internal::CallSiteTable call_sites_;
 
   mutable absl::Mutex mutex_;
   Transport transport_ ABSL_GUARDED_BY(mutex_);

@@ -9,7 +9,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/runtime/queue_item.h"
+#include "runloop/runtime/trace_context.h"
 #include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
@@ -64,10 +66,14 @@ class Task : public QueueItem {
 
   static constexpr size_t kPrefetched = 5;  // lines, of those of an operation
 
+  // Where it is: in the line or in its lane. Guarded by the queue's lock.
+  enum class Place : uint8_t { kNone, kLine, kLane };
+
   bool Leave(State from, State to) { return state_.compare_exchange_strong(from, to); }
 
   // Beside the links: what the queue writes.
   std::atomic<State> state_{State::kQueued};
+  Place place_ = Place::kNone;
   absl::Time admitted_at_;  // guarded by the queue's lock
 
  public:
@@ -79,6 +85,8 @@ class Task : public QueueItem {
   absl::Time posted_at;           // of operations
   size_t bytes = 0;               // what it counts for against the bounds
   const void* payload = nullptr;  // what it will read first
+  CallSite call_site;             // of `session`, if a peer told it
+  TraceParent trace_parent;       // null: none
   bool in_place = false;          // never queued
   bool is_cleanup = false;  // the runtime's own: neither counted nor bounded, and never dropped
   bool is_timer = false;    // a closure's (TimerTask): runs on in a drain

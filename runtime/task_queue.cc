@@ -18,12 +18,14 @@ constexpr size_t kMostEpochs = 256;
 void TaskQueue::Join(QueueItem* item, Lane& lane) {
   if (lane.in_line < kLaneDepth) {  // then none waits in it
     ++lane.in_line;
-    item->place_ = QueueItem::Place::kLine;
     line_.Append(item);
-    if (!item->is_closure()) static_cast<Task*>(item)->Prefetch();
+    if (item->is_closure()) return;
+    auto* const task = static_cast<Task*>(item);
+    task->place_ = Task::Place::kLine;
+    task->Prefetch();
   } else {
     if (lane.waiting.empty()) waiting_lanes_.insert(&lane);
-    item->place_ = QueueItem::Place::kLane;
+    if (!item->is_closure()) static_cast<Task*>(item)->place_ = Task::Place::kLane;
     lane.waiting.Append(item);
   }
 }
@@ -59,7 +61,7 @@ void TaskQueue::Admit(ItemList posted, absl::Time now) {
 
 void TaskQueue::Remove(Task* task) {
   Lane& lane = LaneOf(*task);
-  if (std::exchange(task->place_, QueueItem::Place::kNone) == QueueItem::Place::kLane) {
+  if (std::exchange(task->place_, Task::Place::kNone) == Task::Place::kLane) {
     lane.waiting.Unlink(task);
     if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
     return;
@@ -74,10 +76,10 @@ void TaskQueue::Refill(Lane& lane) {
   while (lane.in_line < kLaneDepth && !lane.waiting.empty()) {
     ItemList next = lane.waiting.TakeClosures(kLaneDepth - lane.in_line);
     if (next.empty()) {
-      QueueItem* const task = lane.waiting.first;
+      auto* const task = static_cast<Task*>(lane.waiting.first);
       lane.waiting.Unlink(task);
-      task->place_ = QueueItem::Place::kLine;
-      static_cast<Task*>(task)->Prefetch();
+      task->place_ = Task::Place::kLine;
+      task->Prefetch();
       next.Append(task);
     }
     lane.in_line += next.size;
@@ -182,7 +184,7 @@ ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
 bool TaskQueue::Take(Task& task, absl::Time now) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  if (task.place_ == QueueItem::Place::kNone) return false;
+  if (task.place_ == Task::Place::kNone) return false;
   Remove(&task);
   return true;
 }
@@ -217,9 +219,9 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
 bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  if (old.place_ == QueueItem::Place::kNone) return false;
-  ItemList& list = old.place_ == QueueItem::Place::kLine ? line_ : LaneOf(old).waiting;
-  task->place_ = std::exchange(old.place_, QueueItem::Place::kNone);
+  if (old.place_ == Task::Place::kNone) return false;
+  ItemList& list = old.place_ == Task::Place::kLine ? line_ : LaneOf(old).waiting;
+  task->place_ = std::exchange(old.place_, Task::Place::kNone);
   task->admitted_at_ = now;
   earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
   task->next_ = std::exchange(old.next_, nullptr);
