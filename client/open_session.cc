@@ -109,9 +109,11 @@ absl::Status OpenSession::CheckSize(RequestBatch::Dispatch& dispatch) const {
 absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocation,
                               RequestBatch::Dispatch& dispatch) {
   dispatch.operation_id = IdOf(dispatch.operation_name);
+  dispatch.call_site_id = CallSiteIdOf(dispatch.call_site);
   const size_t size = RequestBatch::SizeOf(dispatch);
   if (absl::Status status = CheckMessageBytes(size); !status.ok()) return status;
   if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
+  TellCallSite(dispatch.call_site, dispatch.call_site_id);
   BatchFor(size).AddDispatch(dispatch);
   invocation->operation_id = dispatch.operation_id;
   if (dispatch.operation_id == 0) {
@@ -310,6 +312,29 @@ uint32_t OpenSession::IdOf(const std::string& operation) const {
     if (last_operation_ == operation_ids_.end()) return 0;
   }
   return last_operation_->second;
+}
+
+uint32_t OpenSession::CallSiteIdOf(CallSite site) const {
+  if (site == last_call_site_) return last_call_site_id_;
+  if (!site.known()) return 0;
+  const auto told = call_site_ids_.find(site);
+  if (told != call_site_ids_.end()) return told->second;
+  return call_site_ids_.size() < CallSiteTable::kMost
+             ? static_cast<uint32_t>(call_site_ids_.size()) + 1
+             : 0;
+}
+
+void OpenSession::TellCallSite(CallSite site, uint32_t id) {
+  if (id == 0 || id == last_call_site_id_) return;
+  last_call_site_ = site;
+  last_call_site_id_ = id;
+  if (!call_site_ids_.try_emplace(site, id).second) return;
+  v1::CallSite told;
+  told.set_id(id);
+  told.set_file(CleanText(site.file(), kMaxCallSiteText));
+  told.set_line(site.line());
+  told.set_function(CleanText(site.function(), kMaxCallSiteText));
+  BatchFor(told.ByteSizeLong() + kCancelBytes).AddCallSite(told);
 }
 
 absl::Status OpenSession::CheckMessageBytes(size_t size) const {

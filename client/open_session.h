@@ -127,6 +127,10 @@ class OpenSession {
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
   RequestBatch& BatchFor(size_t bytes);
+  // The id that stands for it in this session, or would if it was told now; 0: there are too many.
+  uint32_t CallSiteIdOf(CallSite site) const;
+  // Tells the daemon of it, unless that was done.
+  void TellCallSite(CallSite site, uint32_t id);
 
   const std::string id_;
   const std::string resume_token_;
@@ -138,6 +142,10 @@ class OpenSession {
   absl::flat_hash_map<uint32_t, const std::string*> operation_names_;  // those of operation_ids_
   // The one that was asked for last: a flood asks for the same one again and again.
   mutable OperationIds::const_iterator last_operation_;
+  absl::flat_hash_map<CallSite, uint32_t> call_site_ids_;  // those that the daemon is told of
+  // The same of these.
+  CallSite last_call_site_;
+  uint32_t last_call_site_id_ = 0;
 
   bool draining_ = false;
   bool closing_ = false;

@@ -1,7 +1,10 @@
 #include "runloop/client/open_session.h"
 
 #include <memory>
+#include <source_location>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "gtest/gtest.h"
@@ -10,13 +13,24 @@
 namespace runloop::internal {
 namespace {
 
+// Another place in the source for each.
+template <size_t kIndex>
+CallSite Place() {
+  return CallSite(std::source_location::current());
+}
+template <size_t... kIndices>
+std::vector<CallSite> Places(std::index_sequence<kIndices...>) {
+  return {Place<kIndices>()...};
+}
+
 class OpenSessionTest : public testing::Test {
  protected:
-  absl::Status Add(OpenSession& session, size_t bytes = 10) {
+  absl::Status Add(OpenSession& session, size_t bytes = 10, CallSite call_site = {}) {
     auto invocation = std::make_shared<RemoteInvocation>(nullptr, false);
     invocation->id = ++last_id_;
     RequestBatch::Dispatch dispatch{.invocation_id = last_id_,
                                     .operation_name = "a.B/C",
+                                    .call_site = call_site,
                                     .request = grpc::Slice(std::string(bytes, 'x'))};
     last_ = invocation;
     return session.Add(invocation, dispatch);
@@ -55,6 +69,57 @@ TEST_F(OpenSessionTest, WhoElseWaitsIsToldOnceLessIsUnsent) {
     session.Written();
   }
   EXPECT_EQ(told, 1);
+}
+
+TEST_F(OpenSessionTest, APlaceIsToldOnceAndBeforeWhatNamesIt) {
+  OpenSession session(welcome_);
+  const CallSite first = Place<0>(), second = Place<1>();
+  for (const CallSite site : {first, first, second, first, CallSite()}) {
+    ASSERT_TRUE(Add(session, 10, site).ok());
+  }
+  const v1::SessionRequest request = Sent(session);
+  session.Written();
+  ASSERT_EQ(request.call_sites_size(), 2);
+  EXPECT_EQ(request.call_sites(0).id(), 1u);
+  EXPECT_EQ(request.call_sites(0).file(), first.file());
+  EXPECT_EQ(request.call_sites(0).line(), first.line());
+  EXPECT_EQ(request.call_sites(0).function(), CleanText(first.function(), kMaxCallSiteText));
+  EXPECT_EQ(request.call_sites(1).id(), 2u);
+  const std::vector<uint32_t> ids = {1, 1, 2, 1, 0};
+  ASSERT_EQ(request.dispatches_size(), 5);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(request.dispatches(i).call_site_id(), ids[i]) << i;
+
+  ASSERT_TRUE(Add(session, 10, second).ok());
+  const v1::SessionRequest later = Sent(session);
+  EXPECT_EQ(later.call_sites_size(), 0);
+  EXPECT_EQ(later.dispatches(0).call_site_id(), 2u);
+}
+
+TEST_F(OpenSessionTest, NoMorePlacesAreToldThanTheDaemonKeeps) {
+  OpenSession session(welcome_);
+  constexpr size_t kMost = CallSiteTable::kMost;
+  const std::vector<CallSite> places = Places(std::make_index_sequence<kMost + 5>());
+  for (const CallSite place : places) ASSERT_TRUE(Add(session, 10, place).ok());
+  ASSERT_TRUE(Add(session, 10, places[0]).ok());
+  const v1::SessionRequest request = Sent(session);
+  EXPECT_EQ(static_cast<size_t>(request.call_sites_size()), kMost);
+  EXPECT_EQ(request.dispatches(kMost - 1).call_site_id(), kMost);
+  EXPECT_EQ(request.dispatches(kMost).call_site_id(), 0u);
+  EXPECT_EQ(request.dispatches(kMost + 5).call_site_id(), 1u);
+}
+
+TEST_F(OpenSessionTest, WhatIsRefusedTellsNoPlaceAndANewSessionTellsAllAgain) {
+  welcome_.mutable_limits()->set_max_message_bytes(500);
+  OpenSession session(welcome_);
+  EXPECT_EQ(ReasonOf(Add(session, 600, Place<0>())), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_FALSE(session.HasOutgoing());
+  OpenSession next(welcome_);
+  for (OpenSession* const each : {&session, &next}) {
+    ASSERT_TRUE(Add(*each, 10, Place<1>()).ok());
+    const v1::SessionRequest request = Sent(*each);
+    ASSERT_EQ(request.call_sites_size(), 1);
+    EXPECT_EQ(request.call_sites(0).id(), 1u);
+  }
 }
 
 TEST_F(OpenSessionTest, WhatNeverFitsIsTooLargeThoughThereIsNoRoomEither) {

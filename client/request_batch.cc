@@ -79,6 +79,7 @@ size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) 
                                      : BytesFieldSize(dispatch.operation_name.size())) +
          (timeout.present ? BytesFieldSize(timeout.size()) : 0) +
          (dispatch.reply_wanted ? VarintFieldSize(1) : 0) +
+         (dispatch.call_site_id != 0 ? VarintFieldSize(dispatch.call_site_id) : 0) +
          (dispatch.coalesce_key.empty() ? 0 : BytesFieldSize(dispatch.coalesce_key.size())) +
          dispatch.more_fields.size() + BytesFieldSize(dispatch.request_size());
 }
@@ -130,6 +131,9 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
     }
   }
   if (dispatch.reply_wanted) to = WriteVarint(v1::Dispatch::kReplyWantedFieldNumber, 1, to);
+  if (dispatch.call_site_id != 0) {
+    to = WriteVarint(v1::Dispatch::kCallSiteIdFieldNumber, dispatch.call_site_id, to);
+  }
   if (const std::string& key = dispatch.coalesce_key; !key.empty()) {
     to = WriteBytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, key.size(), to);
     to = WriteRaw(key.data(), key.size(), to);
@@ -165,6 +169,14 @@ void RequestBatch::AddWaiting(const v1::Waiting& waiting) {
   waiting.SerializeWithCachedSizesToArray(
       WriteBytesHeader(v1::SessionRequest::kWaitingFieldNumber, body, to));
   ++cancels_;
+  size_ += BytesFieldSize(body);
+}
+
+void RequestBatch::AddCallSite(const v1::CallSite& call_site) {
+  const size_t body = call_site.ByteSizeLong();
+  uint8_t* const to = Extend(BytesFieldSize(body));
+  call_site.SerializeWithCachedSizesToArray(
+      WriteBytesHeader(v1::SessionRequest::kCallSitesFieldNumber, body, to));
   size_ += BytesFieldSize(body);
 }
 

@@ -12,6 +12,7 @@
 #include "google/protobuf/message_lite.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
+#include "runloop/runtime/call_site.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
@@ -32,10 +33,13 @@ class RequestBatch {
     // InfiniteDuration: none. Else positive.
     absl::Duration timeout = absl::InfiniteDuration();
     bool reply_wanted = false;
+    CallSite call_site;
+    // Stands for it in this session; 0: nothing does.
+    uint32_t call_site_id = 0;
     // UTF-8.
     std::string coalesce_key;
     // Fields of a v1.Dispatch, in wire format, that go along as they are: those that few
-    // dispatches have, a chain and a delay.
+    // dispatches have, a chain, a delay and a trace context.
     std::string more_fields;
     // The request: in wire format, or, if it is not null, a message that is written when this is
     // added. Its size is `message_size`, and it has cached it.
@@ -60,6 +64,7 @@ class RequestBatch {
   void AddCancel(uint64_t invocation_id, bool give_up = false);
   void AddWaiting(const v1::Waiting& waiting);
   void AddOutcomesReceived(uint64_t count);
+  void AddCallSite(const v1::CallSite& call_site);
 
   size_t size() const { return size_; }
   // Of cancels and waiting.

@@ -23,6 +23,7 @@ TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
                      .operation_name = "a.B/C",
                      .timeout = absl::Seconds(2) + absl::Nanoseconds(7),
                      .reply_wanted = true,
+                     .call_site_id = 200,
                      .coalesce_key = "größe",
                      .request = grpc::Slice("hello")});
   const v1::SessionRequest request = Parse(std::move(batch));
@@ -33,6 +34,7 @@ TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
   EXPECT_EQ(dispatch.timeout().seconds(), 2);
   EXPECT_EQ(dispatch.timeout().nanos(), 7);
   EXPECT_TRUE(dispatch.reply_wanted());
+  EXPECT_EQ(dispatch.call_site_id(), 200u);
   EXPECT_EQ(dispatch.coalesce_key(), "größe");
   EXPECT_EQ(dispatch.request(), "hello");
 }
@@ -44,6 +46,7 @@ TEST(RequestBatchTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
   EXPECT_EQ(request.dispatches(0).operation_id(), 200u);
   EXPECT_FALSE(request.dispatches(0).has_timeout());
   EXPECT_FALSE(request.dispatches(0).reply_wanted());
+  EXPECT_EQ(request.dispatches(0).call_site_id(), 0u);
   EXPECT_EQ(request.dispatches(0).coalesce_key(), "");
   EXPECT_EQ(request.dispatches(0).request(), "");
 }

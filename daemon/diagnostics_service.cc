@@ -30,6 +30,19 @@ v1::RuntimeThread::State ToProto(State state) {
   return v1::RuntimeThread::STATE_UNSPECIFIED;
 }
 
+void FillInvocation(const InvocationStatus& invocation, v1::InvocationStatus& status) {
+  status.set_operation(invocation.operation);
+  status.set_session_id(invocation.session_id);
+  status.set_client_name(invocation.client_name);
+  status.set_peer_pid(invocation.pid);
+  status.set_role(invocation.role);
+  status.set_call_site(invocation.call_site);
+  status.set_trace_id(invocation.trace_id);
+  if (invocation.queue_wait > absl::ZeroDuration()) {
+    *status.mutable_queue_wait() = daemon::ToProto(invocation.queue_wait);
+  }
+}
+
 void FillThread(const Runtime::Snapshot& snapshot, v1::RuntimeThread& thread) {
   thread.set_state(ToProto(snapshot.state));
   thread.set_loop(snapshot.loop);
@@ -41,6 +54,9 @@ void FillThread(const Runtime::Snapshot& snapshot, v1::RuntimeThread& thread) {
     thread.set_current_pid(info.peer.pid);
   }
   thread.set_waits_for(snapshot.waits_for);
+  thread.set_current_call_site(snapshot.current_call_site);
+  thread.set_current_trace_id(snapshot.current_trace_id);
+  for (const InvocationStatus& next : snapshot.next) FillInvocation(next, *thread.add_next());
   *thread.mutable_current_age() = daemon::ToProto(snapshot.current_age);
   thread.set_notice(snapshot.notice);
 }
@@ -59,6 +75,12 @@ void FillLedger(const Ledger::Counts& counts, v1::Ledger& ledger) {
   ledger.set_refused(counts.refused);
   ledger.set_given_up(counts.given_up);
   ledger.set_delayed(counts.delayed);
+}
+
+void FillSlow(const InvocationStatus& slow, absl::Time now, v1::InvocationStatus& status) {
+  FillInvocation(slow, status);
+  *status.mutable_execution() = daemon::ToProto(slow.execution);
+  *status.mutable_age() = daemon::ToProto(now - slow.ended);
 }
 
 void FillBound(const BoundStatus& bound, v1::Bound& status) {
@@ -147,6 +169,10 @@ void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {
   *response.mutable_start_time() = daemon::ToProto(options_.core->start_time());
   FillThread(snapshot, *response.mutable_thread());
   FillLedger(snapshot.ledger, *response.mutable_ledger());
+  response.mutable_ledger()->set_slow(snapshot.slow);
+  for (const InvocationStatus& slow : snapshot.recent_slow) {
+    FillSlow(slow, options_.core->clock().Now(), *response.mutable_ledger()->add_recent_slow());
+  }
   for (const std::shared_ptr<const Session>& session : snapshot.sessions) {
     FillSession(*session, options_.core->buffers().HeldBy(*session), *response.add_sessions());
   }

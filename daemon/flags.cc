@@ -45,6 +45,11 @@ absl::Duration ParseDuration(const char* flag, const std::string& text) {
   return duration;
 }
 
+// A threshold, which may be above all durations.
+absl::Duration ParseThreshold(const char* flag, const std::string& text) {
+  return text == "inf" ? absl::InfiniteDuration() : ParseDuration(flag, text);
+}
+
 // ITEMS,BYTES, the latter with a unit or without.
 Bound ParseBound(const char* flag, const std::string& text) {
   const std::vector<std::string> parts = absl::StrSplit(text, ',');
@@ -85,6 +90,8 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   std::string user_buffers = FormatBound(flags.buffer_bounds.user);
   std::string session_buffers = FormatBound(flags.buffer_bounds.session);
   std::string close_timeout = absl::FormatDuration(runtime_defaults.close_timeout);
+  std::string slow_queue_wait = absl::FormatDuration(runtime_defaults.slow_queue_wait);
+  std::string slow_execution = absl::FormatDuration(runtime_defaults.slow_execution);
   std::string loop = "epoll";
   std::string resume_grace = absl::FormatDuration(defaults.resume_grace);
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
@@ -126,6 +133,13 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   app.add_option("--close_timeout", close_timeout,
                  "How long an object that a session held may take to close")
       ->capture_default_str();
+  app.add_option("--slow_queue_wait", slow_queue_wait,
+                 "Operations that wait for so long before they start are named in the log; inf: "
+                 "none are")
+      ->capture_default_str();
+  app.add_option("--slow_execution", slow_execution,
+                 "The same for operations and closures that hold the runtime thread for so long")
+      ->capture_default_str();
   app.add_option("--max_handles", flags.max_handles, "Objects that one session may hold")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1'000'000}));
@@ -151,6 +165,8 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
     }
     flags.drain_timeout = ParseDuration("--drain_timeout", drain_timeout);
     flags.close_timeout = ParseDuration("--close_timeout", close_timeout);
+    flags.slow_queue_wait = ParseThreshold("--slow_queue_wait", slow_queue_wait);
+    flags.slow_execution = ParseThreshold("--slow_execution", slow_execution);
     flags.bounds = {.total = ParseBound("--total_bound", total),
                     .user = ParseBound("--user_bound", user),
                     .session = ParseBound("--session_bound", session)};

@@ -21,6 +21,8 @@ struct Flags {
   absl::Duration resume_grace;
   absl::Duration drain_timeout;
   absl::Duration close_timeout;
+  absl::Duration slow_queue_wait;
+  absl::Duration slow_execution;
   WorkBounds bounds;
   BufferBounds buffer_bounds;
   size_t max_handles = 0;

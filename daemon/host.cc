@@ -350,6 +350,9 @@ void Host::Impl::CutOff(std::string_view why) {
       absl::StrAppend(&line, " of session ", info.id, " of '", info.client_name, "' (process ",
                       info.peer.pid, ")");
     }
+    if (!snapshot.current_call_site.empty()) {
+      absl::StrAppend(&line, ", called at ", snapshot.current_call_site, ",");
+    }
     absl::StrAppend(&line, " for ", absl::FormatDuration(snapshot.current_age));
   }
   log_(LogSeverity::kError, line);

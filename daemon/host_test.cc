@@ -167,6 +167,54 @@ TEST_F(HostTest, DispatchTellsRefusalAndOutcomeApart) {
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_INVALID_REQUEST);
 }
 
+constexpr char kTrace[] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+constexpr char kTraceId[] = "4bf92f3577b34da6a3ce929d0e0e4736";
+constexpr char kOtherTrace[] = "00-11111111111111111111111111111111-2222222222222222-00";
+
+TEST_F(HostTest, APlainCallBringsItsTraceContextInItsHeaderAndAnInvalidOneIsNone) {
+  Start();
+  for (const std::string header : {kTrace, "00-not-one-at-all"}) {
+    std::thread caller([&] {
+      grpc::ClientContext context;
+      context.AddMetadata("traceparent", header);
+      test::v1::HoldReply reply;
+      EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Hold(&context, {}, &reply).ok());
+    });
+    operations_->AwaitHeld();
+    EXPECT_EQ(runtime_->GetSnapshot().current_trace_id, header == kTrace ? kTraceId : "");
+    EXPECT_EQ(runtime_->GetSnapshot().current_call_site, "");
+    operations_->LetGo();
+    caller.join();
+  }
+}
+
+TEST_F(HostTest, DispatchByNameSaysWhereItComesFrom) {
+  Start();
+  const auto stub = v1::Dispatcher::NewStub(Connect());
+  v1::DispatchRequest request;
+  request.set_operation(kHold);
+  request.mutable_call_site()->set_file("a\n.py");
+  request.mutable_call_site()->set_line(3);
+  request.set_trace_parent(kTrace);
+  std::thread caller([&] {
+    grpc::ClientContext context;
+    context.AddMetadata("traceparent", kOtherTrace);
+    v1::DispatchResponse response;
+    EXPECT_TRUE(stub->Dispatch(&context, request, &response).ok());
+  });
+  operations_->AwaitHeld();
+  EXPECT_EQ(runtime_->GetSnapshot().current_trace_id, kTraceId);
+  EXPECT_EQ(runtime_->GetSnapshot().current_call_site, "a?.py:3");
+  operations_->LetGo();
+  caller.join();
+
+  request.set_trace_parent("00-not-one-at-all");
+  grpc::ClientContext context;
+  v1::DispatchResponse response;
+  EXPECT_EQ(ReasonOf(stub->Dispatch(&context, request, &response)),
+            v1::ERROR_REASON_INVALID_REQUEST);
+}
+
 TEST_F(HostTest, ATimeoutThatIsNotPositiveIsNone) {
   Start();
   const auto stub = v1::Dispatcher::NewStub(Connect());

@@ -23,6 +23,14 @@ using google::protobuf::Message;
 // Room for the fields around a reply.
 constexpr int64_t kEnvelopeBytes = 64;
 
+// The caller's W3C trace context; none if its header is invalid, as the standard asks for.
+std::string TraceParentOf(const grpc::ServerContextBase& context) {
+  const auto header = context.client_metadata().find("traceparent");
+  if (header == context.client_metadata().end()) return "";
+  const std::string_view text(header->second.data(), header->second.size());
+  return internal::IsTraceParent(text) ? std::string(text) : "";
+}
+
 }  // namespace
 
 absl::Status CheckCoalesceKey(const std::string& key) {
@@ -71,7 +79,8 @@ class OperationService::OperationCall final : public InvocationCall {
     return Dispatch({.operation = operation_,
                      .request = std::move(request),
                      .request_bytes = *charge,
-                     .session = std::move(session_)},
+                     .session = std::move(session_),
+                     .trace_parent = internal::KeepTraceParent(TraceParentOf(call().context()))},
                     CallDeadline::Of(call().context(), std::nullopt, core().clock()));
   }
 
@@ -123,16 +132,27 @@ class OperationService::DispatchCall final : public InvocationCall {
     absl::StatusOr<internal::Chain> chain = ReadChain(request.chain());
     if (!chain.ok()) return chain.status();
     if (absl::Status key = CheckCoalesceKey(request.coalesce_key()); !key.ok()) return key;
+    std::string trace_parent = request.trace_parent();
+    if (absl::Status trace = internal::CheckTraceParent(trace_parent); !trace.ok()) return trace;
+    if (trace_parent.empty()) trace_parent = TraceParentOf(call().context());
     absl::StatusOr<std::shared_ptr<Session>> session =
         service_.callers_.SessionOf(call().context());
     if (!session.ok()) return session.status();
+    CallSite call_site;
+    if (request.has_call_site()) {
+      const v1::CallSite& told = request.call_site();
+      call_site =
+          CallSite((*session)->call_sites().Keep(told.file(), told.line(), told.function()));
+    }
     return Dispatch({.operation = operation_,
                      .request = std::move(parsed),
                      .request_bytes = *charge,
                      .session = *std::move(session),
                      .delay = *delay,
                      .coalesce_key = request.coalesce_key(),
-                     .chain = *std::move(chain)},
+                     .chain = *std::move(chain),
+                     .call_site = call_site,
+                     .trace_parent = internal::KeepTraceParent(std::move(trace_parent))},
                     CallDeadline::Of(call().context(), timeout, core().clock()));
   }
 

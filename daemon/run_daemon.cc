@@ -69,7 +69,9 @@ int RunDaemon(const Flags& flags) {
                        .bounds = flags.bounds,
                        .buffer_bounds = flags.buffer_bounds,
                        .max_handles = flags.max_handles,
-                       .close_timeout = flags.close_timeout});
+                       .close_timeout = flags.close_timeout,
+                       .slow_queue_wait = flags.slow_queue_wait,
+                       .slow_execution = flags.slow_execution});
   if (!runtime.ok()) return Fail(kExitFailed, runtime.status());
   const absl::StatusOr<std::unique_ptr<Host>> host =
       Host::Start(**runtime, {.listen = flags.listen,

@@ -179,6 +179,7 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   if (rest.outcomes_received() > 0) {
     if (absl::Status received = Forget(rest.outcomes_received()); !received.ok()) return received;
   }
+  for (const v1::CallSite& told : rest.call_sites()) KeepCallSite(told);
   for (const DispatchView& dispatch : request.dispatches()) {
     if (dispatch.invocation_id <= sent_again_) continue;
     sent_again_ = 0;
@@ -257,6 +258,18 @@ absl::StatusOr<const Operation*> SessionProtocol::FindOperation(
       absl::StrCat("no operation has the id ", id, "; welcome.operations lists those there are"));
 }
 
+void SessionProtocol::KeepCallSite(const v1::CallSite& told) {
+  const uint32_t id = told.id();
+  if (id == 0 || id > internal::CallSiteTable::kMost || FindCallSite(id).known()) return;
+  if (call_sites_.size() < id) call_sites_.resize(id);
+  call_sites_[id - 1] =
+      CallSite(session_->call_sites().Keep(told.file(), told.line(), told.function()));
+}
+
+CallSite SessionProtocol::FindCallSite(uint32_t id) const {
+  return id >= 1 && id <= call_sites_.size() ? call_sites_[id - 1] : CallSite();
+}
+
 absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
                                        SpareRequests& spares, internal::RuntimeCore::Group& group) {
   const int64_t max_unfinished = terms_.max_unfinished;
@@ -272,6 +285,7 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();
   internal::RuntimeCore::Call call{.operation = *operation,
+                                   .call_site = FindCallSite(dispatch.call_site_id),
                                    .number = dispatch.invocation_id,
                                    .reply_wanted = dispatch.reply_wanted,
                                    .sink = outbox_,
@@ -302,6 +316,9 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
     const absl::StatusOr<absl::Duration> delay = FromProto(dispatch.message->delay(), "delay");
     if (!delay.ok()) return delay.status();
     call.delay = *delay;
+    const std::string& trace_parent = dispatch.message->trace_parent();
+    if (absl::Status trace = internal::CheckTraceParent(trace_parent); !trace.ok()) return trace;
+    call.trace_parent = internal::KeepTraceParent(trace_parent);
   }
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
   if (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration()) {

@@ -121,11 +121,16 @@ class SessionProtocol {
   absl::Status Dispatch(uint64_t number, const DispatchView& dispatch, SpareRequests& spares,
                         internal::RuntimeCore::Group& group);
   absl::StatusOr<const Operation*> FindOperation(const DispatchView& dispatch) const;
+  void KeepCallSite(const v1::CallSite& told);
+  // Not known if none was told with this id.
+  CallSite FindCallSite(uint32_t id) const;
 
   const SessionTerms& terms_;
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<SessionOutbox> outbox_;
 
+  // The session's, by their ids, counted from 1.
+  std::vector<CallSite> call_sites_;
   InvocationWindow window_;
   bool acknowledges_ = false;  // what was settled since the last response
   std::deque<Untold> unsent_;  // taken out of the outbox, or refused

@@ -126,6 +126,10 @@ bool ReadDispatch(std::string_view bytes, DispatchView& view) {
         if (!fields.Varint(value)) return false;
         view.reply_wanted = value != 0;
         break;
+      case VarintTag(v1::Dispatch::kCallSiteIdFieldNumber):
+        if (!fields.Varint(value)) return false;
+        view.call_site_id = static_cast<uint32_t>(value);
+        break;
       default:
         return false;
     }
@@ -209,6 +213,7 @@ absl::Status SessionRequestReader::ReadFlat(std::string_view bytes) {
                            .timeout_seconds = dispatch.timeout().seconds(),
                            .timeout_nanos = dispatch.timeout().nanos(),
                            .reply_wanted = dispatch.reply_wanted(),
+                           .call_site_id = dispatch.call_site_id(),
                            .message = &dispatch});
   }
   return absl::OkStatus();
@@ -251,14 +256,15 @@ absl::Status SessionRequestReader::Parse(std::string_view bytes) {
     parsed_bytes_ = std::numeric_limits<size_t>::max();
     return Violation("a message is no valid SessionRequest");
   }
-  const auto items =
-      static_cast<size_t>(rest_.dispatches_size() + rest_.cancels_size() + rest_.waiting_size());
+  const auto items = static_cast<size_t>(rest_.dispatches_size() + rest_.cancels_size() +
+                                         rest_.waiting_size() + rest_.call_sites_size());
   parsed_bytes_ += bytes.size() + kItemBytes * items + 1;
   if (rest_.dispatches_size() > most_ || rest_.cancels_size() > most_ ||
-      rest_.waiting_size() > most_) {
+      rest_.waiting_size() > most_ || rest_.call_sites_size() > most_) {
     return Violation(absl::StrCat("one message held ", rest_.dispatches_size(), " dispatches, ",
-                                  rest_.cancels_size(), " cancels and ", rest_.waiting_size(),
-                                  " waiting; at most ", most_,
+                                  rest_.cancels_size(), " cancels, ", rest_.waiting_size(),
+                                  " waiting and ", rest_.call_sites_size(), " call sites; at most ",
+                                  most_,
                                   " of each, twice limits.max_unfinished: send several messages"));
   }
   return absl::OkStatus();

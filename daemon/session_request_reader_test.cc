@@ -47,12 +47,15 @@ v1::SessionRequest RandomRequest(Random& random) {
     dispatch.set_reply_wanted(random.OneIn(2));
     if (random.OneIn(20)) dispatch.add_chain()->set_runtime_id(random.Text(8));
     if (random.OneIn(20)) dispatch.set_coalesce_key(random.Text(8));
+    if (random.OneIn(2)) dispatch.set_call_site_id(static_cast<uint32_t>(random.Number()));
+    if (random.OneIn(20)) dispatch.set_trace_parent(random.Text(8));
   }
   for (uint32_t i = random.OneIn(4) ? random.Below(4) : 0; i > 0; --i) {
     request.add_cancels()->set_invocation_id(random.Number());
   }
   if (random.OneIn(10)) request.add_waiting()->set_invocation_id(random.Number());
   if (random.OneIn(10)) request.mutable_received()->set_watermark(random.Number());
+  if (random.OneIn(10)) request.add_call_sites()->set_file(random.Text(8));
   return request;
 }
 
@@ -116,7 +119,9 @@ TEST(SessionRequestReaderTest, ReadsSimpleDispatchesWhereTheyLie) {
     dispatch.set_operation_id(7);
     dispatch.mutable_timeout()->set_seconds(2);
     dispatch.set_request("hello");
+    dispatch.set_call_site_id(3);
   }
+  request.add_call_sites()->set_id(3);
   request.add_cancels()->set_invocation_id(2);
   SessionRequestReader reader(kMaxUnfinished);
   const std::string bytes = request.SerializeAsString();
@@ -124,6 +129,8 @@ TEST(SessionRequestReaderTest, ReadsSimpleDispatchesWhereTheyLie) {
   ASSERT_TRUE(reader.Read(buffer).ok());
   ASSERT_EQ(reader.dispatches().size(), 3u);
   EXPECT_EQ(reader.dispatches()[2].message, nullptr);
+  EXPECT_EQ(reader.dispatches()[2].call_site_id, 3u);
+  EXPECT_EQ(reader.rest().call_sites_size(), 1);
   EXPECT_EQ(reader.rest().cancels_size(), 1);
   EXPECT_EQ(reader.rest().dispatches_size(), 0);
 }

@@ -144,6 +144,82 @@ TEST_F(SessionStreamTest, WelcomesAWorkerWithALimitAndNamesItForPeople) {
   EXPECT_EQ(sessions[0]->info().peer.pid, getpid());
 }
 
+TEST_F(SessionStreamTest, DistrustsWhatAWorkerTellsOfItsSource) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  const auto tell = [&](uint32_t id, const std::string& file) {
+    v1::CallSite& site = *request.add_call_sites();
+    site.set_id(id);
+    site.set_file(file);
+    site.set_line(7);
+    site.set_function(std::string(10'000, 'f'));
+  };
+  tell(0, "zero.cc");
+  tell(2, "evil\n\x1b[31m.cc");
+  tell(2, "again.cc");
+  tell(257, "many.cc");
+  tell(0xFFFF'FFFF, "more.cc");
+  // What was never told, what counts for nothing, and what was.
+  for (const uint32_t id : {1u, 257u, 0xFFFF'FFFFu}) {
+    worker.Add(request, kEcho).set_call_site_id(id);
+  }
+  worker.Add(request, kHold).set_call_site_id(2);
+  ASSERT_TRUE(worker.Send(request));
+  operations_->AwaitHeld();
+  EXPECT_EQ(runtime_->GetSnapshot().current_call_site,
+            "evil??[31m.cc:7 (" + std::string(internal::kMaxCallSiteText, 'f') + ")");
+  operations_->LetGo();
+  worker.AwaitEnded(4);
+  EXPECT_EQ(worker.succeeded_.size(), 4u);
+
+  v1::SessionRequest unknown;
+  worker.Add(unknown, kHold).set_call_site_id(3);
+  ASSERT_TRUE(worker.Send(unknown));
+  operations_->AwaitHeld();
+  EXPECT_EQ(runtime_->GetSnapshot().current_call_site, "");
+  operations_->LetGo();
+  worker.AwaitEnded(5);
+}
+
+TEST_F(SessionStreamTest, KeepsNoMorePlacesOfASessionThanItMay) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  for (int round = 0; round < 4; ++round) {
+    for (uint32_t id = 1; id <= 300; ++id) {
+      v1::CallSite& site = *request.add_call_sites();
+      site.set_id(id);
+      site.set_file(absl::StrCat("file", round, ".cc"));
+      site.set_line(id);
+    }
+  }
+  worker.Add(request, kHold).set_call_site_id(256);
+  ASSERT_TRUE(worker.Send(request));
+  operations_->AwaitHeld();
+  EXPECT_EQ(runtime_->GetSnapshot().current_call_site, "file0.cc:256");
+  const auto sessions = runtime_->GetSnapshot().sessions;
+  ASSERT_EQ(sessions.size(), 1u);
+  EXPECT_EQ(const_cast<Session&>(*sessions[0]).call_sites().Keep("another.cc", 1, ""), nullptr);
+  operations_->LetGo();
+  worker.AwaitEnded(1);
+}
+
+TEST_F(SessionStreamTest, ATraceParentThatIsNoneIsThatInvocationsOutcome) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kEcho).set_trace_parent("00-0-0-00");
+  worker.Add(request, kEcho);
+  ASSERT_TRUE(worker.Send(request));
+  worker.AwaitEnded(2);
+  EXPECT_EQ(worker.ReasonOf(1), v1::ERROR_REASON_INVALID_REQUEST);
+  EXPECT_TRUE(worker.succeeded_.contains(2));
+}
+
 TEST_F(SessionStreamTest, RefusesVersionsThatItDoesNotSpeak) {
   Start();
   Worker worker(Connect());

@@ -232,10 +232,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
       NoteSlow(task, began, now);
     }
   }
+  static InvocationStatus Describe(const Task& task);
   void NoteSlow(const Task& task, absl::Time began, absl::Time now);
   void NoteSlowClosures(CallSite call_site, int unlooked, absl::Duration took, absl::Time now);
   void NoteSlow(absl::Duration execution, absl::Time now,
-                absl::FunctionRef<SlowInvocation()> describe);
+                absl::FunctionRef<InvocationStatus()> describe);
   // Runs closures_ until `until`, at most so many, or until there are none; returns how many. Moves
   // `now` on. So many tasks have run in this slice before.
   int RunClosures(absl::Time& now, absl::Time until, int before_in_slice, int most);

@@ -229,10 +229,10 @@ Runtime::Snapshot RuntimeCore::GetThreadSnapshot() const {
   snapshot.state = State::kRunning;
   snapshot.current_age = now - (look.active ? look.since : absl::FromUnixNanos(closures_since));
   snapshot.current_operation = std::string(NameOf(look));
-  const std::shared_ptr<Session> session = SessionOf(look);
+  const std::shared_ptr<Session> session = look.active ? SessionOf(look) : nullptr;
   snapshot.current_session = session;
   snapshot.current_call_site = CallSiteOf(look, session.get());
-  snapshot.current_trace_id = UnpackTraceId(look.trace_id);
+  if (look.active) snapshot.current_trace_id = UnpackTraceId(look.trace_id);
   if (snapshot.current_age >= stall_threshold_) {
     snapshot.state = State::kStalled;
     snapshot.notice = absl::StrCat(
@@ -249,6 +249,16 @@ Runtime::Snapshot RuntimeCore::GetSnapshot() const {
   const absl::Time now = clock_->Now();
   const absl::Time oldest = queue_.OldestIntake(now);
   if (oldest != absl::InfiniteFuture()) snapshot.oldest_wait = now - oldest;
+  constexpr size_t kNext = 8;
+  queue_.LookAtFirst(now, kNext, [&](const Task* task, const ClosureNode* closure) {
+    if (task == nullptr) {
+      snapshot.next.push_back(
+          {.operation = "(closure)", .call_site = closure->call_site().ToString()});
+    } else if (!task->is_cleanup) {
+      snapshot.next.push_back(Describe(*task));
+      if (task->operation != nullptr) snapshot.next.back().queue_wait = now - task->posted_at;
+    }
+  });
   snapshot.waits_for = waits_.for_what();
   snapshot.ledger = lifecycle_.counts();
   snapshot.bounds = lifecycle_.GetBounds();

@@ -7,24 +7,27 @@
 
 namespace runloop::internal {
 
+InvocationStatus RuntimeCore::Describe(const Task& task) {
+  InvocationStatus status{
+      .operation = task.operation != nullptr ? task.operation->name() : std::string("(closure)"),
+      .call_site = task.call_site.ToString()};
+  if (task.trace_parent != nullptr) status.trace_id = std::string(TraceIdOf(*task.trace_parent));
+  if (task.session != nullptr) {
+    const Session::Info& info = task.session->info();
+    status.session_id = info.id;
+    status.client_name = info.client_name;
+    status.pid = info.peer.pid;
+    status.role = info.peer.role;
+  }
+  return status;
+}
+
 void RuntimeCore::NoteSlow(const Task& task, absl::Time began, absl::Time now) {
   NoteSlow(now - began, now, [&] {
-    SlowInvocation slow{.operation = "(closure)",
-                        .call_site = task.call_site.ToString(),
-                        .execution = now - began,
-                        .ended = now};
-    if (task.trace_parent != nullptr) slow.trace_id = std::string(TraceIdOf(*task.trace_parent));
-    if (task.operation != nullptr) {
-      slow.operation = task.operation->name();
-      slow.queue_wait = began - task.posted_at;
-    }
-    if (task.session != nullptr) {
-      const Session::Info& info = task.session->info();
-      slow.session_id = info.id;
-      slow.client_name = info.client_name;
-      slow.pid = info.peer.pid;
-      slow.role = info.peer.role;
-    }
+    InvocationStatus slow = Describe(task);
+    if (task.operation != nullptr) slow.queue_wait = began - task.posted_at;
+    slow.execution = now - began;
+    slow.ended = now;
     return slow;
   });
 }
@@ -32,17 +35,18 @@ void RuntimeCore::NoteSlow(const Task& task, absl::Time began, absl::Time now) {
 void RuntimeCore::NoteSlowClosures(CallSite call_site, int unlooked, absl::Duration took,
                                    absl::Time now) {
   NoteSlow(took, now, [&] {
-    return SlowInvocation{.operation = unlooked == 1 ? "(closure)"
-                                                     : absl::StrCat("(closures: ", unlooked,
-                                                                    " in a row, the last of them)"),
-                          .call_site = call_site.ToString(),
-                          .execution = took,
-                          .ended = now};
+    return InvocationStatus{
+        .operation = unlooked == 1
+                         ? "(closure)"
+                         : absl::StrCat("(closures: ", unlooked, " in a row, the last of them)"),
+        .call_site = call_site.ToString(),
+        .execution = took,
+        .ended = now};
   });
 }
 
 void RuntimeCore::NoteSlow(absl::Duration execution, absl::Time now,
-                           absl::FunctionRef<SlowInvocation()> describe) {
+                           absl::FunctionRef<InvocationStatus()> describe) {
   if (!slow_log_.Add(execution, now, describe)) return;
   const absl::Time due = slow_log_.next_due();
   absl::MutexLock lock(&service_mutex_);

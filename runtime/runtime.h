@@ -50,9 +50,10 @@ struct RuntimeOptions {
   DrainBudget budget;
   // A task that runs for longer makes the thread `stalled` in status and health, and is logged.
   absl::Duration stall_threshold = absl::Seconds(1);
-  // An operation that waits for its turn for at least so long, or an operation or closure that runs
-  // for at least so long, is named in the log, as far as there are not many, and in the snapshot
-  // (slow_log.h). A handler that defers runs until it returns. InfiniteDuration: none is.
+  // An operation that starts after it has waited for at least so long, or an operation or closure
+  // that runs for at least so long, is named in the log, as far as there are not many, and in the
+  // snapshot (slow_log.h). A handler that defers runs until it returns; what runs in place, inside
+  // another, is part of that. InfiniteDuration: none is.
   absl::Duration slow_queue_wait = absl::Seconds(1);
   absl::Duration slow_execution = absl::Milliseconds(100);
   // Null: CLOCK_MONOTONIC. Must outlive the runtime.
@@ -132,15 +133,18 @@ class Runtime {
     std::string current_trace_id;   // 32 digits; empty: it has no trace context
     std::string waits_for;          // what it blocks on, if that is another runtime; else empty
     absl::Duration current_age;
+    // The first in line behind it, at most 8; without closures that were taken together with one
+    // that runs.
+    std::vector<InvocationStatus> next;
     absl::Duration oldest_wait;  // how long the oldest queued task has waited
     std::string notice;          // for people; empty if all is well
     bool draining = false;
     Ledger::Counts ledger;
     std::vector<BoundStatus> bounds;  // the runtime's, then by holder
     std::vector<std::shared_ptr<const Session>>
-        sessions;                             // oldest first; those that are closing too
-    uint64_t slow = 0;                        // how many waited or ran for long
-    std::vector<SlowInvocation> recent_slow;  // the latest that ran, then that waited for long
+        sessions;                               // oldest first; those that are closing too
+    uint64_t slow = 0;                          // how many waited or ran for long
+    std::vector<InvocationStatus> recent_slow;  // the latest that ran, then that waited for long
   };
   Snapshot GetSnapshot() const;
 

@@ -8,7 +8,7 @@
 
 namespace runloop {
 
-std::string SlowInvocation::ToString() const {
+std::string InvocationStatus::ToString() const {
   std::string text = operation;
   if (!session_id.empty()) absl::StrAppend(&text, " of session ", session_id);
   std::vector<std::string> worker;
@@ -28,7 +28,7 @@ std::string SlowInvocation::ToString() const {
 namespace internal {
 
 bool SlowLog::Add(absl::Duration execution, absl::Time now,
-                  absl::FunctionRef<SlowInvocation()> describe) {
+                  absl::FunctionRef<InvocationStatus()> describe) {
   const Kind kind = IsSlowRun(execution) ? kRan : kWaited;
   absl::MutexLock lock(&mutex_);
   ++count_;
@@ -83,8 +83,8 @@ uint64_t SlowLog::count() const {
   return count_;
 }
 
-std::vector<SlowInvocation> SlowLog::Recent() const {
-  std::vector<SlowInvocation> recent;
+std::vector<InvocationStatus> SlowLog::Recent() const {
+  std::vector<InvocationStatus> recent;
   absl::MutexLock lock(&mutex_);
   for (const Share& share : shares_) {
     recent.insert(recent.end(), share.recent.rbegin(), share.recent.rend());

@@ -14,8 +14,8 @@
 
 namespace runloop {
 
-// An operation or a closure that waited or ran for long.
-struct SlowInvocation {
+// One operation or closure, for people: who handed it over, and its times.
+struct InvocationStatus {
   std::string operation;    // or `(closure)`
   std::string session_id;   // empty, as the next three: the host's own
   std::string client_name;  // the worker's own words
@@ -23,9 +23,10 @@ struct SlowInvocation {
   std::string role;
   std::string call_site;  // CallSite::ToString: empty if it is not known
   std::string trace_id;   // 32 digits; empty: it had no trace context
-  // From admission to start; zero for closures, of which it is not measured.
+  // From admission to start, or so far; zero for closures, of which it is not measured.
   absl::Duration queue_wait;
-  // Of the handler or closure on the runtime thread: what is spent deferred is not in it.
+  // Of the handler or closure on the runtime thread: what is spent deferred is not in it. As what
+  // follows, of one that has ended.
   absl::Duration execution;
   absl::Time ended;  // by the runtime's clock
 
@@ -58,7 +59,8 @@ class SlowLog {
 
   // Counts one that was slow; asks for its description only if that is kept. True if there is
   // something to be taken earlier than there was.
-  bool Add(absl::Duration execution, absl::Time now, absl::FunctionRef<SlowInvocation()> describe);
+  bool Add(absl::Duration execution, absl::Time now,
+           absl::FunctionRef<InvocationStatus()> describe);
 
   // What is to be logged by now.
   std::vector<std::string> TakeLines(absl::Time now);
@@ -68,7 +70,7 @@ class SlowLog {
   // How many were slow.
   uint64_t count() const;
   // The latest that ran slowly, then of those that only waited; newest first.
-  std::vector<SlowInvocation> Recent() const;
+  std::vector<InvocationStatus> Recent() const;
 
  private:
   enum Kind { kRan, kWaited, kKinds };
@@ -76,7 +78,7 @@ class SlowLog {
     absl::Time window_end = absl::InfinitePast();
     int lines = 0;
     uint64_t left_out = 0;
-    std::deque<SlowInvocation> recent;  // oldest first
+    std::deque<InvocationStatus> recent;  // oldest first
   };
 
   // Says what a window that is over has left out.

@@ -30,10 +30,10 @@ class SlowLogTest : public testing::Test {
   bool Add(absl::Duration wait, absl::Duration run) {
     return log_.Add(run, now_, [&] {
       ++described_;
-      return SlowInvocation{.operation = absl::StrCat("op", described_),
-                            .queue_wait = wait,
-                            .execution = run,
-                            .ended = now_};
+      return InvocationStatus{.operation = absl::StrCat("op", described_),
+                              .queue_wait = wait,
+                              .execution = run,
+                              .ended = now_};
     });
   }
 
@@ -53,19 +53,19 @@ TEST_F(SlowLogTest, ThresholdsAreSlowAndWhatIsJustBelowIsNot) {
 }
 
 TEST_F(SlowLogTest, TellsWhatIsKnownOfOneAndNothingElse) {
-  SlowInvocation slow{.operation = "a.B/C",
-                      .session_id = "s1",
-                      .client_name = "recorder",
-                      .pid = 7,
-                      .role = "camera",
-                      .call_site = "src/main.cc:42 (int main())",
-                      .trace_id = "4bf92f3577b34da6a3ce929d0e0e4736",
-                      .queue_wait = absl::Seconds(2),
-                      .execution = absl::Milliseconds(150)};
+  InvocationStatus slow{.operation = "a.B/C",
+                        .session_id = "s1",
+                        .client_name = "recorder",
+                        .pid = 7,
+                        .role = "camera",
+                        .call_site = "src/main.cc:42 (int main())",
+                        .trace_id = "4bf92f3577b34da6a3ce929d0e0e4736",
+                        .queue_wait = absl::Seconds(2),
+                        .execution = absl::Milliseconds(150)};
   EXPECT_EQ(slow.ToString(),
             "a.B/C of session s1 (client recorder, pid 7, role camera), called at src/main.cc:42 "
             "(int main()), trace 4bf92f3577b34da6a3ce929d0e0e4736, waited for 2s, ran for 150ms");
-  EXPECT_EQ((SlowInvocation{.operation = "(closure)", .execution = kRun}.ToString()),
+  EXPECT_EQ((InvocationStatus{.operation = "(closure)", .execution = kRun}.ToString()),
             "(closure), ran for 100ms");
 }
 
@@ -110,7 +110,7 @@ TEST_F(SlowLogTest, AFloodOfThoseThatWaitedHidesNoneThatRan) {
 
 TEST_F(SlowLogTest, KeepsTheLatestAndNoMoreThanItMay) {
   for (int i = 0; i < 100; ++i) Add(absl::ZeroDuration(), kRun);
-  const std::vector<SlowInvocation> recent = log_.Recent();
+  const std::vector<InvocationStatus> recent = log_.Recent();
   ASSERT_THAT(recent, SizeIs(SlowLog::kRecent));
   EXPECT_EQ(recent.front().operation, "op100");
   EXPECT_EQ(recent.back().operation, "op85");

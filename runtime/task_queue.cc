@@ -247,6 +247,19 @@ absl::Time TaskQueue::OldestIntake(absl::Time now) {
   return oldest;  // those that wait in a lane came after those of it in the line
 }
 
+void TaskQueue::LookAtFirst(absl::Time now, size_t most,
+                            absl::FunctionRef<void(const Task*, const ClosureNode*)> look) {
+  absl::MutexLock lock(&intake_);
+  TakePosts(now);
+  for (QueueItem* item = line_.first; item != nullptr && most > 0; item = item->next_, --most) {
+    if (item->is_closure()) {
+      look(nullptr, static_cast<ClosureNode*>(item));
+    } else {
+      look(static_cast<Task*>(item), nullptr);
+    }
+  }
+}
+
 bool TaskQueue::MayHaveExpired(absl::Time now) const {
   absl::MutexLock lock(&intake_);
   return earliest_deadline_ <= now;

@@ -104,6 +104,12 @@ class TaskQueue {
   // Does intake; when what is queued and has waited longest was posted, or InfiniteFuture.
   absl::Time OldestIntake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
+  // Does intake, then shows what stands first in the line, at most so many: a task, or a closure.
+  // `look` is called under the lock: it must be quick and not come back here.
+  void LookAtFirst(absl::Time now, size_t most,
+                   absl::FunctionRef<void(const Task*, const ClosureNode*)> look)
+      ABSL_LOCKS_EXCLUDED(intake_);
+
   // True if a task that is queued may have reached its deadline: cheap, and false where there are
   // no deadlines.
   bool MayHaveExpired(absl::Time now) const ABSL_LOCKS_EXCLUDED(intake_);

@@ -29,6 +29,22 @@ std::string ThreadText(const v1::RuntimeThread& thread) {
                       " (loop: ", Printable(thread.loop()), ")");
 }
 
+// ` of session s1 (client recorder, pid 7)`, as far as it is known.
+std::string WorkerText(const std::string& session, const std::string& client, int pid) {
+  std::string text = session.empty() ? "" : absl::StrCat(" of session ", Printable(session));
+  std::vector<std::string> worker;
+  if (!client.empty()) worker.push_back(absl::StrCat("client ", Printable(client)));
+  if (pid != 0) worker.push_back(absl::StrCat("pid ", pid));
+  if (!worker.empty()) absl::StrAppend(&text, " (", absl::StrJoin(worker, ", "), ")");
+  return text;
+}
+
+// `, called at a.cc:1 (f), trace 4bf9...`, as far as it is known.
+std::string OriginText(const std::string& call_site, const std::string& trace_id) {
+  return absl::StrCat(call_site.empty() ? "" : ", called at " + Printable(call_site),
+                      trace_id.empty() ? "" : ", trace " + Printable(trace_id));
+}
+
 std::string LedgerText(const v1::Ledger& ledger) {
   std::vector<std::string> places;
   const auto add = [&places](uint64_t count, const char* name) {
@@ -49,6 +65,40 @@ std::string LedgerText(const v1::Ledger& ledger) {
                       ledger.given_up() == 0
                           ? ""
                           : absl::StrCat(", ", ledger.given_up(), " told that it still runs"));
+}
+
+// What it is, whose and where from, and how long it waited.
+std::string InvocationText(const v1::InvocationStatus& invocation, const char* waited) {
+  return absl::StrCat(
+      Printable(invocation.operation()),
+      WorkerText(invocation.session_id(), invocation.client_name(), invocation.peer_pid()),
+      OriginText(invocation.call_site(), invocation.trace_id()),
+      invocation.has_queue_wait()
+          ? absl::StrCat(", ", waited, " ", HumanDuration(invocation.queue_wait()))
+          : "");
+}
+
+// What is first in line, a line each; empty if nothing is.
+std::string NextText(const v1::RuntimeThread& thread) {
+  std::string text;
+  for (const v1::InvocationStatus& next : thread.next()) {
+    absl::StrAppend(&text, text.empty() ? "next     " : "         ",
+                    InvocationText(next, "waiting for"), "\n");
+  }
+  return text;
+}
+
+// What waited or ran for long: how much, and the latest of it, a line each; empty if nothing did.
+std::string SlowText(const v1::Ledger& ledger) {
+  if (ledger.slow() == 0) return "";
+  std::string text = absl::StrCat("slow     ", ledger.slow(), " so far");
+  if (ledger.recent_slow_size() > 0) text += "; the latest:";
+  text += '\n';
+  for (const v1::InvocationStatus& slow : ledger.recent_slow()) {
+    absl::StrAppend(&text, "         ", InvocationText(slow, "waited for"), ", ran for ",
+                    HumanDuration(slow.execution()), ", ", HumanDuration(slow.age()), " ago\n");
+  }
+  return text;
 }
 
 std::string TransportText(v1::Transport transport) {
@@ -121,17 +171,11 @@ std::string TransportsText(const v1::GetStatusResponse& status) {
 
 std::string CurrentText(const v1::RuntimeThread& thread) {
   if (thread.current_operation().empty()) return "";
-  std::string text = Printable(thread.current_operation());
-  if (!thread.current_session().empty()) {
-    absl::StrAppend(&text, " of session ", Printable(thread.current_session()));
-  }
-  std::vector<std::string> worker;
-  if (!thread.current_client().empty()) {
-    worker.push_back(absl::StrCat("client ", Printable(thread.current_client())));
-  }
-  if (thread.current_pid() != 0) worker.push_back(absl::StrCat("pid ", thread.current_pid()));
-  if (!worker.empty()) absl::StrAppend(&text, " (", absl::StrJoin(worker, ", "), ")");
-  absl::StrAppend(&text, ", for ", HumanDuration(thread.current_age()));
+  std::string text = absl::StrCat(
+      Printable(thread.current_operation()),
+      WorkerText(thread.current_session(), thread.current_client(), thread.current_pid()),
+      OriginText(thread.current_call_site(), thread.current_trace_id()), ", for ",
+      HumanDuration(thread.current_age()));
   if (!thread.waits_for().empty()) {
     absl::StrAppend(&text, ", waiting for ", Printable(thread.waits_for()));
   }
@@ -157,8 +201,8 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
   if (!status.thread().notice().empty()) {
     absl::StrAppend(&text, "NOTICE   ", Printable(status.thread().notice()), "\n");
   }
-  absl::StrAppend(&text, "thread   ", ThreadText(status.thread()), "\n");
-  absl::StrAppend(&text, "ledger   ", LedgerText(status.ledger()), "\n");
+  absl::StrAppend(&text, "thread   ", ThreadText(status.thread()), "\n", NextText(status.thread()));
+  absl::StrAppend(&text, "ledger   ", LedgerText(status.ledger()), "\n", SlowText(status.ledger()));
   absl::StrAppend(&text, "process  ", status.threads(), " threads, ", status.open_files(),
                   " open files, ", status.connections(),
                   " connections; turned away: ", status.refused_peers(), " by identity, ",

@@ -10,8 +10,8 @@ namespace runloop::cli {
 
 // The daemon's answers as a page for people. `now` is the time of day, from which ages are counted.
 std::string StatusText(const v1::GetStatusResponse& status, absl::Time now);
-// What runs now and for whom, such as `a.B/C of session s1 (client recorder, pid 7), for 5s`; empty
-// if nothing does.
+// What runs now, for whom and from where, such as `a.B/C of session s1 (client recorder, pid 7),
+// called at src/main.cc:42 (int main()), for 5s`; empty if nothing does.
 std::string CurrentText(const v1::RuntimeThread& thread);
 // What has not ended, such as `3 queued, 1 running`.
 std::string UnfinishedText(const v1::Ledger& ledger);

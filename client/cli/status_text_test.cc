@@ -67,12 +67,56 @@ TEST(StatusTextTest, NamesTheWorkerWhoseWorkRunsAndWhatThatWaitsFor) {
   thread.set_waits_for("d.E/F at\x1B[2J");
   EXPECT_EQ(CurrentText(thread),
             "a.B/C of session s1 (client evil?[2J, pid 77), for 2s, waiting for d.E/F at?[2J");
+  thread.set_current_call_site("a.cc:7 (f\x1B)");
+  thread.set_current_trace_id("4bf9\x1B");
+  thread.clear_waits_for();
+  EXPECT_EQ(CurrentText(thread),
+            "a.B/C of session s1 (client evil?[2J, pid 77), called at a.cc:7 (f?), trace 4bf9?, "
+            "for 2s");
   v1::GetStatusResponse status;
   *status.mutable_thread() = thread;
   status.mutable_thread()->set_state(v1::RuntimeThread::STATE_RUNNING);
   status.mutable_thread()->set_loop("epoll");
   EXPECT_THAT(StatusText(status, absl::UnixEpoch()),
               HasSubstr("thread   running: " + CurrentText(thread) + " (loop: epoll)\n"));
+}
+
+TEST(StatusTextTest, NamesWhatIsFirstInLine) {
+  v1::GetStatusResponse status;
+  v1::InvocationStatus& operation = *status.mutable_thread()->add_next();
+  operation.set_operation("a.B/C");
+  operation.set_session_id("s1");
+  operation.set_call_site("a.cc:7 (f)");
+  operation.mutable_queue_wait()->set_seconds(2);
+  status.mutable_thread()->add_next()->set_operation("(closure)");
+  EXPECT_THAT(StatusText(status, absl::UnixEpoch()),
+              HasSubstr("next     a.B/C of session s1, called at a.cc:7 (f), waiting for 2s\n"
+                        "         (closure)\n"));
+}
+
+TEST(StatusTextTest, NamesWhatWaitedOrRanForLong) {
+  v1::GetStatusResponse status;
+  EXPECT_THAT(StatusText(status, absl::UnixEpoch()), Not(HasSubstr("slow")));
+  v1::Ledger& ledger = *status.mutable_ledger();
+  ledger.set_slow(70);
+  v1::InvocationStatus& operation = *ledger.add_recent_slow();
+  operation.set_operation("a.B/C");
+  operation.set_session_id("s1");
+  operation.set_client_name("evil\x1B[2J");
+  operation.set_peer_pid(77);
+  operation.set_call_site("a.cc:7 (f)");
+  operation.set_trace_id("4bf9");
+  operation.mutable_queue_wait()->set_seconds(2);
+  operation.mutable_execution()->set_seconds(3);
+  operation.mutable_age()->set_seconds(4);
+  v1::InvocationStatus& closure = *ledger.add_recent_slow();
+  closure.set_operation("(closure)");
+  closure.mutable_execution()->set_seconds(1);
+  EXPECT_THAT(StatusText(status, absl::UnixEpoch()),
+              HasSubstr("slow     70 so far; the latest:\n"
+                        "         a.B/C of session s1 (client evil?[2J, pid 77), called at a.cc:7 "
+                        "(f), trace 4bf9, waited for 2s, ran for 3s, 4s ago\n"
+                        "         (closure), ran for 1s, 0"));
 }
 
 TEST(StatusTextTest, SaysWhatHasNotEnded) {

@@ -50,10 +50,12 @@ inline std::string Disagreement(SessionRequestReader& reader, std::string_view b
                       view.has_timeout == wanted.has_timeout() &&
                       view.timeout_seconds == wanted.timeout().seconds() &&
                       view.timeout_nanos == wanted.timeout().nanos() &&
-                      view.reply_wanted == wanted.reply_wanted();
+                      view.reply_wanted == wanted.reply_wanted() &&
+                      view.call_site_id == wanted.call_site_id();
     if (!same) return absl::StrCat("dispatch ", i, " is another: ", wanted.ShortDebugString());
     const bool has_more = !by_id || wanted.operation_id() == 0 || wanted.chain_size() > 0 ||
-                          !wanted.coalesce_key().empty() || wanted.has_delay();
+                          !wanted.coalesce_key().empty() || wanted.has_delay() ||
+                          !wanted.trace_parent().empty();
     if (view.message == nullptr && has_more) return absl::StrCat("dispatch ", i, " has no message");
     if (view.message != nullptr &&
         view.message->SerializeAsString() != wanted.SerializeAsString()) {

@@ -60,6 +60,7 @@ class ContractTest : public testing::TestWithParam<Path> {
   void Start(RuntimeThread thread = RuntimeThread::kSpawn, WorkBounds bounds = {}) {
     OperationRegistry registry;
     operations_ = TestOperations::Register(registry);
+    RegisterMore(registry);
     runtime_ = *Runtime::Create({.operations = std::move(registry),
                                  .thread = thread,
                                  .bounds = bounds,
@@ -75,6 +76,8 @@ class ContractTest : public testing::TestWithParam<Path> {
       std::filesystem::create_symlink(directory_ + "/s", directory_ + "/other-name");
     }
   }
+
+  virtual void RegisterMore(OperationRegistry&) {}
 
   void TearDown() override {
     if (operations_) operations_->LetGo();  // in case a test failed while it held the thread
