@@ -52,17 +52,17 @@ struct ConnectOptions {
 // Opens a session with the daemon at an address and returns once it stands. In the process that
 // hosts the runtime of that address this is the in-process path: no socket, no serialization.
 //
-// If the connection breaks later and the daemon lives, the session is resumed by another one, within
-// the daemon's grace (HostOptions::resume_grace): what was dispatched runs once, no outcome is lost,
-// handles and buffers stay. Only who waits notices. If it cannot be resumed, since the daemon ended,
-// does not know it any more or lets nobody resume, it is lost: what was sent ends as UNKNOWN (SESSION_LOST), or as UNAVAILABLE
-// (DRAINING) if the daemon drained and had not taken it, what was not sent as UNAVAILABLE
-// (NOT_CONNECTED), and `on_session_lost` is called. From then on, for as long as there is a
-// context, a new session is tried for: at once, when the socket comes back, and in between at least
-// every 5 s (every second where the socket's directory cannot be watched). What is dispatched
-// meanwhile is sent in its order when the session stands. What waits longer than `connect_timeout`
-// ends as UNAVAILABLE (NOT_CONNECTED), and when the daemon refuses the session for good, all that
-// waits ends with that refusal.
+// If the connection breaks later and the daemon lives, the session is resumed by another one,
+// within the daemon's grace (HostOptions::resume_grace): what was dispatched runs once, no outcome
+// is lost, handles and buffers stay. Only who waits notices. If it cannot be resumed, since the
+// daemon ended, does not know it any more or lets nobody resume, it is lost: what was sent ends as
+// UNKNOWN (SESSION_LOST), or as UNAVAILABLE (DRAINING) if the daemon drained and had not taken it,
+// what was not sent as UNAVAILABLE (NOT_CONNECTED), and `on_session_lost` is called. From then on,
+// for as long as there is a context, a new session is tried for: at once, when the socket comes
+// back, and in between at least every 5 s (every second where the socket's directory cannot be
+// watched). What is dispatched meanwhile is sent in its order when the session stands. What waits
+// longer than `connect_timeout` ends as UNAVAILABLE (NOT_CONNECTED), and when the daemon refuses
+// the session for good, all that waits ends with that refusal.
 //
 // DispatchBlocking whose timeout has passed gives the operation up and waits up to 0.5 s more for
 // the daemon's answer. EXPIRED: it had not started and never runs. STILL_RUNNING: it had, and runs
@@ -70,9 +70,8 @@ struct ConnectOptions {
 // started.
 //
 // When the last copy of the context is destroyed, what was dispatched is still sent and run: the
-// destructor waits for that, for at most 5 s, and then breaks the session off: the daemon ends it, at
-// the latest when its grace is over. Keep the context for
-// as long as outcomes matter.
+// destructor waits for that, for at most 5 s, and then breaks the session off: the daemon ends it,
+// at the latest when its grace is over. Keep the context for as long as outcomes matter.
 //
 // UNAVAILABLE: nothing listens there; the message says what to do. PERMISSION_DENIED: the socket is
 // somebody else's. FAILED_PRECONDITION: no protocol version in common. INVALID_ARGUMENT: not an

@@ -10,6 +10,7 @@
 #include "runloop/ipc/chain_codec.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/planted_bugs.h"
 
 namespace runloop::daemon {
 namespace {
@@ -181,7 +182,12 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   }
   for (const v1::CallSite& told : rest.call_sites()) KeepCallSite(told);
   for (const DispatchView& dispatch : request.dispatches()) {
-    if (dispatch.invocation_id <= sent_again_) continue;
+    if (dispatch.invocation_id <= sent_again_) {
+      if (internal::Planted(internal::PlantedBug::kResumedDuplicate)) {
+        (void)Dispatch(window_.Add(window_.last_id() + 1), dispatch, tools.spare_requests, group);
+      }
+      continue;
+    }
     sent_again_ = 0;
     if (dispatch.invocation_id <= window_.last_id()) {
       return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",

@@ -17,6 +17,7 @@ enum class PlantedBug {
   kLeakedHandle,      // what an abandoned invocation made is not released
   kRunAfterCancel,    // what was cancelled is told so, and runs
   kTimerAfterCancel,  // the same of a timer's closure
+  kResumedDuplicate,  // what a worker that resumes its session sends again runs again
 };
 
 #ifdef RUNLOOP_PLANTED_BUGS

@@ -206,8 +206,7 @@ class RuntimeContext {
   }
 #if RUNLOOP_OPTIONS_NEED_A_NAME
   template <typename Reply = void, typename Request>
-  Pending<Reply> Dispatch(std::string_view operation, Request request,
-                          DispatchOptions&& options,
+  Pending<Reply> Dispatch(std::string_view operation, Request request, DispatchOptions&& options,
                           std::source_location where = std::source_location::current()) const =
       delete;
 #endif

@@ -702,8 +702,8 @@ TEST_P(ContractTest, TheLedgerBalances) {
   const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
   EXPECT_EQ(ledger.succeeded, 300u);
   EXPECT_EQ(ledger.failed, 600u);
-  EXPECT_EQ(ledger.admitted, ledger.ended() + ledger.delayed + ledger.queued + ledger.running +
-                                 ledger.deferred);
+  EXPECT_EQ(ledger.admitted,
+            ledger.ended() + ledger.delayed + ledger.queued + ledger.running + ledger.deferred);
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ const std::vector<Row>& Possible() {
        {"idle", "work delayed", "work queued", "work deferred", "work running", "objects held",
         "again", "after the stop"}},
       {"disconnect", {"idle", "work unfinished", "ends later"}},
+      {"cut", {"a request is lost", "responses are lost"}},
       {"complete", {"succeeds", "fails", "drops", "makes: kept", "makes: handles full"}},
       {"complete late", {"succeeds", "fails", "drops", "makes: closed", "makes: handles full"}},
       {"say closed", {"in time", "late"}},

@@ -132,6 +132,10 @@ std::string Describe(const Action& action, const Reference& reference) {
     case StepKind::kStop:
       text = "stop";
       break;
+    case StepKind::kCut:
+      text = absl::StrCat("cut the connection of ", session,
+                          action.count == 0 ? " with a request" : " with what it was to hear");
+      break;
     case StepKind::kDisconnect:
       text = absl::StrCat("the worker sends no more in ", session);
       break;

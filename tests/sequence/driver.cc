@@ -310,6 +310,7 @@ class Driver {
       }
       case StepKind::kStop:
         return ExpectAnswer(action, absl::StrCat(core().Shutdown(), " not closed"));
+      case StepKind::kCut:  // of a session without one
       case StepKind::kDisconnect:
       case StepKind::kFill:
         return;  // made of others
@@ -434,6 +435,10 @@ class Driver {
       case StepKind::kForget:
         Expect(CancelByMessage(action.invocation, true, messages).empty(),
                absl::StrCat("#", action.invocation, " has ended, and is told once more"));
+        return true;
+      case StepKind::kCut:
+        messages.CutNext(action.count == 0 ? MessageSession::Cut::kRequest
+                                           : MessageSession::Cut::kResponse);
         return true;
       case StepKind::kDisconnect:
         HearOf(messages);

@@ -48,6 +48,7 @@ class Generator {
                                             {StepKind::kOpen, 25},
                                             {StepKind::kKill, 22},
                                             {StepKind::kDisconnect, 15},
+                                            {StepKind::kCut, 40},
                                             {StepKind::kFill, 16},
                                             {StepKind::kBeginDrain, 2},
                                             {StepKind::kDrain, 3},

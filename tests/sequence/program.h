@@ -27,6 +27,7 @@ enum class StepKind {
   kForget,         // the result of an invocation that has ended
   kKill,           // ends a session at once
   kDisconnect,     // ends a session once its work is done
+  kCut,            // the connection of a session, which is resumed
   kComplete,       // a deferred invocation, in time or late
   kFinishClosing,  // an object that took time to close, in time or late
   kAdvance,        // the clock

@@ -197,6 +197,14 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
       reference_.BeginDrain();
       actions.push_back({.kind = step.kind, .elsewhere = step.elsewhere});
       return;
+    case StepKind::kCut: {
+      const int session = PickSession(step);
+      if (session == kNone) return;
+      const bool responses = step.pick_more % 2 == 0;
+      coverage_.Count("cut", responses ? "responses are lost" : "a request is lost");
+      actions.push_back({.kind = step.kind, .session = session, .count = responses ? 1 : 0});
+      return;
+    }
     case StepKind::kDisconnect: {
       const int session = PickSession(step);
       if (session == kNone || reference_.session(session).ended) return;

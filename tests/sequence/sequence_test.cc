@@ -160,7 +160,7 @@ int FindPlantedBugs() {
     const char* sign;  // by which it has to be found
   };
   const bool by_messages = absl::GetFlag(FLAGS_transport) != "local";
-  const Planted all[] = {
+  std::vector<Planted> all = {
       {PlantedBug::kSwappedOrder, "swapped order", " starts, "},
       {PlantedBug::kLostOutcome, "lost outcome", "it has no outcome"},
       // A worker is told once, and of the wrong one.
@@ -170,6 +170,9 @@ int FindPlantedBugs() {
       {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"},
       {PlantedBug::kTimerAfterCancel, "timer runs after cancel",
        "runs after its outcome, the cancel of its timer"}};
+  if (by_messages) {
+    all.push_back({PlantedBug::kResumedDuplicate, "resumed duplicate", "SIGN"});
+  }
   const int programs = absl::GetFlag(FLAGS_programs);
   const uint64_t first = absl::GetFlag(FLAGS_first_seed);
   Runner runner;

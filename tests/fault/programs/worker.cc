@@ -157,11 +157,8 @@ std::unique_ptr<Dispatched> Start(const RuntimeContext& context, const How& how,
 absl::StatusOr<RuntimeContext> ConnectFirst(const std::string& name, bool ring, bool resume) {
   const absl::Time deadline = runloop::Clock::Monotonic()->Now() + kFirstConnect;
   while (true) {
-    absl::StatusOr<RuntimeContext> context =
-        runloop::Connect({.client_name = name,
-                          .connect_timeout = kConnectTimeout,
-                          .ring = ring,
-                          .resume = resume});
+    absl::StatusOr<RuntimeContext> context = runloop::Connect(
+        {.client_name = name, .connect_timeout = kConnectTimeout, .ring = ring, .resume = resume});
     if (context.ok() || runloop::Clock::Monotonic()->Now() > deadline) return context;
   }
 }
