@@ -201,10 +201,7 @@ class Run:
         self.socket = os.path.join(directory, 's')
         self.stack = stack
         self.daemon = self.start_daemon()
-        self.proxy = proxies.Proxy(os.path.join(directory, 'p'), self.socket)
-        stack.callback(self.proxy.close)
-        self.worker = Worker('worker', f'unix:{directory}/p', transport, 'lose')
-        stack.callback(self.worker.close)
+        self.connect(directory, stack)
         self.other = Worker('other', self.daemon.address, transport, 'lose')
         stack.callback(self.other.close)
         self.held = None  # the call of our own that holds the runtime thread
@@ -214,8 +211,14 @@ class Run:
         self.session = None  # the worker's
         self.probe = 'record 9 9' if cell.state == 'done' else 'echo hello'  # what else is dispatched is not counted
 
-    def start_daemon(self):
-        daemon = harness.Daemon(self.socket, args=['--drain_timeout=1h'])
+    def connect(self, directory, stack):
+        self.proxy = proxies.Proxy(os.path.join(directory, 'p'), self.socket)
+        stack.callback(self.proxy.close)
+        self.worker = Worker('worker', f'unix:{directory}/p', self.transport, 'lose')
+        stack.callback(self.worker.close)
+
+    def start_daemon(self, *args):
+        daemon = harness.Daemon(self.socket, args=['--drain_timeout=1h', *args])
         self.stack.callback(daemon.close)
         return daemon
 
@@ -570,13 +573,13 @@ def meets(result, expected):
     return any(result == Result(*(words[way if len(words) > 1 else 0] for words in wanted)) for way in range(ways))
 
 
-def run_cell(cell, transport, expected):
+def run_cell(cell, transport, expected, run_class):
     """Runs it; returns whether it was met, and a line about it."""
     begin = time.monotonic()
     detail = ''
     try:
         with contextlib.ExitStack() as stack:
-            result = Run(cell, transport, stack).run()
+            result = run_class(cell, transport, stack).run()
         met = meets(result, expected)
     except Exception:  # pylint: disable=broad-except
         result, met, detail = None, False, traceback.format_exc()
@@ -588,20 +591,20 @@ def run_cell(cell, transport, expected):
     return False, f'NOT MET {name}  expected {expected}\n        got {result} ({took:.1f} s)\n{detail}'
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(table_of, run_class, description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--transport', choices=TABLES, default='ring', help='what is between; default: %(default)s')
     parser.add_argument('--jobs', type=int, default=4, help='cells that run at a time; default: %(default)s')
     parser.add_argument('--repeat', type=int, default=1, help='how often each is run; default: %(default)s')
     parser.add_argument('words', nargs='*')
     arguments = parser.parse_args()
-    table = {cell: expected for cell, expected in read_table(arguments.transport).items()
+    table = {cell: expected for cell, expected in table_of(arguments.transport).items()
              if all(word in cell for word in arguments.words)}
     begin = time.monotonic()
     met = 0
     # The threads live until the end: a child dies with the thread that started it.
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = [pool.submit(run_cell, cell, arguments.transport, expected) for _ in range(arguments.repeat)
+        runs = [pool.submit(run_cell, cell, arguments.transport, expected, run_class) for _ in range(arguments.repeat)
                 for cell, expected in table.items()]
         for run in runs:
             is_met, line = run.result()
@@ -612,4 +615,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(read_table, Run, __doc__))

@@ -18,6 +18,11 @@ class Worker(harness.Process):
         self.write(f'{how} {name} {what}\n')
         self.await_line(f'^sent {name}$', 'stdout')
 
+    def cut(self):
+        """Its own connections."""
+        self.write('cut\n')
+        self.await_line('^cut$', 'stdout')
+
     def start_await(self, name):
         self.write(f'await {name}\n')
 

@@ -17,15 +17,21 @@
 #include "absl/time/time.h"
 #include "runloop/client/connect.h"
 #include "runloop/runtime/clock.h"
+#include "runloop/ipc/address.h"
 #include "runloop/runtime/error.h"
 #include "runloop/test/v1/test_operations.pb.h"
+#include "runloop/tests/testing/cut_connections.h"
 
-// runloop_fault_worker NAME [stream|ring]: one session, whose messages go by the stream alone or by
-// a ring, steered by lines on stdin; answers by lines on stdout. Says `ready` once it is connected.
+// runloop_fault_worker NAME [stream|ring [resume|lose]]: one session, whose messages go by the
+// stream alone or by a ring, and which is resumed or lost with its connection, steered by lines on
+// stdin; answers by lines on stdout. Says `ready` once it is connected.
 //
-//   async ID WHAT      dispatches and says `sent ID`; blocking ID WHAT does so on a thread of its
-//   own peek ID            says `peek ID done` or `peek ID pending` await ID           says
-//   `outcome ID CODE REASON` once it is known; REASON may be `-` cancel ID
+// - `async ID WHAT` dispatches and says `sent ID`; `blocking ID WHAT` does so on a thread of its
+//   own.
+// - `peek ID` says `peek ID done` or `peek ID pending`.
+// - `await ID` says `outcome ID CODE REASON` once it is known; REASON may be `-`.
+// - `cancel ID`.
+// - `cut` cuts its own connections, and says `cut`.
 //
 // WHAT: `echo TEXT`, `record PRODUCER INDEX`, `hold`, `defer`, or `plug BYTES`: an operation that
 // does not exist with a request of that many bytes, which keeps what follows it from being sent.
@@ -185,6 +191,11 @@ int main(int argc, char** argv) {
     std::istringstream words(line);
     std::string command, id;
     words >> command >> id;
+    if (command == "cut") {
+      runloop::CutConnections(runloop::DefaultAddress()->path);
+      Say("cut");
+      continue;
+    }
     if (const std::optional<How> how = ParseHow(command)) {
       all[id] = Start(*context, *how, words);
       if (all[id] == nullptr) {
