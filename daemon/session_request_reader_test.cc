@@ -54,7 +54,7 @@ v1::SessionRequest RandomRequest(Random& random) {
     request.add_cancels()->set_invocation_id(random.Number());
   }
   if (random.OneIn(10)) request.add_waiting()->set_invocation_id(random.Number());
-  if (random.OneIn(10)) request.mutable_received()->set_watermark(random.Number());
+  if (random.OneIn(10)) request.set_outcomes_received(random.Number());
   if (random.OneIn(10)) request.add_call_sites()->set_file(random.Text(8));
   return request;
 }

@@ -242,9 +242,9 @@ class LocalTarget final : public DispatchTarget {
                    .delay = call.delay,
                    .coalesce_key = call.coalesce_key,
                    .when_full = WhenFull::kFail,
+                   .chain = call.chain,
                    .call_site = call.call_site,
-                   .trace_parent = call.trace_parent,
-                   .chain = call.chain};
+                   .trace_parent = call.trace_parent};
       attempt.request->CopyFrom(*call.request);
       std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(attempt));
       if (!invocation->done()) return invocation;
