@@ -85,7 +85,7 @@ absl::Status CheckCall(const DispatchTarget::Call& call) {
           call.coalesce_key.data(), static_cast<int>(call.coalesce_key.size()))) {
     return Invalid("the coalesce_key is not UTF-8");
   }
-  if (absl::Status trace = CheckTraceParent(call.trace_parent); !trace.ok()) return trace;
+  if (absl::Status trace = CheckTraceParent(TextOf(call.trace_parent)); !trace.ok()) return trace;
   if (call.timeout <= absl::ZeroDuration()) return Expired();
   return absl::OkStatus();
 }

@@ -1,7 +1,6 @@
 #include "runloop/client/open_session.h"
 
 #include <memory>
-#include <source_location>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,7 +15,7 @@ namespace {
 // Another place in the source for each.
 template <size_t kIndex>
 CallSite Place() {
-  return CallSite(std::source_location::current());
+  return CallSite(SourceLocation::current());
 }
 template <size_t... kIndices>
 std::vector<CallSite> Places(std::index_sequence<kIndices...>) {

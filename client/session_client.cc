@@ -63,9 +63,9 @@ bool SessionClient::OnClientThread() const { return current_client == this; }
 namespace {
 
 // What few calls have, as fields of a v1.Dispatch.
-std::string MoreFields(DispatchTarget::Call& call) {
+std::string MoreFields(const DispatchTarget::Call& call) {
   const bool delayed = call.delay > absl::ZeroDuration();
-  if (call.chain.empty() && !delayed && call.trace_parent.empty()) return "";
+  if (call.chain.empty() && !delayed && call.trace_parent == nullptr) return "";
   v1::Dispatch dispatch;
   WriteChain(call.chain, *dispatch.mutable_chain());
   if (delayed) {
@@ -76,7 +76,7 @@ std::string MoreFields(DispatchTarget::Call& call) {
     dispatch.mutable_delay()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
     dispatch.mutable_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
   }
-  dispatch.set_trace_parent(std::move(call.trace_parent));
+  if (call.trace_parent != nullptr) dispatch.set_trace_parent(*call.trace_parent);
   return dispatch.SerializeAsString();
 }
 

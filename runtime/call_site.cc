@@ -28,16 +28,16 @@ const internal::CallSiteText& Told(uintptr_t bits) {
 
 std::string_view CallSite::file() const {
   return told() ? std::string_view(Told(bits_).file)
-                : Tail(std::bit_cast<std::source_location>(bits_).file_name());
+                : Tail(std::bit_cast<SourceLocation>(bits_).file_name());
 }
 
 uint32_t CallSite::line() const {
-  return told() ? Told(bits_).line : std::bit_cast<std::source_location>(bits_).line();
+  return told() ? Told(bits_).line : std::bit_cast<SourceLocation>(bits_).line();
 }
 
 std::string_view CallSite::function() const {
   return told() ? std::string_view(Told(bits_).function)
-                : std::bit_cast<std::source_location>(bits_).function_name();
+                : std::bit_cast<SourceLocation>(bits_).function_name();
 }
 
 std::string CallSite::ToString() const {
@@ -50,6 +50,20 @@ std::string CallSite::ToString() const {
 }
 
 namespace internal {
+
+KeptSourceLocation KeptSourceLocation::current(const char* file, const char* function,
+                                               uint32_t line) {
+  struct Table {
+    absl::Mutex mutex;
+    std::set<Place> places ABSL_GUARDED_BY(mutex);
+  };
+  static Table& table = *new Table;
+  KeptSourceLocation location;
+  absl::MutexLock lock(&table.mutex);
+  location.place_ =
+      &*table.places.insert({.file = file, .function = function, .line = line, .column = 0}).first;
+  return location;
+}
 
 std::string CleanText(std::string_view text, size_t most) {
   if (text.size() > most) {

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
-#include <source_location>
+#include <source_location>  // IWYU pragma: keep: says whether there is one
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,6 +15,40 @@
 #include "absl/synchronization/mutex.h"
 
 namespace runloop {
+
+namespace internal {
+
+// Stands for std::source_location where the compiler cannot make one (clang before 16): the same
+// pointer to the same data, which is kept in a table of the process, at the price of a look-up.
+class KeptSourceLocation {
+ public:
+  static KeptSourceLocation current(const char* file = __builtin_FILE(),
+                                    const char* function = __builtin_FUNCTION(),
+                                    uint32_t line = __builtin_LINE());
+  KeptSourceLocation() = default;
+  const char* file_name() const { return place_ == nullptr ? "" : place_->file; }
+  const char* function_name() const { return place_ == nullptr ? "" : place_->function; }
+  uint32_t line() const { return place_ == nullptr ? 0 : place_->line; }
+
+ private:
+  struct Place {
+    const char* file;
+    const char* function;
+    uint32_t line;
+    uint32_t column;
+
+    auto operator<=>(const Place&) const = default;
+  };
+  const Place* place_ = nullptr;
+};
+
+}  // namespace internal
+
+#ifdef __cpp_lib_source_location
+using SourceLocation = std::source_location;
+#else
+using SourceLocation = internal::KeptSourceLocation;
+#endif
 
 namespace internal {
 
@@ -37,7 +71,7 @@ class CallSite {
  public:
   // Not known.
   CallSite() = default;
-  explicit CallSite(std::source_location where) : bits_(std::bit_cast<uintptr_t>(where)) {}
+  explicit CallSite(SourceLocation where) : bits_(std::bit_cast<uintptr_t>(where)) {}
   explicit CallSite(const internal::CallSiteText* told)
       : bits_(told == nullptr ? 0 : reinterpret_cast<uintptr_t>(told) | kTold) {}
 
@@ -63,7 +97,7 @@ class CallSite {
  private:
   // Both are pointers to what is aligned to more than one.
   static constexpr uintptr_t kTold = 1;
-  static_assert(sizeof(std::source_location) == sizeof(uintptr_t));
+  static_assert(sizeof(SourceLocation) == sizeof(uintptr_t));
   static_assert(alignof(internal::CallSiteText) > kTold);
 
   uintptr_t bits_ = 0;

@@ -13,7 +13,7 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 TEST(CallSiteTest, NamesThePlaceWithTheEndOfItsPath) {
-  const std::source_location here = std::source_location::current();
+  const SourceLocation here = SourceLocation::current();
   const CallSite site(here);
   EXPECT_TRUE(site.known());
   EXPECT_EQ(site.line(), here.line());
@@ -31,7 +31,7 @@ TEST(CallSiteTest, OfNowhereSaysNothing) {
   EXPECT_EQ(unknown.line(), 0u);
   EXPECT_EQ(unknown.function(), "");
   EXPECT_EQ(unknown.ToString(), "");
-  EXPECT_FALSE(CallSite(std::source_location()).known());
+  EXPECT_FALSE(CallSite(SourceLocation()).known());
   EXPECT_FALSE(CallSite(static_cast<const internal::CallSiteText*>(nullptr)).known());
 }
 

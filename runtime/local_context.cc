@@ -244,7 +244,7 @@ class LocalTarget final : public DispatchTarget {
                    .when_full = WhenFull::kFail,
                    .chain = call.chain,
                    .call_site = call.call_site,
-                   .trace_parent = call.trace_parent};
+                   .trace_parent = Copy(call.trace_parent)};
       attempt.request->CopyFrom(*call.request);
       std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(attempt));
       if (!invocation->done()) return invocation;
@@ -309,7 +309,7 @@ class LocalTarget final : public DispatchTarget {
                                     (*operation)->method().output_type()->full_name(), ", not a ",
                                     call.reply_type->full_name()));
     }
-    if (absl::Status trace = CheckTraceParent(call.trace_parent); !trace.ok()) return trace;
+    if (absl::Status trace = CheckTraceParent(TextOf(call.trace_parent)); !trace.ok()) return trace;
     return RuntimeCore::Call{.operation = *operation,
                              .request = std::move(call.request),
                              .session = use_->session,
@@ -320,7 +320,7 @@ class LocalTarget final : public DispatchTarget {
                              .coalesce_key = std::move(call.coalesce_key),
                              .chain = std::move(call.chain),
                              .call_site = call.call_site,
-                             .trace_parent = KeepTraceParent(std::move(call.trace_parent)),
+                             .trace_parent = std::move(call.trace_parent),
                              .reply_wanted = call.reply_wanted,
                              .sink = invocation};
   }

@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <source_location>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -41,8 +40,8 @@ class LocalRuntimeContext {
   // `where`, the call itself unless a function that wraps it passes on its own caller's, is what
   // status, notices and the slow-operation log name.
   template <typename F>
-  absl::Status RunOnRuntimeThreadAsync(
-      F closure, std::source_location where = std::source_location::current()) const {
+  absl::Status RunOnRuntimeThreadAsync(F closure,
+                                       SourceLocation where = SourceLocation::current()) const {
     return internal::PostClosure(*core_, std::move(closure), CallSite(where));
   }
 
@@ -61,9 +60,8 @@ class LocalRuntimeContext {
   //
   // Deadlock: do not hold, while calling this, a lock that work on the runtime thread takes.
   template <typename F>
-  auto RunOnRuntimeThreadBlocking(
-      F closure, absl::Duration timeout = kDefaultTimeout,
-      std::source_location where = std::source_location::current()) const {
+  auto RunOnRuntimeThreadBlocking(F closure, absl::Duration timeout = kDefaultTimeout,
+                                  SourceLocation where = SourceLocation::current()) const {
     return internal::RunClosureBlocking(*core_, std::move(closure), timeout, CallSite(where));
   }
 

@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <optional>
-#include <source_location>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -101,7 +100,7 @@ class DispatchTarget {
     WhenFull when_full = WhenFull::kFail;
     Chain chain;  // the runtimes that wait for it, if it is blocked on by one
     CallSite call_site;
-    std::string trace_parent;    // empty: none
+    TraceParent trace_parent;    // null: none
     std::stop_token stop_token;  // DispatchBlocking's alone
   };
 
@@ -163,10 +162,9 @@ class RuntimeContext {
   // status, notices and the slow-operation log name, and what the handler is told
   // (OperationContext::call_site).
   template <typename Reply, typename Request>
-  absl::StatusOr<Reply> DispatchBlocking(
-      std::string_view operation, Request request,
-      const DispatchOptions& options = DispatchOptions(),
-      std::source_location where = std::source_location::current()) const {
+  absl::StatusOr<Reply> DispatchBlocking(std::string_view operation, Request request,
+                                         const DispatchOptions& options = DispatchOptions(),
+                                         SourceLocation where = SourceLocation::current()) const {
     absl::StatusOr<internal::Reply> reply =
         target_->DispatchBlocking({.operation = std::string(operation),
                                    .request = std::make_unique<Request>(std::move(request)),
@@ -189,7 +187,7 @@ class RuntimeContext {
   template <typename Reply = void, typename Request>
   Invocation DispatchAsync(std::string_view operation, Request request,
                            const DispatchOptions& options = DispatchOptions(),
-                           std::source_location where = std::source_location::current()) const {
+                           SourceLocation where = SourceLocation::current()) const {
     return Invocation(
         Start<Reply>(operation, std::move(request), options, WhenStopped::kCancel, where));
   }
@@ -200,14 +198,14 @@ class RuntimeContext {
   template <typename Reply = void, typename Request>
   Pending<Reply> Dispatch(std::string_view operation, Request request,
                           const DispatchOptions& options = DispatchOptions(),
-                          std::source_location where = std::source_location::current()) const {
+                          SourceLocation where = SourceLocation::current()) const {
     return Pending<Reply>(
         Start<Reply>(operation, std::move(request), options, WhenStopped::kStop, where));
   }
 #if RUNLOOP_OPTIONS_NEED_A_NAME
   template <typename Reply = void, typename Request>
   Pending<Reply> Dispatch(std::string_view operation, Request request, DispatchOptions&& options,
-                          std::source_location where = std::source_location::current()) const =
+                          SourceLocation where = SourceLocation::current()) const =
       delete;
 #endif
 
@@ -222,7 +220,7 @@ class RuntimeContext {
   template <typename Reply = void, typename Request>
   Invocation DispatchAfter(absl::Duration delay, std::string_view operation, Request request,
                            DispatchOptions options = DispatchOptions(),
-                           std::source_location where = std::source_location::current()) const {
+                           SourceLocation where = SourceLocation::current()) const {
     options.delay = delay;
     return DispatchAsync<Reply>(operation, std::move(request), options, where);
   }
@@ -275,7 +273,7 @@ class RuntimeContext {
   std::shared_ptr<internal::InvocationState> Start(std::string_view operation, Request request,
                                                    const DispatchOptions& options,
                                                    WhenStopped when_stopped,
-                                                   std::source_location where) const {
+                                                   SourceLocation where) const {
     internal::DispatchTarget::Call call{
         .operation = std::string(operation),
         .request = std::make_unique<Request>(std::move(request)),

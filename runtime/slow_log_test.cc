@@ -177,7 +177,7 @@ TEST_F(SlowOperationsTest, AClosureThatRunsForLongIsNamedByWhereItCameFrom) {
   EXPECT_EQ(runtime_->GetSnapshot().recent_slow[0].execution, kRun);
   EXPECT_THAT(AllLines(), ElementsAre(AllOf(HasSubstr("slow: (closure), called at"),
                                             HasSubstr("runtime/slow_log_test.cc:"),
-                                            HasSubstr("Post("), HasSubstr("ran for 100ms"))));
+                                            HasSubstr("Post"), HasSubstr("ran for 100ms"))));
 }
 
 TEST_F(SlowOperationsTest, AnOperationThatWaitedForLongIsNamedWithItsWorkerAndTrace) {

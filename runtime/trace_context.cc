@@ -57,11 +57,11 @@ std::string UnpackTraceId(const std::array<uint64_t, 2>& id) {
   return id[0] == 0 && id[1] == 0 ? "" : absl::StrFormat("%016x%016x", id[0], id[1]);
 }
 
-std::string TraceParentOr(const std::string& given) {
-  if (!given.empty()) return given;
+TraceParent TraceParentOr(const std::string& given) {
+  if (!given.empty()) return KeepTraceParent(given);
   const RuntimeCore* const core = RuntimeCore::OfThisThread();
   const OperationTask* const handled = core != nullptr ? core->handled() : nullptr;
-  return handled != nullptr && handled->trace_parent != nullptr ? *handled->trace_parent : "";
+  return handled != nullptr ? Copy(handled->trace_parent) : nullptr;
 }
 
 }  // namespace runloop::internal

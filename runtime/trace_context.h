@@ -32,8 +32,15 @@ inline TraceParent KeepTraceParent(std::string text) {
   return text.empty() ? nullptr : std::make_unique<const std::string>(std::move(text));
 }
 
+inline std::string_view TextOf(const TraceParent& kept) {
+  return kept == nullptr ? std::string_view() : *kept;
+}
+inline TraceParent Copy(const TraceParent& kept) {
+  return KeepTraceParent(std::string(TextOf(kept)));
+}
+
 // `given`, or, if it is empty, that of the operation whose handler runs on this thread.
-std::string TraceParentOr(const std::string& given);
+TraceParent TraceParentOr(const std::string& given);
 
 }  // namespace runloop::internal
 

@@ -46,8 +46,8 @@ TEST(TraceContextTest, AnIdSurvivesBeingANumber) {
 }
 
 TEST(TraceContextTest, OffARuntimeThreadNothingIsInherited) {
-  EXPECT_EQ(TraceParentOr(""), "");
-  EXPECT_EQ(TraceParentOr(kGiven), kGiven);
+  EXPECT_EQ(TraceParentOr(""), nullptr);
+  EXPECT_EQ(*TraceParentOr(kGiven), kGiven);
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <source_location>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -174,7 +173,7 @@ TEST_P(ContractTest, FourThreadsReleasedTogetherKeepTheirOrderOverAHundredThousa
 TEST_P(OriginTest, AHandlerSeesWhereItWasDispatched) {
   Start();
   const RuntimeContext context = Context();
-  const uint32_t line = std::source_location::current().line();
+  const uint32_t line = SourceLocation::current().line();
   const auto blocking = context.DispatchBlocking<OriginReply>(kOrigin, OriginRequest());
   const Invocation async = context.DispatchAsync<OriginReply>(kOrigin, OriginRequest());
   ASSERT_TRUE(blocking.ok()) << blocking.status();
@@ -183,7 +182,7 @@ TEST_P(OriginTest, AHandlerSeesWhereItWasDispatched) {
   EXPECT_THAT(async.AwaitReply<OriginReply>()->call_site(), HasSubstr(LineName(line + 2)));
   // And again, when it is known already.
   for (int i = 0; i < 2; ++i) {
-    const uint32_t before = std::source_location::current().line();
+    const uint32_t before = SourceLocation::current().line();
     const auto again = context.DispatchBlocking<OriginReply>(kOrigin, OriginRequest());
     EXPECT_THAT(again->call_site(), HasSubstr(LineName(before + 1)));
   }
@@ -192,14 +191,13 @@ TEST_P(OriginTest, AHandlerSeesWhereItWasDispatched) {
 TEST_P(OriginTest, AFunctionThatWrapsADispatchPassesItsCallersPlaceOn) {
   Start();
   const RuntimeContext context = Context();
-  const std::source_location where = std::source_location::current();
+  const SourceLocation where = SourceLocation::current();
   EXPECT_THAT(
       context.DispatchBlocking<OriginReply>(kOrigin, OriginRequest(), {}, where)->call_site(),
       HasSubstr(LineName(where.line())));
-  EXPECT_EQ(
-      context.DispatchBlocking<OriginReply>(kOrigin, OriginRequest(), {}, std::source_location())
-          ->call_site(),
-      "");
+  EXPECT_EQ(context.DispatchBlocking<OriginReply>(kOrigin, OriginRequest(), {}, SourceLocation())
+                ->call_site(),
+            "");
 }
 
 TEST_P(OriginTest, AHandlerSeesTheTraceContextThatItWasGivenAndNoneWithout) {
@@ -250,7 +248,7 @@ TEST_P(ContractTest, ATraceParentThatIsNoneIsInvalidAndDoesNotRun) {
 TEST_P(ContractTest, ASnapshotNamesWhereWhatRunsWasDispatchedAndItsTrace) {
   Start();
   const RuntimeContext context = Context();
-  const uint32_t line = std::source_location::current().line();
+  const uint32_t line = SourceLocation::current().line();
   const Invocation hold = context.DispatchAsync(kHold, HoldRequest(), {.trace_parent = kTrace});
   operations_->AwaitHeld();
   const Runtime::Snapshot snapshot = runtime_->GetSnapshot();
@@ -271,7 +269,7 @@ TEST_P(ContractTest, AClosureIsNamedByItsOwnPlaceAndByNothingOfWhatRanBefore) {
   ASSERT_TRUE(
       context.DispatchBlocking<EchoReply>(kEcho, Echo("before"), {.trace_parent = kTrace}).ok());
   const auto held = [&] { operations_->HoldThread(); };
-  const uint32_t line = std::source_location::current().line();
+  const uint32_t line = SourceLocation::current().line();
   const absl::Status posted = runtime_->context().RunOnRuntimeThreadAsync(held);
   ASSERT_TRUE(posted.ok());
   operations_->AwaitHeld();
@@ -288,7 +286,7 @@ TEST_P(ContractTest, ASnapshotNamesWhatIsFirstInLine) {
   const RuntimeContext context = Context();
   const Invocation hold = Hold(context);
   EXPECT_THAT(runtime_->GetSnapshot().next, testing::IsEmpty());
-  const uint32_t line = std::source_location::current().line();
+  const uint32_t line = SourceLocation::current().line();
   const Invocation first = context.DispatchAsync(kEcho, Echo("1"), {.trace_parent = kTrace});
   std::vector<Invocation> more;
   for (int i = 0; i < 20; ++i) more.push_back(context.DispatchAsync(kEcho, Echo("more")));

@@ -1,6 +1,5 @@
 #include <cstdint>
 #include <iostream>
-#include <source_location>
 #include <string>
 
 #include "runloop/client/connect.h"
@@ -23,7 +22,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   const runloop::DispatchOptions options{.trace_parent = argc > 1 ? argv[1] : ""};
-  const uint32_t line = std::source_location::current().line() + 1;
+  const uint32_t line = runloop::SourceLocation::current().line() + 1;
   const auto hold = context->DispatchAsync(kHold, runloop::test::v1::HoldRequest(), options);
   std::cout << "from " << line << std::endl;
   const absl::Status outcome = hold.Await(absl::Minutes(2));
