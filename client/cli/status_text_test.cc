@@ -127,6 +127,8 @@ TEST(StatusTextTest, SaysWhatHasNotEnded) {
   ledger.set_running(1);
   ledger.set_deferred(2);
   EXPECT_EQ(UnfinishedText(ledger), "3 queued, 1 running, 2 deferred");
+  ledger.set_delayed(4);
+  EXPECT_EQ(UnfinishedText(ledger), "4 delayed, 3 queued, 1 running, 2 deferred");
 }
 
 TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {

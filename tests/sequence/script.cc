@@ -338,7 +338,12 @@ void Script::CancelTimer(const Step& step, std::vector<Action>& actions) {
     all.push_back(known.id);
     if (known.state != State::kEnded) waiting.push_back(known.id);
   }
-  const int timer = Pick(waiting.empty() || step.pick % 8 == 0 ? all : waiting, step.pick / 8);
+  int timer = Pick(waiting.empty() || step.pick % 8 == 0 ? all : waiting, step.pick / 8);
+  // Now and then while it runs.
+  const int running = reference_.running();
+  if (step.pick_more % 5 != 0 && std::find(all.begin(), all.end(), running) != all.end()) {
+    timer = running;
+  }
   if (timer == kNone) return;
   const State was = reference_.invocation(timer).state;
   coverage_.Count("cancel a timer", was == State::kDelayed   ? "delayed: ends it"
