@@ -63,7 +63,7 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   struct Counts {
-    uint64_t queued = 0;
+    uint64_t queued = 0;   // delayed ones included
     uint64_t running = 0;  // deferred ones included
     uint64_t finished = 0;
     uint64_t bytes = 0;    // of unfinished requests; 0 in process

@@ -155,6 +155,8 @@ Step Script::PrepareWork(const Step& step) const {
   // Whether a deadline that has passed by then is noticed before the next task starts is nobody's
   // promise.
   if (defers && takes_time) work.deadline = 0;
+  // In a flood a slice may run some closures more than its time allows (DrainBudget).
+  if (step.kind == StepKind::kClosure && step.delay == 0 && takes_time) work.meanwhile.clear();
   // Of several that expire at the same moment, each given up and each with objects to release, no
   // order is promised.
   if (step.behaviour == Behaviour::kMakeAndDefer) work.deadline = 0;
