@@ -37,10 +37,11 @@ namespace runloop {
 // asio's, is used on the handler's executor.
 template <typename Reply = void, typename Request, typename Token>
 auto AsyncDispatch(RuntimeContext context, std::string operation, Request request,
-                   const DispatchOptions& options, Token&& token) {
-  auto initiate = [](auto handler, const RuntimeContext& to, const std::string& name,
-                     Request message, const DispatchOptions& how) {
-    Pending<Reply> pending = to.Dispatch<Reply>(name, std::move(message), how);
+                   const DispatchOptions& options, Token&& token,
+                   SourceLocation where = SourceLocation::current()) {
+  auto initiate = [where](auto handler, const RuntimeContext& to, const std::string& name,
+                          Request message, const DispatchOptions& how) {
+    Pending<Reply> pending = to.Dispatch<Reply>(name, std::move(message), how, where);
     auto executor = asio::get_associated_executor(handler);
     auto slot = asio::get_associated_cancellation_slot(handler);
     if (slot.is_connected()) {
@@ -69,10 +70,11 @@ auto AsyncDispatch(RuntimeContext context, std::string operation, Request reques
 }
 
 template <typename Reply = void, typename Request, typename Token>
-auto AsyncDispatch(RuntimeContext context, std::string operation, Request request, Token&& token) {
+auto AsyncDispatch(RuntimeContext context, std::string operation, Request request, Token&& token,
+                   SourceLocation where = SourceLocation::current()) {
   const DispatchOptions defaults;
   return AsyncDispatch<Reply>(std::move(context), std::move(operation), std::move(request),
-                              defaults, std::forward<Token>(token));
+                              defaults, std::forward<Token>(token), where);
 }
 
 #if RUNLOOP_OPTIONS_NEED_A_NAME

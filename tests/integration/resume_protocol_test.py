@@ -20,9 +20,9 @@ OPERATIONS = 'runloop.test.v1.TestOperations/'
 CHILD = '''
 import sys, time
 sys.path[:0] = {path!r}
-import resume_test
-raw = resume_test.Raw(sys.argv[1])
-raw.say(dispatches=[resume_test.defer(1)])
+import resume_protocol_test
+raw = resume_protocol_test.Raw(sys.argv[1])
+raw.say(dispatches=[resume_protocol_test.defer(1)])
 print(raw.welcome.session_id, raw.welcome.resume_token.hex(), flush=True)
 time.sleep(3600)
 '''
@@ -191,7 +191,7 @@ class ResumeTest(harness.TestCase):
         token = raw.welcome.resume_token
         for wrong in (b'x', token[:-1], token + b'x', token[:-1] + bytes([token[-1] ^ 1]), b'\0' * len(token)):
             self.assertFalse(Raw(self.daemon.address, resume_token=wrong).welcome.resumed)
-        code = 'import sys; sys.path[:0] = %r; import resume_test; print(resume_test.Raw(sys.argv[1], ' \
+        code = 'import sys; sys.path[:0] = %r; import resume_protocol_test; print(resume_protocol_test.Raw(sys.argv[1], ' \
                'resume_token=bytes.fromhex(sys.argv[2])).welcome.resumed)' % sys.path
         told = subprocess.run([sys.executable, '-c', code, self.daemon.address, token.hex()], check=True,
                               capture_output=True, text=True).stdout
