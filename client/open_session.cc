@@ -1,6 +1,7 @@
 #include "runloop/client/open_session.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "runloop/ipc/chain_codec.h"
@@ -24,6 +25,10 @@ constexpr size_t kMostSpare = 8;
 constexpr uint64_t kAcknowledgeAfter = 128;
 constexpr size_t kAcknowledgeBytes = size_t{256} << 10;
 constexpr size_t kAcknowledgeAtOnce = size_t{2} << 20;
+constexpr size_t kAcknowledgementBytes = 11;  // at most
+// Of so many invocations it is remembered who waits for them, before those that have ended are
+// forgotten.
+constexpr size_t kRememberedWaiting = 64;
 
 // What an outcome says; OK with a status in it is not one.
 absl::StatusOr<absl::StatusOr<Reply>> ReadOutcome(v1::Outcome& outcome) {
@@ -67,8 +72,9 @@ OpenSession::OpenSession(const v1::Welcome& welcome, size_t batch_bytes)
   for (const auto& [name, id] : operation_ids_) operation_names_[id] = &name;
 }
 
-bool OpenSession::HasRoom(size_t bytes) const {
-  return (limits_.max_unfinished() == 0 || unfinished_.size() < limits_.max_unfinished()) &&
+bool OpenSession::HasRoom(size_t bytes, size_t others) const {
+  return (limits_.max_unfinished() == 0 ||
+          unfinished_.size() + others < limits_.max_unfinished()) &&
          (limits_.max_unfinished_bytes() == 0 ||
           (bytes <= limits_.max_unfinished_bytes() &&
            unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - bytes));
@@ -83,13 +89,13 @@ absl::Status OpenSession::CheckFits(size_t bytes) const {
                    {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
 }
 
-absl::Status OpenSession::CheckRoom(size_t bytes) const {
-  if (HasRoom(bytes)) return absl::OkStatus();
+absl::Status OpenSession::CheckRoom(size_t bytes, size_t others) const {
+  if (HasRoom(bytes, others)) return absl::OkStatus();
   if (absl::Status fits = CheckFits(bytes); !fits.ok()) return fits;
-  if (limits_.max_unfinished() != 0 && unfinished_.size() >= limits_.max_unfinished()) {
+  if (limits_.max_unfinished() != 0 && unfinished_.size() + others >= limits_.max_unfinished()) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("this session has ", unfinished_.size(),
+        absl::StrCat("this session has ", unfinished_.size() + others,
                      " invocations unfinished, as many as the daemon allows: await some"),
         {{"bound", "session"}, {"limit", absl::StrCat(limits_.max_unfinished())}});
   }
@@ -149,6 +155,12 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
     waiting.clear_chain();
     WriteChain({chain.back()}, *waiting.mutable_chain());
   }
+  if (resumable()) {
+    if (waiting_.size() >= kRememberedWaiting) {
+      absl::erase_if(waiting_, [&](const auto& each) { return !unfinished_.Contains(each.first); });
+    }
+    waiting_[invocation.id] = waiting;
+  }
   if (batches_.size() <= most_batches_) {
     BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
   } else if (held_back_.size() < kMostHeldBack) {
@@ -173,8 +185,11 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   const bool acknowledges = resumable() && !half_closed_ &&
                             (outcomes_received_ - outcomes_acknowledged_ >= kAcknowledgeAfter ||
                              unacknowledged_bytes_ >= kAcknowledgeBytes);
-  if (batches_.empty() && acknowledges && unacknowledged_bytes_ >= kAcknowledgeAtOnce) {
-    BatchFor(kCancelBytes);
+  // Without room for it in the next message it goes in one of its own.
+  if (acknowledges &&
+      (batches_.empty() ? unacknowledged_bytes_ >= kAcknowledgeAtOnce
+                        : batches_.front().size() + kAcknowledgementBytes > bound())) {
+    batches_.emplace_front();
   }
   Outgoing outgoing;
   if (!batches_.empty()) {
@@ -182,8 +197,7 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
     batches_.pop_front();
     if (acknowledges) {
       sending_->AddOutcomesReceived(outcomes_received_);
-      outcomes_acknowledged_ = outcomes_received_;
-      unacknowledged_bytes_ = 0;
+      NoteAcknowledged();
     }
     last_sent_id_ = std::max(last_sent_id_, sending_->last_id());
     outgoing.message = &*sending_;
@@ -199,15 +213,16 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
 
 void OpenSession::Sent(bool copied) {
   RequestBatch batch = *std::exchange(sending_, std::nullopt);
-  if (resumable()) {
-    sent_.push_back({.batch = std::move(batch), .last_id = last_sent_id_, .copied = copied});
+  // What holds no dispatch is said anew by Resume, as far as it still matters.
+  if (resumable() && batch.last_id() != 0) {
+    sent_.push_back({.batch = std::move(batch), .copied = copied});
   } else if (copied) {
     GiveBack(std::move(batch));
   }
 }
 
 void OpenSession::TakenIn(uint64_t id) {
-  while (!sent_.empty() && sent_.front().last_id <= id) {
+  while (!sent_.empty() && sent_.front().batch.last_id() <= id) {
     if (sent_.front().copied) GiveBack(std::move(sent_.front().batch));
     sent_.pop_front();
   }
@@ -230,13 +245,25 @@ absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
   }
   writing_ = write_failed_ = half_closed_ = false;
   sending_.reset();
-  // What was asked of those that the daemon has, it may not have.
+  NoteAcknowledged();  // by the hello
+  // What was told beside dispatches may not have arrived.
+  std::deque<RequestBatch> later;
+  later.swap(batches_);
+  for (const auto& [site, id] : call_site_ids_) AddCallSite(site, id);
+  std::move(later.begin(), later.end(), std::back_inserter(batches_));
   unfinished_.ForEach([&](RemoteInvocation& invocation) {
-    if (invocation.id > taken_in) return;
     if (invocation.cancel_sent) BatchFor(kCancelBytes).AddCancel(invocation.id, false);
     if (invocation.given_up) BatchFor(kCancelBytes).AddCancel(invocation.id, true);
   });
+  for (auto& [id, waiting] : waiting_) {
+    if (unfinished_.Contains(id)) held_back_.push_back(waiting);
+  }
   return absl::OkStatus();
+}
+
+void OpenSession::NoteAcknowledged() {
+  outcomes_acknowledged_ = outcomes_received_;
+  unacknowledged_bytes_ = 0;
 }
 
 void OpenSession::SayWithoutRing() {
@@ -328,7 +355,10 @@ void OpenSession::TellCallSite(CallSite site, uint32_t id) {
   if (id == 0 || id == last_call_site_id_) return;
   last_call_site_ = site;
   last_call_site_id_ = id;
-  if (!call_site_ids_.try_emplace(site, id).second) return;
+  if (call_site_ids_.try_emplace(site, id).second) AddCallSite(site, id);
+}
+
+void OpenSession::AddCallSite(CallSite site, uint32_t id) {
   v1::CallSite told;
   told.set_id(id);
   told.set_file(CleanText(site.file(), kMaxCallSiteText));
@@ -347,12 +377,13 @@ absl::Status OpenSession::CheckMessageBytes(size_t size) const {
                    {{"bound", "message"}, {"limit", absl::StrCat(limits_.max_message_bytes())}});
 }
 
+size_t OpenSession::bound() const {
+  if (limits_.max_message_bytes() == 0) return batch_bytes_;
+  return std::min<uint64_t>(batch_bytes_, limits_.max_message_bytes());
+}
+
 RequestBatch& OpenSession::BatchFor(size_t bytes) {
-  size_t bound = batch_bytes_;
-  if (limits_.max_message_bytes() != 0) {
-    bound = std::min<uint64_t>(bound, limits_.max_message_bytes());
-  }
-  if (batches_.empty() || batches_.back().size() + bytes > bound ||
+  if (batches_.empty() || batches_.back().size() + bytes > bound() ||
       batches_.back().cancels() >= kBatchCancels) {
     if (spare_batches_.empty()) {
       batches_.emplace_back();

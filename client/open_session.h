@@ -58,10 +58,11 @@ class OpenSession {
   const Unfinished& unfinished() const { return unfinished_; }
 
   // True if the daemon lets one more request of `bytes` be unfinished.
-  bool HasRoom(size_t bytes) const;
+  // `others` are to come into the session before it.
+  bool HasRoom(size_t bytes, size_t others = 0) const;
   // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any, which is
   // all that CheckFits looks at.
-  absl::Status CheckRoom(size_t bytes) const;
+  absl::Status CheckRoom(size_t bytes, size_t others = 0) const;
   absl::Status CheckFits(size_t bytes) const;
   absl::Status CheckSize(RequestBatch::Dispatch& dispatch) const;
 
@@ -116,14 +117,17 @@ class OpenSession {
   using OperationIds = absl::flat_hash_map<std::string, uint32_t>;
 
   struct SentBatch {
-    RequestBatch batch;
-    uint64_t last_id = 0;  // of the dispatches in it and before
+    RequestBatch batch;  // with dispatches
     bool copied = false;
   };
 
   // The daemon is known to have taken in what was sent up to this id.
   void TakenIn(uint64_t id);
   void GiveBack(RequestBatch batch);
+  void NoteAcknowledged();
+  void AddCallSite(CallSite site, uint32_t id);
+  // Of a message that gathers.
+  size_t bound() const;
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
   RequestBatch& BatchFor(size_t bytes);
@@ -162,7 +166,8 @@ class OpenSession {
   uint64_t outcomes_received_ = 0;
   uint64_t outcomes_acknowledged_ = 0;
   size_t unacknowledged_bytes_ = 0;
-  std::deque<v1::Waiting> held_back_;  // while much is unsent
+  std::deque<v1::Waiting> held_back_;                   // while much is unsent
+  absl::flat_hash_map<uint64_t, v1::Waiting> waiting_;  // told, by invocation; if resumable
   uint64_t last_sent_id_ = 0;
 };
 

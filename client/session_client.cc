@@ -194,7 +194,8 @@ int64_t SessionClient::unfinished_bytes() const {
 bool SessionClient::HasRoom(size_t request_bytes) const {
   const auto charge = static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
   return unfinished_bytes() + charge <= options_.max_unfinished_bytes &&
-         (session_ == nullptr || session_->HasRoom(request_bytes));
+         (session_ == nullptr || session_->HasRoom(request_bytes)) &&
+         (suspended_ == nullptr || suspended_->HasRoom(request_bytes, backlog_.size()));
 }
 
 absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
@@ -205,8 +206,9 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
                                   options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
                      {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
-  if (session_ != nullptr) {
-    if (absl::Status fits = session_->CheckFits(request_bytes); !fits.ok()) return fits;
+  for (const auto* session : {&session_, &suspended_}) {
+    if (*session == nullptr) continue;
+    if (absl::Status fits = (*session)->CheckFits(request_bytes); !fits.ok()) return fits;
   }
   if (unfinished_bytes() + charge > options_.max_unfinished_bytes) {
     return MakeError(
@@ -216,6 +218,7 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
                      ": await some, or raise max_unfinished_bytes"),
         {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
+  if (suspended_ != nullptr) return suspended_->CheckRoom(request_bytes, backlog_.size());
   return session_ != nullptr ? session_->CheckRoom(request_bytes) : absl::OkStatus();
 }
 
@@ -353,7 +356,8 @@ void SessionClient::Run() {
 }
 
 bool SessionClient::abandoned() const {
-  const bool done = backlog_.size() == 0 && suspended_ == nullptr;
+  const bool done =
+      backlog_.size() == 0 && (suspended_ == nullptr || suspended_->unfinished().size() == 0);
   return closing_ && (done || broken_off_ || Now() >= close_deadline_);
 }
 

@@ -141,7 +141,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   v1::Hello NewHello();
   // Opens a session, or goes on with the one that is suspended. An error: the daemon has broken the
   // protocol.
-  absl::Status BeginSession();
+  // It `resumes` if the hello said so.
+  absl::Status BeginSession(bool resumes);
   // True if a stream that ended for this reason leaves a session that can be resumed.
   bool MayResume(const absl::Status& why);
   // Keeps the session to be resumed. True: a write is in flight.

@@ -48,7 +48,8 @@ bool SessionClient::WaitToTry(SocketWatch& watch) {
       if (abandoned()) return false;
       if (std::exchange(wanted_, false)) schedule_.Wanted();
       if (schedule_.next() <= Now()) return true;
-      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_, resume_until_});
+      until = std::min({schedule_.next(), backlog_.next_due(), close_deadline_});
+      if (suspended_ != nullptr) until = std::min(until, resume_until_);
       if (!first_result_.has_value()) until = std::min(until, first_deadline_);
       sleeps_until_ = until;
     }
@@ -81,8 +82,10 @@ v1::Hello SessionClient::NewHello() {
 }
 
 absl::Status SessionClient::TryConnect() {
+  v1::Hello hello = NewHello();
+  const bool resumes = !hello.resume_token().empty();
   absl::StatusOr<std::shared_ptr<SessionStream>> stream =
-      SessionStream::Start(options_.address, NewHello());
+      SessionStream::Start(options_.address, std::move(hello));
   if (!stream.ok()) return stream.status();
   {
     absl::MutexLock lock(&mutex_);
@@ -101,7 +104,7 @@ absl::Status SessionClient::TryConnect() {
   }
   if (status->ok() && !(*stream)->welcome().resumed()) LoseSuspended();
   if (status->ok()) status = (*stream)->AttachRing(kAttachTimeout);
-  if (status->ok()) status = BeginSession();
+  if (status->ok()) status = BeginSession(resumes);
   if (!status->ok()) {
     absl::MutexLock lock(&mutex_);
     stream_.reset();
@@ -114,7 +117,10 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
   if (watch.Arm()) schedule_.Changed();
   const bool refused = !absl::IsUnavailable(status);
   schedule_.Failed(Now(), refused, watch.armed());
-  if (refused || NobodyListens(options_.address)) LoseSuspended();
+  // What is short here, such as descriptors, says nothing of the session.
+  if ((refused && !absl::IsResourceExhausted(status)) || NobodyListens(options_.address)) {
+    LoseSuspended();
+  }
   Outcomes finished;
   {
     absl::MutexLock lock(&mutex_);
@@ -133,7 +139,7 @@ void SessionClient::ExpireWaiting() {
   bool late;
   {
     absl::MutexLock lock(&mutex_);
-    late = resume_until_ <= Now();
+    late = suspended_ != nullptr && resume_until_ <= Now();
   }
   if (late) LoseSuspended();
   Outcomes finished;
@@ -154,11 +160,12 @@ void SessionClient::ExpireWaiting() {
 }
 
 bool SessionClient::MayResume(const absl::Status& why) {
+  // Others say that it would be the same again, such as a message that is too large.
   const v1::ErrorReason reason = ReasonOf(why);
+  const bool cut = absl::IsUnavailable(why) && (reason == v1::ERROR_REASON_UNSPECIFIED ||
+                                                reason == v1::ERROR_REASON_NOT_CONNECTED);
   absl::MutexLock lock(&mutex_);
-  return !why.ok() && violation_.ok() && !broken_off_ && session_->resumable() &&
-         !session_->draining() &&
-         (reason == v1::ERROR_REASON_UNSPECIFIED || reason == v1::ERROR_REASON_NOT_CONNECTED);
+  return cut && violation_.ok() && !broken_off_ && session_->resumable() && !session_->draining();
 }
 
 bool SessionClient::SuspendSession(const absl::Status& why) {
@@ -167,7 +174,10 @@ bool SessionClient::SuspendSession(const absl::Status& why) {
   const bool writing = session_->writing();
   stream.swap(stream_);
   suspended_ = std::move(session_);
-  resume_until_ = Now() + suspended_->resume_grace();
+  // A connection that brought nothing has prolonged nothing.
+  if (received_ || resume_until_ == absl::InfiniteFuture()) {
+    resume_until_ = Now() + suspended_->resume_grace();
+  }
   why_suspended_ = why;
   stream_ended_ = false;
   failure_ = NoAnswer(options_.address);
@@ -190,7 +200,7 @@ void SessionClient::LoseSuspended() {
   options_.on_session_lost(*lost);
 }
 
-absl::Status SessionClient::BeginSession() {
+absl::Status SessionClient::BeginSession(bool resumes) {
   Outcomes refused;
   Outgoing outgoing;
   {
@@ -200,12 +210,13 @@ absl::Status SessionClient::BeginSession() {
         return resumed;
       }
       session_ = std::move(suspended_);
-      resume_until_ = absl::InfiniteFuture();
       if (stream_->welcome().transport() == v1::TRANSPORT_RING && !stream_->has_ring()) {
         session_->SayWithoutRing();
       }
     } else if (stream_->welcome().resumed()) {
-      return absl::InvalidArgumentError("the daemon resumes what was not asked for");
+      // It was given up while the daemon did not answer.
+      return resumes ? NotConnected("the session was given up before it was resumed")
+                     : absl::InvalidArgumentError("the daemon resumes what was not asked for");
     } else {
       session_ = std::make_unique<OpenSession>(
           stream_->welcome(),

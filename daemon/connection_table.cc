@@ -45,7 +45,7 @@ std::shared_ptr<Connection> ConnectionTable::Add(int fd, PeerIdentity peer,
   std::shared_ptr<Connection> added;
   {
     absl::MutexLock lock(&mutex_);
-    added = std::make_shared<Connection>(next_id_++, std::move(peer), std::move(process));
+    added = std::make_shared<Connection>(next_id_++, fd, std::move(peer), std::move(process));
     stale = std::exchange(connections_[fd], added);
   }
   if (stale != nullptr) stale->End();

@@ -24,13 +24,15 @@ namespace runloop::daemon {
 // it came in by. Nothing that the peer sends changes it; every decision about a call goes by it.
 class Connection {
  public:
-  Connection(uint64_t id, PeerIdentity peer, std::shared_ptr<const UniqueFd> process)
-      : id_(id), peer_(std::move(peer)), process_(std::move(process)) {}
+  Connection(uint64_t id, int fd, PeerIdentity peer, std::shared_ptr<const UniqueFd> process)
+      : id_(id), fd_(fd), peer_(std::move(peer)), process_(std::move(process)) {}
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
   // Unique for the life of the table, unlike its descriptor.
   uint64_t id() const { return id_; }
+  // gRPC's descriptor: of this connection while a call that came by it lives.
+  int fd() const { return fd_; }
   const PeerIdentity& peer() const { return peer_; }
   // A pidfd of the peer's process; null where there is none (peer_process.h).
   const std::shared_ptr<const UniqueFd>& process() const { return process_; }
@@ -45,6 +47,7 @@ class Connection {
  private:
   // Constant after construction.
   const uint64_t id_;
+  const int fd_;
   const PeerIdentity peer_;
   const std::shared_ptr<const UniqueFd> process_;
 

@@ -3,9 +3,12 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
 
@@ -30,14 +33,21 @@ GraceWatch::~GraceWatch() {
   if (thread_.joinable()) thread_.join();
 }
 
-void GraceWatch::Add(const std::string& session_id, std::shared_ptr<const UniqueFd> process,
+bool GraceWatch::Add(const std::string& session_id, std::shared_ptr<const UniqueFd> process,
                      absl::Time deadline) {
   {
     absl::MutexLock lock(&mutex_);
+    if (!thread_.joinable()) {
+      try {
+        thread_ = std::thread([this] { Run(); });
+      } catch (const std::system_error&) {
+        return false;
+      }
+    }
     watched_[session_id] = {.process = std::move(process), .deadline = deadline};
-    if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
   }
   changed_.Signal();
+  return true;
 }
 
 void GraceWatch::Remove(const std::string& session_id) {
@@ -46,40 +56,44 @@ void GraceWatch::Remove(const std::string& session_id) {
 }
 
 void GraceWatch::Run() {
-  std::vector<pollfd> polled;
-  std::vector<std::string> ids;
   while (true) {
+    std::vector<pollfd> polled = {{.fd = changed_.fd(), .events = POLLIN, .revents = 0}};
+    // Of each process once, so that there are no more than the process may have open.
+    absl::flat_hash_map<int, size_t> places;
+    std::vector<std::pair<std::string, size_t>> ids;    // and whose process is in which place
     std::vector<std::shared_ptr<const UniqueFd>> kept;  // open while it polls
-    polled = {{.fd = changed_.fd(), .events = POLLIN, .revents = 0}};
-    ids.clear();
     absl::Time next = absl::InfiniteFuture();
     {
       absl::MutexLock lock(&mutex_);
       if (stopping_) return;
       for (const auto& [id, watched] : watched_) {
-        polled.push_back({.fd = watched.process->get(), .events = POLLIN, .revents = 0});
-        ids.push_back(id);
-        kept.push_back(watched.process);
+        const auto [place, is_new] = places.try_emplace(watched.process->get(), polled.size());
+        if (is_new) {
+          polled.push_back({.fd = watched.process->get(), .events = POLLIN, .revents = 0});
+          kept.push_back(watched.process);
+        }
+        ids.emplace_back(id, place->second);
         next = std::min(next, watched.deadline);
       }
     }
     if (!changed_.status().ok()) next = std::min(next, Clock::Monotonic()->Now() + kBlind);
     const absl::Duration left = std::max(next - Clock::Monotonic()->Now(), absl::ZeroDuration());
     const timespec timeout = absl::ToTimespec(left);
-    (void)ppoll(polled.data(), polled.size(), next == absl::InfiniteFuture() ? nullptr : &timeout,
-                nullptr);
+    const int ready = ppoll(polled.data(), polled.size(),
+                            next == absl::InfiniteFuture() ? nullptr : &timeout, nullptr);
+    if (ready < 0 && errno != EINTR) absl::SleepFor(kBlind);
     if (polled[0].revents != 0) changed_.Clear();
     const absl::Time now = Clock::Monotonic()->Now();
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const bool died = polled[i + 1].revents != 0;
+    for (const auto& [id, place] : ids) {
+      const bool died = polled[place].revents != 0;
       {
         absl::MutexLock lock(&mutex_);
-        const auto found = watched_.find(ids[i]);
+        const auto found = watched_.find(id);
         // It may have been resumed, and lost again, meanwhile.
         if (found == watched_.end() || (!died && found->second.deadline > now)) continue;
         watched_.erase(found);
       }
-      ended_(ids[i],
+      ended_(id,
              died ? Ends("its process has ended") : Ends("it was not resumed within its grace"));
     }
   }

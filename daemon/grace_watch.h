@@ -32,8 +32,8 @@ class GraceWatch {
   GraceWatch(const GraceWatch&) = delete;
   GraceWatch& operator=(const GraceWatch&) = delete;
 
-  // `process`: a pidfd. `deadline` of Clock::Monotonic.
-  void Add(const std::string& session_id, std::shared_ptr<const UniqueFd> process,
+  // `process`: a pidfd. `deadline` of Clock::Monotonic. False: there can be no thread.
+  bool Add(const std::string& session_id, std::shared_ptr<const UniqueFd> process,
            absl::Time deadline);
   // It may be called just now.
   void Remove(const std::string& session_id);

@@ -71,6 +71,8 @@ class SessionProtocol {
   // Bytes of outcomes that no response has held.
   size_t unsent_bytes() const { return outbox_->bytes() + unsent_bytes_ + resent_bytes_; }
 
+  // And of those that are kept, to be told again.
+  size_t held_bytes() const { return outbox_->bytes() + unsent_bytes_ + kept_bytes_; }
   // True if FillResponse has something to tell that is not in the outbox.
   bool has_unsaid() const {
     return resent_ > 0 || acknowledges_ || !unsent_.empty() || drain_left_.has_value();

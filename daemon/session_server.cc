@@ -62,19 +62,19 @@ void SessionServer::AwaitIdle() {
                    });
 }
 
-// Wakes the thread that gathers what a detached session has.
+// Has outcomes of a detached session gathered. The server may be gone by then.
 class SessionServer::Waker final : public SessionOutbox::Waker {
  public:
-  Waker(SessionServer& server, std::string session_id)
-      : server_(server), session_id_(std::move(session_id)) {}
+  Waker(SessionServer* server, std::shared_ptr<CompletionThread> completion, std::string session_id)
+      : server_(server), completion_(std::move(completion)), session_id_(std::move(session_id)) {}
 
   void OnOutcomes() override {
-    server_.options_.completion->Post(
-        [server = &server_, id = session_id_] { server->Gather(id); });
+    completion_->Post([server = server_, id = session_id_] { server->Gather(id); });
   }
 
  private:
-  SessionServer& server_;
+  SessionServer* const server_;  // what is posted is not run any more when it has gone
+  const std::shared_ptr<CompletionThread> completion_;
   const std::string session_id_;
 };
 
@@ -85,9 +85,12 @@ void SessionServer::Detach(std::unique_ptr<SessionProtocol> protocol,
       {.name = "none",
        .why = absl::StrCat("its connection was lost; it can be resumed within ",
                            absl::FormatDuration(options_.resume_grace))});
-  protocol->outbox().SetWaker(std::make_shared<Waker>(*this, id));
+  protocol->outbox().SetWaker(std::make_shared<Waker>(this, options_.completion, id));
   detached_[id] = {.protocol = std::move(protocol), .process = process};
-  grace_watch_.Add(id, std::move(process), Clock::Monotonic()->Now() + options_.resume_grace);
+  if (!grace_watch_.Add(id, std::move(process),
+                        Clock::Monotonic()->Now() + options_.resume_grace)) {
+    return EndDetached(id, absl::ResourceExhaustedError("no thread is left to watch over it"));
+  }
   Gather(id);
 }
 
@@ -97,12 +100,13 @@ void SessionServer::Gather(const std::string& session_id) {
   SessionProtocol& protocol = *found->second.protocol;
   do {
     protocol.Gather(tools_);
-    if (protocol.unsent_bytes() > SessionProtocol::kMaxUnsentBytes) {
-      return EndDetached(
-          session_id,
-          MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
-                    absl::StrCat("more than ", SessionProtocol::kMaxUnsentBytes,
-                                 " bytes of outcomes wait for a worker without a connection")));
+    size_t all = 0;
+    for (const auto& [id, each] : detached_) all += each.protocol->held_bytes();
+    if (protocol.unsent_bytes() > SessionProtocol::kMaxUnsentBytes || all > kMostDetachedBytes) {
+      return EndDetached(session_id, absl::ResourceExhaustedError(absl::StrCat(
+                                         "more than ", SessionProtocol::kMaxUnsentBytes,
+                                         " bytes of outcomes wait for it, or ", kMostDetachedBytes,
+                                         " for all that wait for their workers")));
     }
   } while (!protocol.outbox().Sleep());
 }

@@ -86,6 +86,8 @@ class SessionServer {
   void SessionOpened() { ++open_sessions_; }
   void SessionEnded();
 
+  // False: as many are detached as may be.
+  bool MayDetach() const { return detached_.size() < kMostDetached; }
   // A session that nothing carries from now on, until its worker resumes it or dies, or the grace
   // is over.
   void Detach(std::unique_ptr<SessionProtocol> protocol, std::shared_ptr<const UniqueFd> process);
@@ -96,6 +98,10 @@ class SessionServer {
 
  private:
   class Waker;
+
+  // Without a connection they are bounded by nothing else: each keeps a descriptor, and outcomes.
+  static constexpr size_t kMostDetached = 256;
+  static constexpr size_t kMostDetachedBytes = size_t{256} << 20;
 
   // A detached session has outcomes.
   void Gather(const std::string& session_id);

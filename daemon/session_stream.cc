@@ -1,5 +1,7 @@
 #include "runloop/daemon/session_stream.h"
 
+#include <poll.h>
+
 #include <random>
 #include <utility>
 
@@ -32,6 +34,12 @@ std::string NewSessionId() {
     absl::StrAppend(&id, absl::Hex(static_cast<uint32_t>(random()), absl::kZeroPad8));
   }
   return id;
+}
+
+// A connection that a call came by, while the call lives.
+bool HasHungUp(int fd) {
+  pollfd connection{.fd = fd, .events = POLLRDHUP, .revents = 0};
+  return poll(&connection, 1, 0) > 0;
 }
 
 // The characters from U+0080 to U+009F are C2 80 to C2 9F in UTF-8.
@@ -178,7 +186,8 @@ void SessionStream::Advance() {
     }
   }
   if (reading_ || half_closed_ || ending_) return;
-  if (unsent_bytes() + written_bytes_ >= SessionProtocol::kMaxUnsentBytes) return;
+  // What the worker says may be all that lets it be written.
+  if (!awaits_ring_ && unsent_bytes() + written_bytes_ >= SessionProtocol::kMaxUnsentBytes) return;
   reading_ = true;
   call_.Read();
 }
@@ -279,6 +288,11 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
       server_.options().callers->ConnectionOf(call_.context());
   if (!connection.ok()) return connection.status();
 
+  // The hello of an attempt that was given up must not take the session from a later one.
+  if (!hello.resume_token().empty() && HasHungUp((*connection)->fd())) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
+                     "the connection has ended");
+  }
   if (!Resume(hello, (*connection)->peer())) {
     if (absl::Status opened = OpenNew(hello, **connection); !opened.ok()) return opened;
   }
@@ -387,7 +401,7 @@ std::unique_ptr<SessionProtocol> SessionStream::TakeProtocol() {
 
 bool SessionStream::LoseWorker() {
   if (session_ == nullptr) return false;
-  if (process_ == nullptr || session_->ended() || HasEnded(*process_)) {
+  if (process_ == nullptr || session_->ended() || HasEnded(*process_) || !server_.MayDetach()) {
     EndSession();
     return false;
   }

@@ -248,7 +248,7 @@ class ResumeTest(harness.TestCase):
         self.daemon.let_go()
         hold.result(harness.DEADLINE)
         self.daemon.await_status(lambda status: not status.sessions, 'it has ended')
-        self.daemon.await_line('more than 33554432 bytes of outcomes wait')
+        self.daemon.await_line('more than 33554432 bytes of outcomes wait for it')
 
 
 class GraceTest(harness.TestCase):
