@@ -28,6 +28,7 @@ struct DispatchView {
   int64_t timeout_seconds = 0;
   int32_t timeout_nanos = 0;
   bool reply_wanted = false;
+  uint32_t call_site_id = 0;  // 0: none
   // For the fields that few dispatches have: a name, a chain, a key, a delay, a trace context.
   // Null: it has none of them.
   const v1::Dispatch* message = nullptr;
