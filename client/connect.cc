@@ -107,6 +107,10 @@ class RemoteTarget final : public DispatchTarget {
     if (!buffers.ok()) return buffers.status();
     return (*buffers)->SendDescriptor(fd);
   }
+  absl::StatusOr<std::shared_ptr<internal::SubscriptionState>> Subscribe(
+      internal::SubscriptionState::Call call) override {
+    return client_->Subscribe(std::move(call));
+  }
   std::string SessionId() override {
     const std::shared_ptr<SessionBuffers> buffers = client_->buffers();
     return buffers == nullptr ? "" : buffers->session_id();

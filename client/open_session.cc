@@ -162,10 +162,30 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
     waiting_[invocation.id] = waiting;
   }
   if (batches_.size() <= most_batches_) {
-    BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
+    BatchFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
   } else if (held_back_.size() < kMostHeldBack) {
     held_back_.push_back(std::move(waiting));  // a peer that does not read costs no more than that
   }
+}
+
+absl::Status OpenSession::AddSubscribe(const v1::Subscribe& subscribe) {
+  if (half_closed_) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
+                     "the session is being closed");
+  }
+  if (batches_.size() > most_batches_) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                     "the daemon does not read: try again when it does");
+  }
+  BatchFor(kCancelBytes).AddMessage(v1::SessionRequest::kSubscribesFieldNumber, subscribe);
+  return absl::OkStatus();
+}
+
+void OpenSession::AddUnsubscribe(uint64_t subscription_id) {
+  if (half_closed_) return;
+  v1::Unsubscribe unsubscribe;
+  unsubscribe.set_subscription_id(subscription_id);
+  BatchFor(kCancelBytes).AddMessage(v1::SessionRequest::kUnsubscribesFieldNumber, unsubscribe);
 }
 
 bool OpenSession::HasOutgoing() const {
@@ -180,7 +200,7 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
        held_back_.pop_front()) {
     const v1::Waiting& waiting = held_back_.front();
     if (!unfinished_.Contains(waiting.invocation_id())) continue;
-    BatchFor(waiting.ByteSizeLong()).AddWaiting(waiting);
+    BatchFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
   }
   const bool acknowledges = resumable() && !half_closed_ &&
                             (outcomes_received_ - outcomes_acknowledged_ >= kAcknowledgeAfter ||
@@ -364,7 +384,7 @@ void OpenSession::AddCallSite(CallSite site, uint32_t id) {
   told.set_file(CleanText(site.file(), kMaxCallSiteText));
   told.set_line(site.line());
   told.set_function(CleanText(site.function(), kMaxCallSiteText));
-  BatchFor(told.ByteSizeLong() + kCancelBytes).AddCallSite(told);
+  BatchFor(told.ByteSizeLong() + kCancelBytes).AddMessage(v1::SessionRequest::kCallSitesFieldNumber, told);
 }
 
 absl::Status OpenSession::CheckMessageBytes(size_t size) const {

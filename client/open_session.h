@@ -76,6 +76,10 @@ class OpenSession {
   // Tells who else waits for it by now, at once or when less is unsent; nothing if it has its
   // outcome, or no more may be sent. `chain` is not empty.
   void AddWaiting(const RemoteInvocation& invocation, const Chain& chain);
+  // RESOURCE_EXHAUSTED (QUEUE_FULL): much is unsent. UNAVAILABLE: no more may be sent.
+  absl::Status AddSubscribe(const v1::Subscribe& subscribe);
+  // Nothing is sent if no more may be.
+  void AddUnsubscribe(uint64_t subscription_id);
   // There will be no more dispatches.
   void Close() { closing_ = true; }
 

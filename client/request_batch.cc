@@ -163,20 +163,11 @@ void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
   size_ += BytesFieldSize(body);
 }
 
-void RequestBatch::AddWaiting(const v1::Waiting& waiting) {
-  const size_t body = waiting.ByteSizeLong();
+void RequestBatch::AddMessage(int field, const google::protobuf::MessageLite& message) {
+  const size_t body = message.ByteSizeLong();
   uint8_t* const to = Extend(BytesFieldSize(body));
-  waiting.SerializeWithCachedSizesToArray(
-      WriteBytesHeader(v1::SessionRequest::kWaitingFieldNumber, body, to));
+  message.SerializeWithCachedSizesToArray(WriteBytesHeader(field, body, to));
   ++cancels_;
-  size_ += BytesFieldSize(body);
-}
-
-void RequestBatch::AddCallSite(const v1::CallSite& call_site) {
-  const size_t body = call_site.ByteSizeLong();
-  uint8_t* const to = Extend(BytesFieldSize(body));
-  call_site.SerializeWithCachedSizesToArray(
-      WriteBytesHeader(v1::SessionRequest::kCallSitesFieldNumber, body, to));
   size_ += BytesFieldSize(body);
 }
 

@@ -62,12 +62,12 @@ class RequestBatch {
 
   void AddDispatch(const Dispatch& dispatch);
   void AddCancel(uint64_t invocation_id, bool give_up = false);
-  void AddWaiting(const v1::Waiting& waiting);
+  // One of a repeated field of v1.SessionRequest.
+  void AddMessage(int field, const google::protobuf::MessageLite& message);
   void AddOutcomesReceived(uint64_t count);
-  void AddCallSite(const v1::CallSite& call_site);
 
   size_t size() const { return size_; }
-  // Of cancels and waiting.
+  // Of all but dispatches.
   size_t cancels() const { return cancels_; }
   // The largest id dispatched; 0 if none is.
   uint64_t last_id() const { return last_id_; }

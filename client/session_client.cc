@@ -303,6 +303,33 @@ void SessionClient::AlsoWaits(RemoteInvocation& invocation, const Chain& chain) 
   outgoing.Send();
 }
 
+absl::StatusOr<std::shared_ptr<SubscriptionState>> SessionClient::Subscribe(
+    SubscriptionState::Call call) {
+  std::shared_ptr<RemoteSubscription> subscription =
+      RemoteSubscription::New(std::move(call), weak_from_this());
+  Outgoing outgoing;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopped_) return NotConnected("the session was closed");
+    if (absl::Status status = subscriptions_.Add(subscription, session_.get()); !status.ok()) {
+      return status;
+    }
+    outgoing = NextOutgoing();
+  }
+  outgoing.Send();
+  return subscription;
+}
+
+void SessionClient::Unsubscribe(const std::shared_ptr<RemoteSubscription>& subscription) {
+  Outgoing outgoing;
+  {
+    absl::MutexLock lock(&mutex_);
+    subscriptions_.Remove(subscription, session_.get());
+    outgoing = NextOutgoing();
+  }
+  outgoing.Send();
+}
+
 void SessionClient::Close(absl::Duration timeout) {
   Outgoing outgoing;
   std::shared_ptr<SessionStream> to_cancel;
@@ -342,17 +369,25 @@ void SessionClient::Close(absl::Duration timeout) {
 
 void SessionClient::Run() {
   current_client = this;
-  while (Connect()) Serve();
+  while (Connect()) {
+    Serve();
+    RunWatched();
+  }
   LoseSuspended();
   Outcomes rest;
+  std::vector<std::shared_ptr<RemoteSubscription>> subscriptions;
   {
     absl::MutexLock lock(&mutex_);
     stopped_ = true;
+    subscriptions = subscriptions_.TakeAll();
     for (Backlog::Entry& entry : backlog_.TakeAll()) {
       rest.emplace_back(std::move(entry.invocation), NotConnected("the session was closed"));
     }
   }
   FinishAll(std::move(rest));
+  for (const auto& subscription : subscriptions) {
+    (void)subscription->queue()->End(NotConnected("the session was closed"));
+  }
 }
 
 bool SessionClient::abandoned() const {
@@ -382,6 +417,7 @@ std::optional<SessionLost> SessionClient::EndSession(const absl::Status& why, bo
     resume_until_ = absl::InfiniteFuture();
     buffers.swap(buffers_);
     stream_ended_ = false;
+    subscriptions_.EndSession();
     rest = session->TakeRest();
     writing = session->writing();
     const bool settled = rest.sent.empty() && rest.unsent.empty();

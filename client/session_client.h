@@ -18,6 +18,7 @@
 #include "runloop/client/connect_schedule.h"
 #include "runloop/client/open_session.h"
 #include "runloop/client/remote_invocation.h"
+#include "runloop/client/remote_subscriptions.h"
 #include "runloop/client/request_batch.h"
 #include "runloop/client/session_buffers.h"
 #include "runloop/client/session_lost.h"
@@ -95,6 +96,12 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // on_session_lost is not called any more. Call it once.
   void Close(absl::Duration timeout);
 
+  // As RuntimeContext's.
+  absl::StatusOr<std::shared_ptr<SubscriptionState>> Subscribe(SubscriptionState::Call call);
+  void Unsubscribe(const std::shared_ptr<RemoteSubscription>& subscription);
+  // Runs `closure` on the client's thread, later.
+  void Post(absl::AnyInvocable<void() &&> closure);
+
   // Of the session that is open or suspended now; null while there is none.
   std::shared_ptr<SessionBuffers> buffers() const;
 
@@ -133,7 +140,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
   explicit SessionClient(Options options);
 
-  // The client's thread. Connecting:
+  // The client's thread. Callbacks that are left when a session has ended.
+  void RunWatched();
+  // Connecting:
   void Run();
   // False: closed before a session stood.
   bool Connect();
@@ -234,6 +243,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // A thread that had the turn found that the stream has ended, and left the turn to the client's
   // thread, which ends the session.
   bool stream_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  RemoteSubscriptions subscriptions_ ABSL_GUARDED_BY(mutex_);
   std::vector<Watched> watched_ ABSL_GUARDED_BY(mutex_);  // callbacks for the client's thread
   absl::Status violation_ ABSL_GUARDED_BY(mutex_);
   // The client's thread sleeps until the turn is passed to it.

@@ -174,6 +174,7 @@ bool SessionClient::SuspendSession(const absl::Status& why) {
   const bool writing = session_->writing();
   stream.swap(stream_);
   suspended_ = std::move(session_);
+  subscriptions_.EndSession();
   // A connection that brought nothing has prolonged nothing.
   if (received_ || resume_until_ == absl::InfiniteFuture()) {
     resume_until_ = Now() + suspended_->resume_grace();
@@ -229,6 +230,8 @@ absl::Status SessionClient::BeginSession(bool resumes) {
     received_ = false;
     if (!first_result_.has_value()) first_result_ = absl::OkStatus();
     wanted_ = false;
+    // First, so that they hear of what the dispatches bring about.
+    subscriptions_.BeginSession(stream_->welcome(), *session_);
     for (Backlog::Entry& entry : backlog_.TakeAll()) {
       entry.dispatch.timeout = entry.deadline - session_began_;
       absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()

@@ -146,11 +146,13 @@ void SessionClient::Written() {
 void SessionClient::Receive(SessionStream& stream) {
   OpenSession::Finished finished;
   Outgoing outgoing;
+  RemoteSubscriptions::Queues to_wake;
   bool violated = false;
   {
     absl::MutexLock lock(&mutex_);
     received_ = true;
     absl::Status violation = session_->Receive(stream.message(), finished);
+    violation.Update(subscriptions_.Receive(stream.message(), to_wake));
     if (!violation.ok() && violation_.ok()) {
       violation_ = std::move(violation);
       violated = true;
@@ -159,6 +161,7 @@ void SessionClient::Receive(SessionStream& stream) {
     }
   }
   if (violated) stream.Cancel();
+  for (const auto& queue : to_wake) queue->Wake();
   outgoing.Send();
   std::vector<Watched> watched;
   for (auto& [invocation, outcome] : finished.outcomes) {
@@ -181,6 +184,27 @@ void SessionClient::Receive(SessionStream& stream) {
   absl::MutexLock lock(&mutex_);
   std::move(watched.begin(), watched.end(), std::back_inserter(watched_));
   own_thread_.Signal();
+}
+
+void SessionClient::Post(absl::AnyInvocable<void() &&> closure) {
+  Watched watched;
+  watched.watchers.push_back(
+      [closure = std::move(closure)](const absl::Status&) mutable { std::move(closure)(); });
+  absl::MutexLock lock(&mutex_);
+  watched_.push_back(std::move(watched));
+  own_thread_.Signal();
+}
+
+void SessionClient::RunWatched() {
+  while (true) {
+    std::vector<Watched> watched;
+    {
+      absl::MutexLock lock(&mutex_);
+      watched.swap(watched_);
+    }
+    if (watched.empty()) return;
+    RunWatchers(std::move(watched));
+  }
 }
 
 void SessionClient::RunWatchers(std::vector<Watched> watched) {

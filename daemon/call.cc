@@ -57,6 +57,10 @@ void Call::Write(const grpc::ByteBuffer& bytes) {
   if (!closed()) stream_.Write(bytes, written_.Start());
 }
 
+void Call::SendHeaders() {
+  if (!closed()) stream_.SendInitialMetadata(written_.Start());
+}
+
 void Call::Finish(const absl::Status& status) {
   if (closed()) return;
   finishing_ = true;

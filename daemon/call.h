@@ -54,6 +54,8 @@ class Call {
   // One read and one write may be outstanding.
   void Read();
   void Write(const grpc::ByteBuffer& bytes);
+  // Writes the headers, which else come with the first message.
+  void SendHeaders();
   // The last thing, once nothing is being written.
   void Finish(const absl::Status& status);
   void WriteAndFinish(const grpc::ByteBuffer& bytes);

@@ -113,6 +113,22 @@ void FillSession(const Session& session, const Bound& buffers, v1::SessionStatus
   status.set_buffers(buffers.items);
   status.set_buffer_bytes(buffers.bytes);
   *status.mutable_start_time() = daemon::ToProto(info.start_time);
+  const Session::Notifications& notifications = session.notifications();
+  status.set_subscriptions(notifications.subscriptions.load());
+  status.set_notifications_delivered(notifications.delivered.load());
+  status.set_notifications_dropped(notifications.dropped.load());
+}
+
+void FillTopic(const Topic& topic, v1::TopicStatus& status) {
+  const Topic::Statistics& statistics = topic.statistics();
+  status.set_name(topic.name());
+  status.set_message_type(topic.type().full_name());
+  status.set_latest(topic.latest());
+  status.set_subscriptions(statistics.subscriptions.load());
+  status.set_published(statistics.published.load());
+  status.set_delivered(statistics.delivered.load());
+  status.set_dropped(statistics.dropped.load());
+  status.set_replaced(statistics.replaced.load());
 }
 
 void FillLatency(const LatencyHistogram& histogram, v1::Latency& latency) {
@@ -175,6 +191,9 @@ void DiagnosticsService::FillStatus(v1::GetStatusResponse& response) const {
   }
   for (const std::shared_ptr<const Session>& session : snapshot.sessions) {
     FillSession(*session, options_.core->buffers().HeldBy(*session), *response.add_sessions());
+  }
+  for (const std::shared_ptr<const Topic>& topic : snapshot.topics) {
+    FillTopic(*topic, *response.add_topics());
   }
   response.set_connections(static_cast<uint32_t>(options_.connections->size()));
   for (const std::string& address : options_.addresses) response.add_addresses(address);

@@ -135,6 +135,7 @@ std::vector<std::string> ServicesFor(const internal::RuntimeCore& core, const Ca
   std::set<std::string, std::less<>> names = OperationServices(core.operations());
   names.emplace(kDispatcherService);
   names.emplace(kHealthService);
+  names.emplace(kNotificationsService);
   if (callers.CheckMainSocket(context).ok()) {
     names.emplace(kControlService);
     names.emplace(kDiagnosticsService);

@@ -13,12 +13,10 @@
 namespace runloop::daemon {
 
 // An RPC that begins with one small request of the daemon's own services. What is larger than
-// kMaxRequestBytes is INVALID_ARGUMENT and is not parsed.
-template <typename Request>
+// `kMaxRequestBytes` is INVALID_ARGUMENT and is not parsed.
+template <typename Request, size_t kMaxRequestBytes = 1024>
 class RequestCall : public CallHandler {
  public:
-  static constexpr size_t kMaxRequestBytes = 1024;
-
   void Start() final { call_.Read(); }
 
   void OnRead(grpc::ByteBuffer* bytes) final {

@@ -58,6 +58,7 @@ Server::Server(ServerOptions options)
                             .max_message_bytes = options.max_message_bytes,
                             .max_unfinished = options.max_unfinished}),
       health_service_(options.core, options.completion),
+      notification_service_(options.core, callers_, options.completion, options.max_message_bytes),
       methods_({
           {"runloop.v1.Dispatcher/Session",
            [this](Call& call) { return sessions_.NewStream(call); }},
@@ -73,6 +74,10 @@ Server::Server(ServerOptions options)
            [this](Call& call) { return health_service_.NewCheck(call); }},
           {"grpc.health.v1.Health/Watch",
            [this](Call& call) { return health_service_.NewWatch(call); }},
+          {"runloop.v1.Notifications/ListTopics",
+           [this](Call& call) { return notification_service_.NewListTopics(call); }},
+          {"runloop.v1.Notifications/Subscribe",
+           [this](Call& call) { return notification_service_.NewSubscribe(call); }},
           {std::string(kReflectionV1Method),
            [this](Call& call) { return NewReflectionV1(*core_, callers_, call); }},
           {std::string(kReflectionV1AlphaMethod),
@@ -124,6 +129,7 @@ void Server::Shutdown(absl::Duration grace) {
   // Kept until the completion-queue thread has ended: what comes out of the queue refers to it.
   if (server_ == nullptr || std::exchange(shut_down_, true)) return;
   health_service_.Stop();
+  notification_service_.Stop();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
 }
 

@@ -18,6 +18,7 @@
 #include "runloop/daemon/control_service.h"
 #include "runloop/daemon/diagnostics_service.h"
 #include "runloop/daemon/health_service.h"
+#include "runloop/daemon/notification_service.h"
 #include "runloop/daemon/operation_service.h"
 #include "runloop/daemon/session_server.h"
 #include "runloop/runtime/core.h"
@@ -95,6 +96,7 @@ class Server {
   ControlService control_service_;
   DiagnosticsService diagnostics_service_;
   HealthService health_service_;
+  NotificationService notification_service_;
 
   // The daemon's own methods; every other one is an operation's.
   const std::map<std::string, Call::Route, std::less<>> methods_;

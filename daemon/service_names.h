@@ -11,6 +11,7 @@ namespace runloop::daemon {
 
 inline constexpr std::string_view kDispatcherService = "runloop.v1.Dispatcher";
 inline constexpr std::string_view kDiagnosticsService = "runloop.v1.Diagnostics";
+inline constexpr std::string_view kNotificationsService = "runloop.v1.Notifications";
 inline constexpr std::string_view kControlService = "runloop.v1.Control";
 inline constexpr std::string_view kHealthService = "grpc.health.v1.Health";
 

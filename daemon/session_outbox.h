@@ -58,6 +58,9 @@ class SessionOutbox final : public internal::OutcomeSink,
   // OutcomeBytes of what has gathered. Any thread.
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
+  // There is something else to write. Any thread.
+  void WakeWriter() { Wake(); }
+
   // From now on outcomes are dropped.
   void Close();
 

@@ -39,6 +39,10 @@ SessionProtocol::SessionProtocol(const SessionTerms& terms, std::shared_ptr<Sess
     : terms_(terms),
       session_(std::move(session)),
       outbox_(std::make_shared<SessionOutbox>()),
+      notifications_(*terms.core, session_, terms.max_message_bytes,
+                     [weak = std::weak_ptr<SessionOutbox>(outbox_)] {
+                       if (const auto writer = weak.lock()) writer->WakeWriter();
+                     }),
       resumable_(resumable) {}
 
 void SessionProtocol::BeginDrain(absl::Duration left) { drain_left_ = left; }
@@ -63,6 +67,7 @@ void SessionProtocol::Resume(uint64_t outcomes_received) {
   resent_ = kept_.size();
   resent_bytes_ = kept_bytes_;
   window_.DescribeAnew();
+  notifications_.Restart();
   acknowledges_ = true;
   sent_again_ = window_.last_id();
 }
@@ -135,7 +140,9 @@ bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& res
 
   const std::optional<absl::Duration> drain = std::exchange(drain_left_, std::nullopt);
   if (drain.has_value()) *response.mutable_draining()->mutable_deadline() = ToProto(*drain);
-  return acknowledged || !told.empty() || drain.has_value();
+  // A reply that is larger than others leaves no room.
+  const bool notified = bytes <= bound && notifications_.Fill(response);
+  return acknowledged || !told.empty() || drain.has_value() || notified;
 }
 
 void SessionProtocol::TakeFinished(SessionTools& tools) {
@@ -181,6 +188,8 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
     if (absl::Status received = Forget(rest.outcomes_received()); !received.ok()) return received;
   }
   for (const v1::CallSite& told : rest.call_sites()) KeepCallSite(told);
+  // First, so that they hear of what the dispatches bring about.
+  if (absl::Status status = notifications_.Handle(rest); !status.ok()) return status;
   for (const DispatchView& dispatch : request.dispatches()) {
     if (dispatch.invocation_id <= sent_again_) {
       if (internal::Planted(internal::PlantedBug::kResumedDuplicate)) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runloop/daemon/invocation_window.h"
+#include "runloop/daemon/session_notifications.h"
 #include "runloop/daemon/session_outbox.h"
 #include "runloop/daemon/session_request_reader.h"
 #include "runloop/daemon/spare_requests.h"
@@ -68,14 +69,23 @@ class SessionProtocol {
   bool FillResponse(SessionTools& tools, v1::SessionResponse& response);
   // How many bytes of outcomes were in the last one.
   size_t last_response_bytes() const { return last_response_bytes_; }
-  // Bytes of outcomes that no response has held.
-  size_t unsent_bytes() const { return outbox_->bytes() + unsent_bytes_ + resent_bytes_; }
+  // Bytes that no response has held, of outcomes and of what was subscribed.
+  size_t unsent_bytes() const {
+    return outbox_->bytes() + unsent_bytes_ + resent_bytes_ + notifications_.unsent_bytes();
+  }
 
   // And of those that are kept, to be told again.
   size_t held_bytes() const { return outbox_->bytes() + unsent_bytes_ + kept_bytes_; }
-  // True if FillResponse has something to tell that is not in the outbox.
-  bool has_unsaid() const {
-    return resent_ > 0 || acknowledges_ || !unsent_.empty() || drain_left_.has_value();
+  // The next outcome or notification wakes; false: there is something to tell.
+  bool Sleep() { return !has_unsaid() && outbox_->Sleep() && notifications_.Sleep(); }
+  // True if there is something to tell.
+  bool has_any() const {
+    return has_unsaid() || outbox_->has_tasks() || notifications_.has_any();
+  }
+  // The worker wants no more notifications than wait now. True: none does.
+  bool FinishNotifications() {
+    notifications_.Finish();
+    return !notifications_.has_any();
   }
 
   // While nothing carries it: takes what has finished, so that its bytes are counted.
@@ -107,6 +117,10 @@ class SessionProtocol {
     size_t bytes = 0;  // OutcomeBytes
   };
 
+  // Something that is neither in the outbox nor published.
+  bool has_unsaid() const {
+    return resent_ > 0 || acknowledges_ || !unsent_.empty() || drain_left_.has_value();
+  }
   // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished(SessionTools& tools);
   void FillOutcome(uint64_t id, Outcome& outcome, v1::Outcome& told);
@@ -133,6 +147,7 @@ class SessionProtocol {
 
   // The session's, by their ids, counted from 1.
   std::vector<CallSite> call_sites_;
+  SessionNotifications notifications_;
   InvocationWindow window_;
   bool acknowledges_ = false;  // what was settled since the last response
   std::deque<Untold> unsent_;  // taken out of the outbox, or refused

@@ -257,14 +257,17 @@ absl::Status SessionRequestReader::Parse(std::string_view bytes) {
     return Violation("a message is no valid SessionRequest");
   }
   const auto items = static_cast<size_t>(rest_.dispatches_size() + rest_.cancels_size() +
-                                         rest_.waiting_size() + rest_.call_sites_size());
+                                         rest_.waiting_size() + rest_.call_sites_size() +
+                                         rest_.subscribes_size() + rest_.unsubscribes_size());
   parsed_bytes_ += bytes.size() + kItemBytes * items + 1;
   if (rest_.dispatches_size() > most_ || rest_.cancels_size() > most_ ||
-      rest_.waiting_size() > most_ || rest_.call_sites_size() > most_) {
+      rest_.waiting_size() > most_ || rest_.call_sites_size() > most_ ||
+      rest_.subscribes_size() > most_ || rest_.unsubscribes_size() > most_) {
     return Violation(absl::StrCat("one message held ", rest_.dispatches_size(), " dispatches, ",
                                   rest_.cancels_size(), " cancels, ", rest_.waiting_size(),
-                                  " waiting and ", rest_.call_sites_size(), " call sites; at most ",
-                                  most_,
+                                  " waiting, ", rest_.call_sites_size(), " call sites, ",
+                                  rest_.subscribes_size(), " subscribes and ",
+                                  rest_.unsubscribes_size(), " unsubscribes; at most ", most_,
                                   " of each, twice limits.max_unfinished: send several messages"));
   }
   return absl::OkStatus();

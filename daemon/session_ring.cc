@@ -104,7 +104,8 @@ absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
   absl::Status status = tools.reader.Read(message);
   const v1::SessionRequest& rest = tools.reader.rest();
   const size_t held = tools.reader.dispatches().size() +
-                      static_cast<size_t>(rest.cancels_size() + rest.waiting_size());
+                      static_cast<size_t>(rest.cancels_size() + rest.waiting_size() +
+                                          rest.subscribes_size() + rest.unsubscribes_size());
   items += held;
   if (status.ok() && message.size() > kShort && held > 1) {
     status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
@@ -131,8 +132,9 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
       return absl::InternalError("a response is too large");
     const std::string_view message = bytes_;
     absl::Status status = writer.Write(absl::MakeConstSpan(&message, 1));
-    if (bytes_.capacity() > kKeptBytes) bytes_ = std::string();
-    if (response_.outcomes_size() > kKeptOutcomes) response_ = v1::SessionResponse();
+    const bool large = bytes_.capacity() > kKeptBytes;
+    if (large) bytes_ = std::string();
+    if (large || response_.outcomes_size() > kKeptOutcomes) response_ = v1::SessionResponse();
     if (!status.ok()) return Violation(status.message());
   }
   return absl::OkStatus();
@@ -145,16 +147,14 @@ bool SessionRing::IsClaimed() const {
 
 bool SessionRing::HasWork() const {
   if (has_long()) return false;
-  return IsClaimed() || (reads() && more_) ||
-         (end_.writer().left() == 0 &&
-          (protocol_->outbox().has_tasks() || protocol_->has_unsaid()));
+  return IsClaimed() || (reads() && more_) || (end_.writer().left() == 0 && protocol_->has_any());
 }
 
 bool SessionRing::AnnounceSleep() {
   if (has_long()) return true;  // who takes it in wakes it
   if (HasWork()) return false;
   // What gathers while it is blocked waits for room.
-  if (end_.writer().left() == 0 && !protocol_->outbox().Sleep()) return false;
+  if (end_.writer().left() == 0 && !protocol_->Sleep()) return false;
   return end_.AnnounceSleep(reads());
 }
 
@@ -174,6 +174,8 @@ bool SessionRing::TakeSettled() {
     return false;
   }
   if (!draining_ && (more_ || end_.reader().has_bytes())) return false;
+  // However much is published, it ends.
+  if (!protocol_.FinishNotifications()) return false;
   settled_told_ = true;
   return true;
 }

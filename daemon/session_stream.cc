@@ -170,6 +170,10 @@ void SessionStream::BeginDrain() {
 
 void SessionStream::Advance() {
   if (broken_ || finishing_) return;
+  // However much is published, the stream ends.
+  if ((half_closed_ || draining_) && stage_ == Stage::kOpen && ring_ == nullptr && settled()) {
+    (void)protocol_->FinishNotifications();
+  }
   if (!writing_ && !ending_ && FillResponse()) {
     writing_ = true;
     call_.Write(SerializeToBytes(response_));
@@ -204,7 +208,7 @@ bool SessionStream::FillResponse() {
       written_bytes_ = protocol_->last_response_bytes();
       return true;
     }
-  } while (!protocol_->outbox().Sleep());
+  } while (!protocol_->Sleep());
   return false;
 }
 
@@ -231,7 +235,7 @@ absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
 void SessionStream::OnRing(std::shared_ptr<SessionRing> ring) {
   if (ending_ || broken_ || ring_ != nullptr || requested_) {
     (void)server_.options().rings->Close(*ring);
-    End(Violation("a ring is attached once, and before anything is dispatched"));
+    End(Violation("a ring is attached once, and before anything is dispatched or subscribed to"));
     return Advance();
   }
   ring_ = std::move(ring);
@@ -264,7 +268,8 @@ void SessionStream::OnRingEnd(absl::Status why) {
 void SessionStream::HandleHello(const SessionRequestReader& request) {
   const v1::SessionRequest& rest = request.rest();
   if (!rest.has_hello() || !request.dispatches().empty() || rest.cancels_size() > 0 ||
-      rest.waiting_size() > 0 || rest.outcomes_received() > 0) {
+      rest.waiting_size() > 0 || rest.outcomes_received() > 0 || rest.subscribes_size() > 0 ||
+      rest.unsubscribes_size() > 0) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }
@@ -318,6 +323,14 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   welcome.set_runtime_id(server_.core().id());
   *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
                                        server_.options().max_unfinished);
+  uint32_t topic_id = 0;
+  for (const std::shared_ptr<const Topic>& topic : server_.core().hub().topics()) {
+    v1::TopicId& named = *welcome.add_topics();
+    named.set_id(++topic_id);
+    named.set_name(topic->name());
+    named.set_message_type(topic->type().full_name());
+    named.set_latest(topic->latest());
+  }
   uint32_t id = 0;
   for (const Operation* operation : server_.terms().operations) {
     v1::OperationId& named = *welcome.add_operations();

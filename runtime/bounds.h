@@ -2,6 +2,7 @@
 #define RUNLOOP_RUNTIME_BOUNDS_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -48,6 +49,13 @@ struct BufferBounds {
   Bound user{.items = 4096, .bytes = int64_t{2} << 30};
   // One session of another process. Sessions of this process are bounded by `total` alone.
   Bound session{.items = 256, .bytes = int64_t{1} << 30};
+};
+
+// What may wait for one subscriber (topic.h) that does not take it; what comes on top drops the
+// oldest.
+struct NotificationBounds {
+  size_t items = 256;
+  size_t bytes = size_t{1} << 20;  // of messages, serialized
 };
 
 // A bound and how much of it is held, for status.

@@ -83,6 +83,7 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       start_time_(absl::Now()),
       loop_(options.loop ? std::move(options.loop) : NewEpollLoop()),
       buffers_(std::make_shared<BufferRegistry>(options.buffer_bounds, FirstHandle())),
+      hub_(operations_.ListTopics(), options.notification_bounds),
       lifecycle_(
           options.bounds,
           [this](const Account* among, const Session* asks) { return LargestHolder(among, asks); }),
@@ -345,6 +346,7 @@ size_t RuntimeCore::Shutdown() {
   // What handlers keep may lead back here: a completion, for one, that was never finished.
   for (const Operation* operation : operations_.List()) operation->DropHandler();
   buffers_->EndAll();
+  hub_.Stop(StoppedError());
   // What ends here is handed out.
   if (IntakeSource* const intake = intake_.load()) {
     constexpr int kMostTurns = 1000;  // each takes some tenths of a millisecond at most

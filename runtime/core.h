@@ -22,6 +22,7 @@
 #include "runloop/runtime/deferred_tasks.h"
 #include "runloop/runtime/intake_source.h"
 #include "runloop/runtime/lifecycle.h"
+#include "runloop/runtime/notification_hub.h"
 #include "runloop/runtime/operation_task.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/runtime/slow_log.h"
@@ -105,6 +106,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   size_t max_handles() const { return max_handles_; }
   BufferRegistry& buffers() { return *buffers_; }
   const BufferRegistry& buffers() const { return *buffers_; }
+  NotificationHub& hub() { return hub_; }
   Clock& clock() const { return *clock_; }
   // Begins to take in what comes by `source`, whose lifetime is the runtime's from here on.
   // ALREADY_EXISTS: there is one. UNIMPLEMENTED: the loop cannot be woken by one.
@@ -347,6 +349,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const absl::Time start_time_;
   const std::unique_ptr<RunLoop> loop_;
   const std::shared_ptr<BufferRegistry> buffers_;  // the buffers of this process refer to it
+
+  NotificationHub hub_;
 
   Lifecycle lifecycle_;
   mutable TaskQueue queue_;  // a look does intake

@@ -15,6 +15,11 @@ constexpr absl::Duration kLargestAge = absl::Milliseconds(10);
 // When to try again to open a session.
 constexpr absl::Duration kSessionRetry = absl::Seconds(1);
 
+absl::Status SessionEndedError(const Session& session) {
+  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
+                   "the session has ended", {{"session", session.info().id}});
+}
+
 std::string InWords(const Session& session) {
   const Session::Info& info = session.info();
   return absl::StrCat("session ", info.id, " of '", info.client_name, "'",
@@ -68,6 +73,10 @@ std::shared_ptr<Session> RuntimeCore::AddSession(Session::Info info,
 
 void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
   buffers_->EndSession(*session);
+  hub_.EndSession(*session, draining_.load()
+                                ? MakeError(absl::StatusCode::kUnavailable,
+                                            v1::ERROR_REASON_DRAINING, "the daemon is draining")
+                                : SessionEndedError(*session));
   AbandonQueued(session);
   AbortDeferred(session.get(), MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
                                          "the session ended before the operation finished",
@@ -264,6 +273,7 @@ Runtime::Snapshot RuntimeCore::GetSnapshot() const {
   snapshot.bounds = lifecycle_.GetBounds();
   snapshot.slow = slow_log_.count();
   snapshot.recent_slow = slow_log_.Recent();
+  snapshot.topics = hub_.topics();
   {
     absl::MutexLock lock(&sessions_mutex_);
     snapshot.sessions.assign(sessions_.begin(), sessions_.end());

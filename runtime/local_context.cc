@@ -12,6 +12,7 @@
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/local_buffers.h"
+#include "runloop/runtime/local_subscription.h"
 
 namespace runloop {
 namespace internal {
@@ -225,6 +226,10 @@ class LocalTarget final : public DispatchTarget {
   }
   absl::StatusOr<uint64_t> SendDescriptor(int fd) override { return buffers_.SendDescriptor(fd); }
   std::string SessionId() override { return use_->session->info().id; }
+  absl::StatusOr<std::shared_ptr<SubscriptionState>> Subscribe(
+      SubscriptionState::Call call) override {
+    return SubscribeLocally(core_, use_->session, std::move(call));
+  }
 
  private:
   // With WhenFull::kWait, tries again while a bound stands in the way and the timeout allows.
@@ -338,6 +343,11 @@ absl::Status NoDelayWhenBlocking() {
 }
 
 }  // namespace internal
+
+absl::Status LocalRuntimeContext::PublishMessage(
+    std::string_view topic, std::shared_ptr<const google::protobuf::Message> message) const {
+  return core_->hub().Publish(topic, std::move(message));
+}
 
 bool LocalRuntimeContext::OnRuntimeThread() const { return core_->OnRuntimeThread(); }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -100,6 +101,15 @@ class LocalRuntimeContext {
   // True on the runtime thread.
   bool OnRuntimeThread() const;
 
+  // Publishes `message` on a topic (OperationRegistry::RegisterTopic) to all that have subscribed
+  // to it. Never waits, and runs nothing of a subscriber's; from any thread, in one order. Who does
+  // not take what comes loses the oldest. NOT_FOUND (UNKNOWN_TOPIC), INVALID_ARGUMENT: it is of
+  // another type; UNAVAILABLE (RUNTIME_STOPPED).
+  template <typename Message>
+  absl::Status Publish(std::string_view topic, Message message) const {
+    return PublishMessage(topic, std::make_shared<const Message>(std::move(message)));
+  }
+
   // The same runtime as something that dispatches operations, in a session of its own with this
   // name: what Connect gives in the process that hosts the runtime.
   RuntimeContext AsRuntimeContext(std::string client_name = "local") const;
@@ -111,6 +121,8 @@ class LocalRuntimeContext {
 
   explicit LocalRuntimeContext(std::shared_ptr<internal::RuntimeCore> core)
       : core_(std::move(core)) {}
+  absl::Status PublishMessage(std::string_view topic,
+                              std::shared_ptr<const google::protobuf::Message> message) const;
 
   absl::StatusOr<Timer> StartTimer(absl::AnyInvocable<void()> closure, absl::Duration delay,
                                    absl::Duration period) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/strings.h"
@@ -67,6 +68,39 @@ absl::Status OperationRegistry::Add(std::string_view name,
   const absl::string_view own_name = View(operation->name());
   operations_.emplace(own_name, std::move(operation));
   return absl::OkStatus();
+}
+
+absl::Status OperationRegistry::AddTopic(std::string_view name,
+                                         const google::protobuf::Descriptor* type,
+                                         TopicOptions options) {
+  const auto is_part = [](std::string_view part) {
+    return !part.empty() && std::all_of(part.begin(), part.end(), [](unsigned char c) {
+      return absl::ascii_isalnum(c) || c == '_' || c == '.';
+    });
+  };
+  const size_t slash = name.find('/');
+  if (slash == std::string_view::npos || !is_part(name.substr(0, slash)) ||
+      !is_part(name.substr(slash + 1))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", View(name), "' is no topic's name; write it as package.Something/Word"));
+  }
+  if (google::protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(
+          type->full_name()) != type) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the type of ", View(name), ", ", type->full_name(),
+                     ", is of no .proto whose generated code is linked in"));
+  }
+  auto topic = std::make_shared<const Topic>(std::string(name), type, options);
+  if (!topics_.try_emplace(topic->name(), topic).second) {
+    return absl::AlreadyExistsError(absl::StrCat(View(name), " is registered already"));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::shared_ptr<const Topic>> OperationRegistry::ListTopics() const {
+  std::vector<std::shared_ptr<const Topic>> list;
+  for (const auto& [name, topic] : topics_) list.push_back(topic);
+  return list;
 }
 
 const Operation* OperationRegistry::Find(std::string_view name) const {

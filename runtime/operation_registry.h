@@ -1,6 +1,8 @@
 #ifndef RUNLOOP_RUNTIME_OPERATION_REGISTRY_H_
 #define RUNLOOP_RUNTIME_OPERATION_REGISTRY_H_
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,6 +18,7 @@
 #include "runloop/runtime/latency.h"
 #include "runloop/runtime/operation_context.h"
 #include "runloop/runtime/split_count.h"
+#include "runloop/runtime/topic.h"
 
 namespace runloop {
 
@@ -121,6 +124,19 @@ class OperationRegistry {
                });
   }
 
+  // Registers a topic, on which the host publishes messages of this type: `package.Something/Word`
+  // (LocalRuntimeContext::Publish, Session::Publish).
+  //
+  // INVALID_ARGUMENT: the name is not of the form, or the type is of no .proto that is linked in.
+  // ALREADY_EXISTS: registered before.
+  template <typename Message>
+  absl::Status RegisterTopic(std::string_view name, TopicOptions options = {}) {
+    return AddTopic(name, Message::descriptor(), options);
+  }
+
+  // By name.
+  std::vector<std::shared_ptr<const Topic>> ListTopics() const;
+
   // Null if there is none of this name.
   const Operation* Find(std::string_view name) const;
   // By name.
@@ -130,6 +146,10 @@ class OperationRegistry {
   absl::Status Add(std::string_view name, const google::protobuf::Descriptor* request,
                    const google::protobuf::Descriptor* reply, Operation::Handler handler);
 
+  absl::Status AddTopic(std::string_view name, const google::protobuf::Descriptor* type,
+                        TopicOptions options);
+
+  std::map<std::string, std::shared_ptr<const Topic>, std::less<>> topics_;
   // By their names, which they own.
   absl::flat_hash_map<absl::string_view, std::unique_ptr<Operation>> operations_;
 };

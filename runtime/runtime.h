@@ -42,6 +42,9 @@ struct RuntimeOptions {
   WorkBounds bounds;
   // How many buffers there may be, and of what size.
   BufferBounds buffer_bounds;
+  // What may wait for one subscriber in another process: of a session, or of one call of
+  // runloop.v1.Notifications. In process it is the subscriber who says (SubscribeOptions).
+  NotificationBounds notification_bounds;
   // Objects that one session may hold by handle.
   size_t max_handles = 10'000;
   // How long an object may take to close (handle.h) before it is destroyed as it is.
@@ -142,9 +145,10 @@ class Runtime {
     Ledger::Counts ledger;
     std::vector<BoundStatus> bounds;  // the runtime's, then by holder
     std::vector<std::shared_ptr<const Session>>
-        sessions;                               // oldest first; those that are closing too
-    uint64_t slow = 0;                          // how many waited or ran for long
-    std::vector<InvocationStatus> recent_slow;  // the latest that ran, then that waited for long
+        sessions;                                      // oldest first; those that are closing too
+    uint64_t slow = 0;                                 // how many waited or ran for long
+    std::vector<InvocationStatus> recent_slow;         // the latest that ran, then that waited so
+    std::vector<std::shared_ptr<const Topic>> topics;  // by name, with their counts
   };
   Snapshot GetSnapshot() const;
 

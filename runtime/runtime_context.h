@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_RUNTIME_RUNTIME_CONTEXT_H_
 #define RUNLOOP_RUNTIME_RUNTIME_CONTEXT_H_
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -17,6 +18,7 @@
 #include "runloop/runtime/call_site.h"
 #include "runloop/runtime/invocation.h"
 #include "runloop/runtime/pending.h"
+#include "runloop/runtime/subscription.h"
 #include "runloop/runtime/trace_context.h"
 #include "runloop/runtime/wait_chain.h"
 
@@ -122,6 +124,8 @@ class DispatchTarget {
                              BufferAccess access) = 0;
   virtual absl::StatusOr<uint64_t> SendDescriptor(int fd) = 0;
   virtual std::string SessionId() = 0;
+  virtual absl::StatusOr<std::shared_ptr<SubscriptionState>> Subscribe(
+      SubscriptionState::Call call) = 0;
 };
 
 // Why a blocking call with a delay is refused.
@@ -262,11 +266,52 @@ class RuntimeContext {
   // the connection carries no descriptors. RESOURCE_EXHAUSTED (BUFFERS_FULL): too many wait.
   absl::StatusOr<uint64_t> SendDescriptor(int fd) const { return target_->SendDescriptor(fd); }
 
+  // Gets what the host publishes on `topic`, to all or to this session
+  // (LocalRuntimeContext::Publish, Session::Publish), until the Subscription is destroyed: by its
+  // Poll and Next, or by `callback`, which may be moved to a thread of one's choice
+  // (SubscribeOptions::executor) and must not throw. Never waits: over a connection the daemon
+  // learns of it before it learns of what this context dispatches afterwards, and while there is no
+  // session, in the next one.
+  //
+  // NOT_FOUND (UNKNOWN_TOPIC). INVALID_ARGUMENT: Message is not its type. RESOURCE_EXHAUSTED
+  // (SUBSCRIPTIONS_FULL): this session has as many as it may. UNAVAILABLE: the runtime has stopped.
+  template <typename Message>
+  absl::StatusOr<Subscription<Message>> Subscribe(std::string_view topic,
+                                                  SubscribeOptions options = {}) const {
+    return MakeSubscription<Message>(topic, nullptr, std::move(options));
+  }
+  template <typename Message>
+  absl::StatusOr<Subscription<Message>> Subscribe(
+      std::string_view topic, std::function<void(const Notification<Message>&)> callback,
+      SubscribeOptions options = {}) const {
+    return MakeSubscription<Message>(
+        topic,
+        [callback = std::move(callback)](const internal::QueuedNotification& queued) {
+          const auto notification = internal::ToNotification<Message>(queued);
+          if (notification.has_value()) callback(*notification);
+          return notification.has_value();
+        },
+        std::move(options));
+  }
+
   // Names this session to others, for Grant; empty while there is none. Another one after the
   // session was lost, in which buffers of the former are unknown.
   std::string session_id() const { return target_->SessionId(); }
 
  private:
+  template <typename Message>
+  absl::StatusOr<Subscription<Message>> MakeSubscription(
+      std::string_view topic, internal::SubscriptionState::Callback callback,
+      SubscribeOptions options) const {
+    absl::StatusOr<std::shared_ptr<internal::SubscriptionState>> state =
+        target_->Subscribe({.topic = std::string(topic),
+                            .type = Message::descriptor(),
+                            .options = std::move(options),
+                            .callback = std::move(callback)});
+    if (!state.ok()) return state.status();
+    return Subscription<Message>(*std::move(state));
+  }
+
   using WhenStopped = internal::DispatchTarget::WhenStopped;
 
   template <typename Reply, typename Request>

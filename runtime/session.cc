@@ -48,6 +48,16 @@ void Session::End() {
   }
 }
 
+absl::Status Session::PublishMessage(
+    std::string_view topic, std::shared_ptr<const google::protobuf::Message> message) const {
+  const std::shared_ptr<internal::RuntimeCore> core = core_.lock();
+  if (core == nullptr) {
+    return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_RUNTIME_STOPPED,
+                     "the runtime has stopped");
+  }
+  return core->hub().Publish(topic, std::move(message), this);
+}
+
 Session::Counts Session::counts() const {
   // Each is counted before what is read after it.
   const uint64_t finished = finished_.load();

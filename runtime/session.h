@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <typeindex>
 #include <typeinfo>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -15,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "google/protobuf/message.h"
 #include "runloop/runtime/bounds.h"
 #include "runloop/runtime/call_site.h"
 #include "runloop/runtime/handle.h"
@@ -108,6 +111,20 @@ class Session : public std::enable_shared_from_this<Session> {
 
   Counts counts() const;
 
+  // Publishes `message` on a topic to the subscriptions of this session alone. Never waits, and
+  // runs nothing of a subscriber's; from any thread. NOT_FOUND (UNKNOWN_TOPIC), INVALID_ARGUMENT:
+  // it is of another type; ABORTED (SESSION_ENDED), UNAVAILABLE (RUNTIME_STOPPED).
+  template <typename Message>
+  absl::Status Publish(std::string_view topic, Message message) const {
+    return PublishMessage(topic, std::make_shared<const Message>(std::move(message)));
+  }
+
+  // Of its subscriptions; the hub and the queues count.
+  struct Notifications {
+    std::atomic<uint64_t> subscriptions{0}, delivered{0}, dropped{0};
+  };
+  Notifications& notifications() const { return notifications_; }
+
  private:
   friend class Closing;
   friend class internal::HandleTable;
@@ -117,6 +134,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
           std::shared_ptr<internal::Account> user, const Bound& bound);
+
+  absl::Status PublishMessage(std::string_view topic,
+                              std::shared_ptr<const google::protobuf::Message> message) const;
 
   // What is queued with this key, or null. Any thread, as the next two.
   std::shared_ptr<internal::OperationTask> FindKeyed(const std::string& key);
@@ -141,6 +161,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   alignas(64) internal::HandleTable handles_;
   internal::CallSiteTable call_sites_;
+  mutable Notifications notifications_;
 
   mutable absl::Mutex mutex_;
   Transport transport_ ABSL_GUARDED_BY(mutex_);

@@ -36,6 +36,7 @@
 #include "runloop/v1/diagnostics.pb.h"
 #include "runloop/v1/dispatcher.pb.h"
 #include "runloop/v1/error_reason.pb.h"
+#include "runloop/v1/notifications.pb.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop {

@@ -1,0 +1,257 @@
+#include "runloop/runtime/notification_hub.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runloop/runtime/core.h"
+#include "runloop/runtime/error.h"
+#include "runloop/runtime/runtime.h"
+#include "runloop/tests/testing/test_topics.h"
+
+namespace runloop::internal {
+namespace {
+
+using test::v1::Item;
+using testing::ElementsAre;
+
+class NotificationHubTest : public testing::Test {
+ protected:
+  NotificationHubTest() {
+    OperationRegistry registry;
+    RegisterTestTopics(registry);
+    runtime_ = *Runtime::Create({.operations = std::move(registry)});
+  }
+
+  NotificationHub& hub() { return runtime_->core()->hub(); }
+  std::shared_ptr<const Topic> TopicOf(const char* name) { return *hub().Find(name); }
+
+  std::shared_ptr<Session> NewSession(bool in_process = true, std::string role = "") {
+    return runtime_->core()->OpenSession(
+        {.client_name = "test", .peer = {.role = std::move(role)}, .in_process = in_process});
+  }
+  std::shared_ptr<NotificationQueue> NewQueue(NotificationBounds bounds,
+                                              std::shared_ptr<Session> session = nullptr) {
+    if (session == nullptr) session = NewSession();
+    return std::make_shared<NotificationQueue>(
+        bounds, [this] { ++wakes_; }, std::move(session));
+  }
+  std::shared_ptr<NotificationQueue> NewQueue() { return NewQueue(NotificationBounds()); }
+
+  static std::shared_ptr<const Item> NewItem(uint64_t index, size_t text = 0) {
+    auto item = std::make_shared<Item>();
+    item->set_index(index);
+    item->set_text(std::string(text, 'x'));
+    return item;
+  }
+  void Publish(const char* topic, uint64_t index, size_t text = 0) {
+    ASSERT_EQ(hub().Publish(topic, NewItem(index, text)), absl::OkStatus());
+  }
+
+  static uint64_t IndexOf(const QueuedNotification& taken) {
+    return static_cast<const Item&>(*taken.publication->message()).index();
+  }
+  // The indices of all that waits.
+  static std::vector<uint64_t> TakeAll(NotificationQueue& queue) {
+    std::vector<uint64_t> indices;
+    while (const auto taken = queue.Take()) indices.push_back(IndexOf(*taken));
+    return indices;
+  }
+
+  std::atomic<int> wakes_{0};
+  std::unique_ptr<Runtime> runtime_;
+};
+
+TEST_F(NotificationHubTest, OneOrderHoldsOverAllTopicsOfASubscriber) {
+  const auto queue = NewQueue();
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(hub().Subscribe(queue, 2, TopicOf(kNewest)).ok());
+  Publish(kEvery, 1);
+  Publish(kNewest, 2);
+  Publish(kEvery, 3);
+  EXPECT_THAT(TakeAll(*queue), ElementsAre(1, 2, 3));
+}
+
+TEST_F(NotificationHubTest, OneMessageIsSharedAndSerializedOnce) {
+  const auto first = NewQueue(), second = NewQueue();
+  ASSERT_TRUE(hub().Subscribe(first, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(hub().Subscribe(second, 1, TopicOf(kEvery)).ok());
+  const auto item = NewItem(7);
+  ASSERT_TRUE(hub().Publish(kEvery, item).ok());
+  const auto one = first->Take(), other = second->Take();
+  EXPECT_EQ(one->publication->message(), item);
+  EXPECT_EQ(&one->publication->bytes(), &other->publication->bytes());
+  EXPECT_EQ(one->publication->bytes(), item->SerializeAsString());
+}
+
+TEST_F(NotificationHubTest, WhatDoesNotFitDropsTheOldestAndTheNextTellsHowMany) {
+  const auto queue = NewQueue({.items = 2, .bytes = 1000});
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  for (uint64_t i = 1; i <= 5; ++i) Publish(kEvery, i);
+  const auto next = queue->Take();
+  EXPECT_EQ(IndexOf(*next), 4u);
+  EXPECT_EQ(next->sequence, 4u);
+  EXPECT_EQ(next->dropped, 3u);
+  EXPECT_EQ(queue->Take()->dropped, 0u);
+  const Topic::Statistics& counts = TopicOf(kEvery)->statistics();
+  EXPECT_EQ(counts.published, 5u);
+  EXPECT_EQ(counts.delivered, 2u);
+  EXPECT_EQ(counts.dropped, 3u);
+  EXPECT_EQ(queue->session()->notifications().dropped, 3u);
+}
+
+TEST_F(NotificationHubTest, BytesAreBoundedToo) {
+  const auto queue = NewQueue({.items = 100, .bytes = 250});
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  for (uint64_t i = 1; i <= 5; ++i) Publish(kEvery, i, 100);
+  Publish(kEvery, 6, 1000);  // can never fit
+  EXPECT_THAT(TakeAll(*queue), ElementsAre(4, 5));
+  Publish(kEvery, 7);
+  EXPECT_EQ(TopicOf(kEvery)->statistics().dropped, 4u);
+  EXPECT_EQ(queue->Take()->sequence, 7u);
+}
+
+TEST_F(NotificationHubTest, ATopicThatFloodsCostsAnotherNothing) {
+  const auto queue = NewQueue({.items = 4, .bytes = 1000});
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(hub().Subscribe(queue, 2, TopicOf(kNewest)).ok());
+  Publish(kNewest, 1);
+  for (uint64_t i = 10; i < 100; ++i) Publish(kEvery, i);
+  EXPECT_THAT(TakeAll(*queue), ElementsAre(1, 97, 98, 99));
+}
+
+TEST_F(NotificationHubTest, ANewerOneTakesThePlaceOfOneThatWaits) {
+  const auto queue = NewQueue();
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kNewest)).ok());
+  ASSERT_TRUE(hub().Subscribe(queue, 2, TopicOf(kEvery)).ok());
+  Publish(kNewest, 1);
+  Publish(kEvery, 2);
+  Publish(kNewest, 3, 50);
+  Publish(kNewest, 4);
+  const auto newest = queue->Take();
+  EXPECT_EQ(IndexOf(*newest), 4u);
+  EXPECT_EQ(newest->sequence, 3u);
+  EXPECT_EQ(newest->dropped, 0u);
+  EXPECT_EQ(IndexOf(*queue->Take()), 2u);
+  EXPECT_EQ(TopicOf(kNewest)->statistics().replaced, 2u);
+  EXPECT_TRUE(queue->empty());
+}
+
+TEST_F(NotificationHubTest, WhatIsForOneSessionGoesToNoOther) {
+  const auto session = NewSession();
+  const auto its = NewQueue({}, session), other = NewQueue();
+  ASSERT_TRUE(hub().Subscribe(its, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(hub().Subscribe(other, 1, TopicOf(kEvery)).ok());
+  Item item;
+  item.set_index(5);
+  ASSERT_TRUE(session->Publish(kEvery, item).ok());
+  EXPECT_THAT(TakeAll(*its), ElementsAre(5));
+  EXPECT_TRUE(other->empty());
+}
+
+TEST_F(NotificationHubTest, AnUnknownTopicAndAnotherTypeAreErrors) {
+  EXPECT_EQ(ReasonOf(hub().Publish("a.B/C", NewItem(1))), v1::ERROR_REASON_UNKNOWN_TOPIC);
+  EXPECT_EQ(ReasonOf(runtime_->context().Publish(kEvery, test::v1::PublishReply())),
+            v1::ERROR_REASON_INVALID_REQUEST);
+  OperationRegistry registry;
+  EXPECT_EQ(registry.RegisterTopic<Item>("no slash").code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(registry.RegisterTopic<Item>("a.B/C").ok());
+  EXPECT_EQ(registry.RegisterTopic<Item>("a.B/C").code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_F(NotificationHubTest, OnlyASleeperIsWokenAndOnce) {
+  const auto queue = NewQueue();
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  Publish(kEvery, 1);
+  EXPECT_EQ(wakes_, 0);
+  EXPECT_FALSE(queue->Sleep());
+  (void)TakeAll(*queue);
+  ASSERT_TRUE(queue->Sleep());
+  Publish(kEvery, 2);
+  Publish(kEvery, 3);
+  EXPECT_EQ(wakes_, 1);
+}
+
+TEST_F(NotificationHubTest, ASessionsEndDropsWhatWaitsAndTakesNoMore) {
+  const auto session = NewSession();
+  const auto queue = NewQueue({}, session);
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  Publish(kEvery, 1);
+  session->End();
+  EXPECT_TRUE(queue->empty());
+  EXPECT_EQ(ReasonOf(queue->status()), v1::ERROR_REASON_SESSION_ENDED);
+  EXPECT_EQ(TopicOf(kEvery)->statistics().subscriptions, 0u);
+  EXPECT_EQ(ReasonOf(hub().Subscribe(queue, 2, TopicOf(kEvery))), v1::ERROR_REASON_SESSION_ENDED);
+  EXPECT_EQ(ReasonOf(session->Publish(kEvery, Item())), v1::ERROR_REASON_SESSION_ENDED);
+}
+
+TEST_F(NotificationHubTest, SubscriptionsOfAPeerAreBoundedBySessionAndByRole) {
+  const auto subscribe_all = [&](const std::shared_ptr<NotificationQueue>& queue) {
+    uint64_t id = 0;
+    absl::Status status;
+    while ((status = hub().Subscribe(queue, id, TopicOf(kEvery))).ok()) ++id;
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_SUBSCRIPTIONS_FULL) << status;
+    return static_cast<int64_t>(id);
+  };
+  std::vector<std::shared_ptr<NotificationQueue>> queues;
+  int64_t held = 0;
+  while (held < NotificationHub::kMaxRoleSubscriptions) {
+    queues.push_back(NewQueue({}, NewSession(false, "camera")));
+    const int64_t its = subscribe_all(queues.back());
+    EXPECT_EQ(its, NotificationHub::kMaxSessionSubscriptions);
+    held += its;
+  }
+  queues.push_back(NewQueue({}, NewSession(false, "camera")));
+  EXPECT_EQ(subscribe_all(queues.back()), 0);
+  // Another role has its own.
+  EXPECT_TRUE(hub().Subscribe(NewQueue({}, NewSession(false, "sink")), 1, TopicOf(kEvery)).ok());
+  hub().Unsubscribe(*queues[0], 0, *TopicOf(kEvery));
+  EXPECT_EQ(subscribe_all(queues.back()), 1);
+  for (const auto& queue : queues) queue->session()->End();
+  EXPECT_EQ(subscribe_all(NewQueue({}, NewSession(false, "camera"))),
+            NotificationHub::kMaxSessionSubscriptions);
+}
+
+TEST_F(NotificationHubTest, PublishersAndSubscribersMayComeAndGoAtOnce) {
+  constexpr uint64_t kEach = 2000;
+  constexpr uint64_t kPublishers = 3;
+  const auto steady = NewQueue({.items = kEach * kPublishers, .bytes = size_t{1} << 30});
+  ASSERT_TRUE(hub().Subscribe(steady, 1, TopicOf(kEvery)).ok());
+  std::vector<std::thread> threads;
+  for (uint64_t publisher = 0; publisher < kPublishers; ++publisher) {
+    threads.emplace_back([&, publisher] {
+      for (uint64_t i = 0; i < kEach; ++i) Publish(kEvery, publisher * kEach + i);
+    });
+  }
+  threads.emplace_back([&] {
+    for (int i = 0; i < 200; ++i) {
+      const auto session = NewSession();
+      const auto passing = NewQueue({.items = 4, .bytes = 1000}, session);
+      EXPECT_TRUE(hub().Subscribe(passing, 1, TopicOf(kEvery)).ok());
+      (void)passing->Take();
+      if (i % 2 == 0) {
+        hub().Remove(*passing);
+      } else {
+        session->End();
+      }
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  std::vector<uint64_t> next(kPublishers, 0);
+  for (uint64_t sequence = 1; sequence <= kEach * kPublishers; ++sequence) {
+    const auto taken = steady->Take();
+    ASSERT_TRUE(taken.has_value());
+    EXPECT_EQ(taken->sequence, sequence);
+    const uint64_t publisher = IndexOf(*taken) / kEach;
+    EXPECT_EQ(IndexOf(*taken) % kEach, next[publisher]++);
+  }
+  EXPECT_EQ(TopicOf(kEvery)->statistics().subscriptions, 1u);
+}
+
+}  // namespace
+}  // namespace runloop::internal

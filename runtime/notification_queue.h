@@ -1,0 +1,112 @@
+#ifndef RUNLOOP_RUNTIME_NOTIFICATION_QUEUE_H_
+#define RUNLOOP_RUNTIME_NOTIFICATION_QUEUE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runloop/runtime/bounds.h"
+#include "runloop/runtime/publication.h"
+
+namespace runloop {
+
+class Session;
+
+namespace internal {
+
+struct QueuedNotification {
+  uint64_t subscription = 0;  // the subscriber's own number
+  std::shared_ptr<const Publication> publication;
+  uint64_t sequence = 0;  // among those of the subscription, from 1
+  uint64_t dropped = 0;   // of the subscription, before this one, and not told yet
+  bool gap = false;       // some may have gone before it that nobody has counted
+};
+
+// What waits for one subscriber, of all its subscriptions, in the order of publication; of a topic
+// that keeps the newest, one of each subscription, in the place of the first that waited.
+//
+// Bounded: whatever is too much makes room by dropping the oldest of the subscription that holds
+// most, so that a topic that floods costs others nothing. What is larger than the bound is dropped
+// itself. The next one of the subscription tells how many were.
+//
+// Threads: any. Nothing of a subscriber's runs with the lock held.
+class NotificationQueue {
+ public:
+  // `wake` is called after Sleep, when there is something to take or the queue has ended: by
+  // whoever publishes, so it must not wait and must not run code of the subscriber's. `session`:
+  // whose counts this adds to; null on the worker's side.
+  NotificationQueue(NotificationBounds bounds, std::function<void()> wake,
+                    std::shared_ptr<Session> session = nullptr);
+
+  const std::shared_ptr<Session>& session() const { return session_; }
+
+  // True: Wake is to be called.
+  [[nodiscard]] bool Push(QueuedNotification notification, bool latest);
+  void Wake() { wake_(); }
+
+  // The oldest, unless it has more than `most_bytes`.
+  std::optional<QueuedNotification> Take(size_t most_bytes = std::numeric_limits<size_t>::max());
+  // Waits until there is something to take, the queue has ended, or `timeout` has passed.
+  void Await(absl::Duration timeout);
+  // The next Push wakes; false: there is something to take, or the queue has ended.
+  bool Sleep();
+  // The next Push wakes, whatever waits.
+  void Rest();
+  bool empty() const;
+
+  // `subscription` has ended: what waits of it is gone, and not counted.
+  void Forget(uint64_t subscription);
+  // Takes nothing more; what waits can be taken.
+  void Finish();
+  // Nor that. `why` is not OK. True: Wake is to be called.
+  [[nodiscard]] bool End(absl::Status why);
+  // OK until End.
+  absl::Status status() const;
+
+ private:
+  struct Held {
+    size_t items = 0;
+    size_t bytes = 0;
+    uint64_t dropped = 0;  // to be told
+    bool gap = false;      // to be told
+  };
+  using Notifications = std::deque<QueuedNotification>;
+
+  bool ended_or_has_any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !waiting_.empty() || !status_.ok();
+  }
+  bool Fits(size_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return waiting_.size() < bounds_.items && bytes_ + bytes <= bounds_.bytes;
+  }
+  void CountDropped(QueuedNotification dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  QueuedNotification Remove(Notifications::iterator place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Notifications::iterator FirstOf(uint64_t subscription) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TakeSleep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const NotificationBounds bounds_;
+  const std::function<void()> wake_;
+  const std::shared_ptr<Session> session_;
+
+  mutable absl::Mutex mutex_;
+  Notifications waiting_ ABSL_GUARDED_BY(mutex_);
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<uint64_t, Held> held_ ABSL_GUARDED_BY(mutex_);  // by subscription
+  bool asleep_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace runloop
+
+#endif  // RUNLOOP_RUNTIME_NOTIFICATION_QUEUE_H_
