@@ -19,6 +19,7 @@ constexpr char kExamples[] = R"(examples:
   runloopctl status                                      what the runtime thread does now
   runloopctl operations --describe acme.v1.Clock/Now     an operation's types
   runloopctl call acme.v1.Clock/Now '{"zone": "UTC"}'    one operation, JSON in and out
+  runloopctl watch acme.v1.Clock/Tick                    what the host publishes, line by line
   runloopctl run -- ./worker --fps 30                    a worker that sees one socket
   runloopctl drain                                       the daemon's end, once its work is done
 
@@ -41,6 +42,13 @@ constexpr char kCallExamples[] = R"(examples:
   jq -n '{zone: "UTC"}' | runloopctl call acme.v1.Clock/Now - --timeout 5s
 
 Each call is a session of its own: what it opens is closed at its end, and a handle is good for no other call.)";
+
+constexpr char kWatchExamples[] = R"(examples:
+  runloopctl watch                                            the topics
+  runloopctl watch acme.v1.Writer/Progress acme.v1.Writer/Error
+  runloopctl --json watch acme.v1.Writer/Progress | jq .message
+
+One line a notification, until it is interrupted. What the host publishes to one session is not shown.)";
 
 constexpr char kDrainExamples[] = R"(examples:
   runloopctl drain
@@ -131,6 +139,7 @@ struct Options {
   GlobalOptions global;
   OperationsOptions operations;
   CallOptions call;
+  WatchOptions watch;
   RunOptions run;
 };
 
@@ -162,6 +171,13 @@ CLI::App* AddCall(CLI::App& app, CallOptions& options) {
   command->add_option("METHOD", options.method, "package.Service/Method")->required();
   command->add_option("JSON", options.request, "The request; `-` reads it from stdin. Default: {}");
   command->footer(kCallExamples);
+  return command;
+}
+
+CLI::App* AddWatch(CLI::App& app, WatchOptions& options) {
+  CLI::App* command = app.add_subcommand("watch", "Print what the host publishes, or list topics");
+  command->add_option("TOPIC", options.topics, "package.Something/Word; none: list the topics");
+  command->footer(kWatchExamples);
   return command;
 }
 
@@ -222,6 +238,7 @@ int Main(int argc, char** argv) {
   status->footer(kStatusExamples);
   CLI::App* operations = AddOperations(app, options.operations);
   CLI::App* call = AddCall(app, options.call);
+  CLI::App* watch = AddWatch(app, options.watch);
   AddRun(app, options.run);
   CLI::App* drain = AddDrain(app, options.drain);
   try {
@@ -241,6 +258,8 @@ int Main(int argc, char** argv) {
     code = RunOperations(options.global, options.operations);
   } else if (call->parsed()) {
     code = RunCall(options.global, options.call);
+  } else if (watch->parsed()) {
+    code = RunWatch(options.global, options.watch);
   } else if (drain->parsed()) {
     code = RunDrain(options.global, options.drain);
   } else {

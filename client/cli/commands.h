@@ -26,6 +26,12 @@ struct CallOptions {
 };
 int RunCall(const GlobalOptions& global, const CallOptions& options);
 
+struct WatchOptions {
+  std::vector<std::string> topics;  // empty: list those there are
+};
+// Until it is interrupted.
+int RunWatch(const GlobalOptions& global, const WatchOptions& options);
+
 // What a daemon grants at most.
 inline constexpr absl::Duration kLongestDrain = absl::Hours(24);
 

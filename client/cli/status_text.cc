@@ -153,6 +153,24 @@ std::string BoundsText(const v1::GetStatusResponse& status) {
 
 // How the messages of sessions travel, and why those of some do not by rings; empty if there is
 // nothing to say.
+std::string TopicsText(const v1::GetStatusResponse& status) {
+  std::vector<std::string> lines;
+  for (const v1::TopicStatus& topic : status.topics()) {
+    lines.push_back(absl::StrCat(Printable(topic.name()), ": ", topic.subscriptions(),
+                                 " subscribed; ", topic.published(), " published, ",
+                                 topic.delivered(), " delivered, ", topic.dropped(), " dropped, ",
+                                 topic.replaced(), " replaced"));
+  }
+  for (const v1::SessionStatus& session : status.sessions()) {
+    if (session.subscriptions() == 0 && session.notifications_dropped() == 0) continue;
+    lines.push_back(absl::StrCat("session ", Printable(session.session_id()), ": ",
+                                 session.subscriptions(), " subscribed; ",
+                                 session.notifications_delivered(), " delivered, ",
+                                 session.notifications_dropped(), " dropped"));
+  }
+  return lines.empty() ? "" : absl::StrCat("topics   ", absl::StrJoin(lines, "\n         "), "\n");
+}
+
 std::string TransportsText(const v1::GetStatusResponse& status) {
   std::map<std::string, int> counts;
   for (const v1::SessionStatus& session : status.sessions()) {
@@ -208,7 +226,7 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
                   " connections; turned away: ", status.refused_peers(), " by identity, ",
                   status.rejected_connections(), " by protocol\n");
   absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status),
-                  BuffersText(status), TransportsText(status));
+                  BuffersText(status), TransportsText(status), TopicsText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
   Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
                "BYTES", "HANDLES", "BUFFERS", "AGE"});

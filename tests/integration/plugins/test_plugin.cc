@@ -8,6 +8,7 @@
 #include "runloop/test/v1/test_control.pb.h"
 #include "runloop/tests/testing/test_buffers.h"
 #include "runloop/tests/testing/test_operations.h"
+#include "runloop/tests/testing/test_topics.h"
 
 // The test operations, for tests that are processes of their own: see test_control.proto.
 
@@ -56,6 +57,7 @@ RelayReply Relay(TestOperations& tests, RelayRequest request) {
 absl::Status RegisterAll(OperationRegistry& operations) {
   const std::shared_ptr<TestOperations> tests = TestOperations::Register(operations);
   RegisterTestBuffers(operations);
+  RegisterTestTopics(operations);
 
   absl::Status added = operations.Register<SteerRequest, SteerReply>(
       "runloop.test.v1.TestControl/Steer",
