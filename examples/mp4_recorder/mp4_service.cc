@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 
 namespace runloop::examples {
 
@@ -22,6 +23,9 @@ using media::v1::OpenRequest;
 namespace {
 
 constexpr absl::Duration kFinishTimeout = absl::Minutes(1);
+constexpr absl::Duration kProgressInterval = absl::Milliseconds(100);
+constexpr char kProgress[] = "runloop.examples.media.v1.Mp4Writer/Progress";
+constexpr char kFailure[] = "runloop.examples.media.v1.Mp4Writer/Failure";
 
 absl::Status CheckFileName(absl::string_view name) {
   const bool plain = !name.empty() && name.size() <= 200 && name.front() != '.' &&
@@ -62,6 +66,29 @@ class Mp4Service::Recording {
 
   Mp4Writer& writer() { return *writer_; }
 
+  // Tells `session`, which owns it by `handle`, how it gets on.
+  void PublishTo(const std::shared_ptr<Session>& session, Handle handle) {
+    writer_->Watch([weak = std::weak_ptr<Session>(session), handle, next = absl::InfinitePast()](
+                       const Mp4Writer& writer, bool ended, const absl::Status& failure) mutable {
+      const std::shared_ptr<Session> owner = weak.lock();
+      const absl::Time now = absl::Now();
+      if (owner == nullptr || (!ended && now < next)) return;
+      next = now + kProgressInterval;
+      if (!failure.ok()) {
+        media::v1::Failure failed;
+        failed.set_writer(handle);
+        failed.set_path(writer.path());
+        failed.set_message(std::string(failure.message()));
+        // Refused only when nobody is there any more.
+        owner->Publish(kFailure, std::move(failed)).IgnoreError();
+      }
+      media::v1::Progress progress = writer.progress();
+      progress.set_writer(handle);
+      progress.set_ended(ended);
+      owner->Publish(kProgress, std::move(progress)).IgnoreError();
+    });
+  }
+
   // The runtime sees to the time that this may take.
   void Close(Closing closing) {
     writer_->Finish(absl::InfiniteDuration(),
@@ -76,7 +103,10 @@ class Mp4Service::Recording {
 
 absl::Status Mp4Service::Register(OperationRegistry& operations, std::string directory) {
   std::shared_ptr<Mp4Service> service(new Mp4Service(std::move(directory)));
-  absl::Status status = operations.RegisterDeferred<OpenRequest, OpenReply>(
+  absl::Status status = operations.RegisterTopic<media::v1::Progress>(kProgress, {.latest = true});
+  if (status.ok()) status = operations.RegisterTopic<media::v1::Failure>(kFailure);
+  if (!status.ok()) return status;
+  status = operations.RegisterDeferred<OpenRequest, OpenReply>(
       "runloop.examples.media.v1.Mp4Writer/Open",
       [service](OperationContext& context, OpenRequest request, Completion<OpenReply> completion) {
         service->Open(context, std::move(request), std::move(completion));
@@ -117,7 +147,7 @@ void Mp4Service::Open(OperationContext& context, OpenRequest request,
   }
   WhenReady(context.runtime(), [this, session = context.session(), request = std::move(request),
                                 completion = std::move(completion)](absl::Status ready) mutable {
-    completion.Finish(ready.ok() ? OpenNow(*session, request, completion)
+    completion.Finish(ready.ok() ? OpenNow(session, request, completion)
                                  : absl::StatusOr<OpenReply>(std::move(ready)));
   });
 }
@@ -155,14 +185,15 @@ void Mp4Service::OnInitialized(const absl::Status& status, Waiting& waiting) {
   for (auto& then : std::exchange(waiting, {})) std::move(then)(status);
 }
 
-absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenRequest& request,
+absl::StatusOr<OpenReply> Mp4Service::OpenNow(const std::shared_ptr<Session>& session,
+                                              const OpenRequest& request,
                                               Completion<OpenReply>& completion) {
-  if (session.ended()) return absl::AbortedError("the session has ended");
+  if (session->ended()) return absl::AbortedError("the session has ended");
   if (files_->contains(request.file_name())) {
     return absl::AlreadyExistsError(absl::StrCat(
         "'", request.file_name(), "' is being recorded now: choose another file name"));
   }
-  const std::string& session_id = session.info().id;
+  const std::string& session_id = session->info().id;
   if (std::count_if(files_->begin(), files_->end(),
                     [&](const auto& file) { return file.second == session_id; }) >= kMaxWriters) {
     return absl::ResourceExhaustedError(
@@ -175,9 +206,12 @@ absl::StatusOr<OpenReply> Mp4Service::OpenNow(Session& session, const OpenReques
 
   OpenReply reply;
   reply.set_path((*writer)->path());
-  const absl::StatusOr<Handle> handle = completion.Keep(
-      std::make_unique<Recording>(*std::move(writer), files_, request.file_name(), session_id));
+  auto recording =
+      std::make_unique<Recording>(*std::move(writer), files_, request.file_name(), session_id);
+  Recording& kept = *recording;
+  const absl::StatusOr<Handle> handle = completion.Keep(std::move(recording));
   if (!handle.ok()) return handle.status();
+  kept.PublishTo(session, *handle);
   reply.set_writer(*handle);
   return reply;
 }

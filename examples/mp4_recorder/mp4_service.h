@@ -26,6 +26,9 @@ namespace runloop::examples {
 // close_timeout is cut off. Only Finish may take longer, as long as the session lives. A runtime
 // that is destroyed without a drain cuts files off.
 //
+// How a writer gets on, and why it failed, is published to its session, on the topics Progress and
+// Failure of Mp4Writer.
+//
 // Threads: the constructor and Register anywhere, before the runtime exists; the rest on the
 // runtime thread. Owned by the registered handlers, so destroyed with the runtime.
 //
@@ -70,7 +73,7 @@ class Mp4Service : public std::enable_shared_from_this<Mp4Service> {
   void WhenReady(const LocalRuntimeContext& runtime,
                  absl::AnyInvocable<void(absl::Status) &&> then);
   void OnInitialized(const absl::Status& status, Waiting& waiting);
-  absl::StatusOr<media::v1::OpenReply> OpenNow(Session& session,
+  absl::StatusOr<media::v1::OpenReply> OpenNow(const std::shared_ptr<Session>& session,
                                                const media::v1::OpenRequest& request,
                                                Completion<media::v1::OpenReply>& completion);
 

@@ -142,6 +142,40 @@ TEST_F(Mp4ServiceTest, RecordsFramesThatWereAppendedWithoutWaiting) {
   for (const Invocation& append : appends) EXPECT_EQ(append.Await(), absl::OkStatus());
 }
 
+TEST_F(Mp4ServiceTest, PublishesHowFarItHasComeToItsSessionAlone) {
+  RuntimeContext worker = Worker(), other = Worker("other");
+  auto progress = worker.Subscribe<media::v1::Progress>(absl::StrCat(kService, "Progress"));
+  auto others = other.Subscribe<media::v1::Progress>(absl::StrCat(kService, "Progress"));
+  auto failures = worker.Subscribe<media::v1::Failure>(absl::StrCat(kService, "Failure"));
+  ASSERT_TRUE(progress.ok() && others.ok() && failures.ok());
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  std::vector<Invocation> appends;
+  for (int i = 0; i < 50; ++i) appends.push_back(StartAppend(worker, writer, i));
+  ASSERT_TRUE(Finish(worker, writer).ok());
+  // It keeps the newest.
+  const auto last = progress->Poll();
+  ASSERT_TRUE(last.has_value());
+  EXPECT_EQ(last->message->writer(), writer);
+  EXPECT_EQ(last->message->video_frames(), 50u);
+  EXPECT_EQ(last->message->duration_nanos(), 50 * kFrameNanos);
+  EXPECT_TRUE(last->message->ended());
+  EXPECT_FALSE(others->Poll().has_value());
+  EXPECT_FALSE(failures->Poll().has_value());
+}
+
+TEST_F(Mp4ServiceTest, PublishesWhyItHasFailed) {
+  RuntimeContext worker = Worker();
+  auto failures = worker.Subscribe<media::v1::Failure>(absl::StrCat(kService, "Failure"));
+  ASSERT_TRUE(failures.ok()) << failures.status();
+  const uint64_t writer = MustOpen(worker, "a.mp4");
+  EXPECT_FALSE(Finish(worker, writer).ok());  // without a frame
+  const auto failure = failures->Poll();
+  ASSERT_TRUE(failure.has_value());
+  EXPECT_EQ(failure->message->writer(), writer);
+  EXPECT_EQ(failure->message->path(), Path("a.mp4"));
+  EXPECT_THAT(failure->message->message(), HasSubstr("no frame"));
+}
+
 TEST_F(Mp4ServiceTest, RecordsFramesThatLieInBuffersAndRefusesWhatDoesNot) {
   RuntimeContext worker = Worker(), other = Worker("other");
   const uint64_t writer = MustOpen(worker, "a.mp4");

@@ -249,6 +249,7 @@ void Mp4Writer::Append(AppendRequest request, Done done, Buffer pixels) {
     std::move(done)(std::move(status));
     return;
   }
+  if (watch_) watch_(*this, false, absl::OkStatus());
   // The flag goes up before the level is read: room that appears in between is seen by one of the
   // two.
   stream->starved.store(true);
@@ -441,6 +442,7 @@ void Mp4Writer::Fail(absl::Status why) {
 
 void Mp4Writer::Conclude() {
   StopPipeline();
+  if (watch_) std::exchange(watch_, nullptr)(*this, true, failure_);
   ReleaseWaiting(video_, failure_);
   ReleaseWaiting(audio_, failure_);
   if (finished_.empty()) return;
@@ -462,6 +464,14 @@ void Mp4Writer::StopPipeline() {
   // Waits for the streaming threads, each of which is within one frame of its end.
   gst_element_set_state(pipeline_.get(), GST_STATE_NULL);
   if (created_ && video_frames_ == 0) unlink(path_.c_str());
+}
+
+media::v1::Progress Mp4Writer::progress() const {
+  media::v1::Progress progress;
+  progress.set_video_frames(video_frames_);
+  progress.set_audio_samples(audio_samples_);
+  progress.set_duration_nanos(std::max(video_.end, audio_.end));
+  return progress;
 }
 
 absl::StatusOr<FinishReply> Mp4Writer::Summary() const {

@@ -7,9 +7,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -82,6 +84,15 @@ class Mp4Writer {
 
   const std::string& path() const { return path_; }
 
+  // What was appended so far.
+  media::v1::Progress progress() const;
+  // Calls `watch` after each append that was taken, and, once, at the writer's end: with why it
+  // failed, or OK. Before the first append; it must not destroy the writer.
+  void Watch(
+      std::function<void(const Mp4Writer& writer, bool ended, const absl::Status& failure)> watch) {
+    watch_ = std::move(watch);
+  }
+
  private:
   friend class Mp4WriterTestPeer;  // holds the encoder up
 
@@ -148,6 +159,7 @@ class Mp4Writer {
   bool created_ = false;  // the file is ours
   absl::Status failure_;  // the first
   std::vector<Finished> finished_;
+  std::function<void(const Mp4Writer&, bool, const absl::Status&)> watch_;  // may be empty
 };
 
 }  // namespace runloop::examples

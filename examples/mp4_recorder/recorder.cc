@@ -22,6 +22,8 @@ namespace {
 
 constexpr char kOpen[] = "runloop.examples.media.v1.Mp4Writer/Open";
 constexpr char kAppend[] = "runloop.examples.media.v1.Mp4Writer/Append";
+constexpr char kProgressTopic[] = "runloop.examples.media.v1.Mp4Writer/Progress";
+constexpr char kFailureTopic[] = "runloop.examples.media.v1.Mp4Writer/Failure";
 constexpr char kFinish[] = "runloop.examples.media.v1.Mp4Writer/Finish";
 
 // How many appends may be on their way, and of how many bytes if that is more than one: enough to
@@ -99,11 +101,19 @@ absl::StatusOr<Processor::Next> Recorder::Process() {
   if (absl::Status status = Append(std::move(request), std::move(pixels)); !status.ok()) {
     return status;
   }
+  TakeNotifications();
   if (options_.progress && absl::Now() >= next_progress_) PrintProgress();
   return Next::kContinue;
 }
 
 absl::Status Recorder::Open() {
+  // Before the writer is opened, so that nothing of it is missed.
+  if (auto progress = context_->Subscribe<media::v1::Progress>(kProgressTopic); progress.ok()) {
+    progress_ = *std::move(progress);
+  }
+  if (auto failures = context_->Subscribe<media::v1::Failure>(kFailureTopic); failures.ok()) {
+    failures_ = *std::move(failures);
+  }
   OpenRequest request;
   request.set_file_name(options_.output);
   *request.mutable_video() = source_->video_format();
@@ -159,6 +169,9 @@ absl::Status Recorder::Teardown() {
   request.set_writer(writer_);
   absl::StatusOr<FinishReply> reply = context_->DispatchBlocking<FinishReply>(
       kFinish, std::move(request), {.timeout = kFinishTimeout});
+  TakeNotifications();
+  progress_.reset();
+  failures_.reset();
   context_.reset();
   if (!status.ok()) return status;
   if (!reply.ok()) return failed_ ? absl::OkStatus() : reply.status();
@@ -174,12 +187,30 @@ absl::Status Recorder::Teardown() {
   return absl::OkStatus();
 }
 
+void Recorder::TakeNotifications() {
+  while (progress_.has_value()) {
+    const auto notification = progress_->Poll();
+    if (!notification.has_value()) break;
+    written_frames_ = notification->message->video_frames();
+    ++reports_;
+  }
+  while (failures_.has_value()) {
+    const auto notification = failures_->Poll();
+    if (!notification.has_value()) break;
+    std::fprintf(stderr, "mp4_recorder_worker: the writer has failed: %s\n",
+                 notification->message->message().c_str());
+  }
+}
+
 void Recorder::PrintProgress() {
   const absl::Time now = absl::Now();
   const double elapsed = std::max(absl::ToDoubleSeconds(now - opened_at_), 1e-3);
-  std::printf("progress at=%.3f frames=%lld rate=%.1f seconds=%.3f unfinished=%zu\n",
-              UnixSeconds(now), static_cast<long long>(frames_),
-              static_cast<double>(frames_) / elapsed, Seconds(media_nanos_), unfinished_.size());
+  std::printf(
+      "progress at=%.3f frames=%lld rate=%.1f seconds=%.3f unfinished=%zu written=%llu "
+      "reports=%llu\n",
+      UnixSeconds(now), static_cast<long long>(frames_), static_cast<double>(frames_) / elapsed,
+      Seconds(media_nanos_), unfinished_.size(), static_cast<unsigned long long>(written_frames_),
+      static_cast<unsigned long long>(reports_));
   std::fflush(stdout);
   next_progress_ = now + kProgressInterval;
 }

@@ -47,6 +47,8 @@ class Recorder final : public Processor {
   // Sends one append and waits for the oldest if too many are on their way.
   absl::Status Append(media::v1::AppendRequest request, Buffer pixels);
   absl::Status AwaitOldest();
+  // What the writer has published since the last look.
+  void TakeNotifications();
   // Lines of `key=value`, the first word says what happened: `started`, `progress`, `finished`.
   // Times are seconds since 1970 (`at`) or of media (`seconds`).
   void PrintProgress();
@@ -66,6 +68,10 @@ class Recorder final : public Processor {
   int64_t frames_ = 0;
   int64_t media_nanos_ = 0;  // where the last frame ends
   bool failed_ = false;      // an append did, so Finish would only say it again
+  std::optional<Subscription<media::v1::Progress>> progress_;
+  std::optional<Subscription<media::v1::Failure>> failures_;
+  uint64_t written_frames_ = 0;  // as the writer says
+  uint64_t reports_ = 0;         // how often it said so
   absl::Time opened_at_;
   absl::Time next_progress_;
 };
