@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/descriptor.h"
 #include "runloop/runtime/bounds.h"
+#include "runloop/runtime/executor.h"
 #include "runloop/runtime/notification_queue.h"
 
 namespace runloop {
@@ -30,21 +31,21 @@ struct SubscribeOptions {
   // to that thread's loop; it must not run it at once, must not block, and must not throw. Empty:
   // callbacks run on a thread of the library's: the one that runs Watch callbacks of a connection
   // (client/connect.h), in process one that is there for nothing else. They must not block there.
-  std::function<void(absl::AnyInvocable<void() &&>)> executor;
+  Executor executor;
 };
 
 // One message that was published, as a subscriber gets it.
 template <typename Message>
 struct Notification {
   std::shared_ptr<const Message> message;  // never null; in process the one that was published
-  // Which of those that were meant for this subscription it is, counted from 1, in one session.
+  // Which of those that were meant for this subscription it is, counted from 1, by one connection.
   // What is skipped was dropped or gave its place to a newer one.
   uint64_t sequence = 0;
   // How many were dropped before it, since the last that came, because somebody was slow: the
   // subscriber, or its connection. What gave its place to a newer one does not count.
   uint64_t dropped = 0;
-  // The connection was lost before it, and a new session stands: some may be missing that nobody
-  // has counted. What depends on all of them should ask for the state again.
+  // The connection was lost before it, and another stands: some may be missing that nobody has
+  // counted. What depends on all of them should ask for the state again.
   bool gap = false;
   absl::Time publish_time;  // by the host's clock of day
 };
