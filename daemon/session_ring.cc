@@ -175,7 +175,7 @@ bool SessionRing::TakeSettled() {
   }
   if (!draining_ && (more_ || end_.reader().has_bytes())) return false;
   // However much is published, it ends.
-  if (!protocol_.FinishNotifications()) return false;
+  if (!protocol_->FinishNotifications()) return false;
   settled_told_ = true;
   return true;
 }

@@ -109,6 +109,10 @@ class Target final : public DispatchTarget {
   }
   absl::StatusOr<uint64_t> SendDescriptor(int) override { return absl::UnknownError(""); }
   std::string SessionId() override { return ""; }
+  absl::StatusOr<std::shared_ptr<internal::SubscriptionState>> Subscribe(
+      internal::SubscriptionState::Call) override {
+    return absl::UnimplementedError("");
+  }
 
   const std::shared_ptr<Invocation> invocation = std::make_shared<Invocation>();
 };
