@@ -171,7 +171,8 @@ void SessionStream::BeginDrain() {
 void SessionStream::Advance() {
   if (broken_ || finishing_) return;
   // However much is published, the stream ends.
-  if ((half_closed_ || draining_) && stage_ == Stage::kOpen && ring_ == nullptr && settled()) {
+  if (!ending_ && (half_closed_ || draining_) && stage_ == Stage::kOpen && ring_ == nullptr &&
+      settled()) {
     (void)protocol_->FinishNotifications();
   }
   if (!writing_ && !ending_ && FillResponse()) {
@@ -214,7 +215,7 @@ bool SessionStream::FillResponse() {
 
 bool SessionStream::settled() const {
   if (ring_ != nullptr) return ring_settled_;
-  return !awaits_ring_ && protocol_->settled();
+  return protocol_ != nullptr && !awaits_ring_ && protocol_->settled();
 }
 
 size_t SessionStream::unsent_bytes() const {
