@@ -168,16 +168,16 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
   }
 }
 
-absl::Status OpenSession::AddSubscribe(const v1::Subscribe& subscribe) {
+absl::Status OpenSession::AddSubscribe(const v1::Subscribe& subscribe, bool must) {
   if (half_closed_) {
     return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
                      "the session is being closed");
   }
-  if (batches_.size() > most_batches_) {
+  if (!must && batches_.size() > most_batches_) {
     return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
                      "the daemon does not read: try again when it does");
   }
-  BatchFor(kCancelBytes).AddMessage(v1::SessionRequest::kSubscribesFieldNumber, subscribe);
+  BatchForSubscriptions().AddMessage(v1::SessionRequest::kSubscribesFieldNumber, subscribe);
   return absl::OkStatus();
 }
 
@@ -185,7 +185,7 @@ void OpenSession::AddUnsubscribe(uint64_t subscription_id) {
   if (half_closed_) return;
   v1::Unsubscribe unsubscribe;
   unsubscribe.set_subscription_id(subscription_id);
-  BatchFor(kCancelBytes).AddMessage(v1::SessionRequest::kUnsubscribesFieldNumber, unsubscribe);
+  BatchForSubscriptions().AddMessage(v1::SessionRequest::kUnsubscribesFieldNumber, unsubscribe);
 }
 
 bool OpenSession::HasOutgoing() const {
@@ -270,7 +270,9 @@ absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
   std::deque<RequestBatch> later;
   later.swap(batches_);
   for (const auto& [site, id] : call_site_ids_) AddCallSite(site, id);
-  std::move(later.begin(), later.end(), std::back_inserter(batches_));
+  for (RequestBatch& batch : later) {
+    if (!batch.of_subscriptions) batches_.push_back(std::move(batch));
+  }
   unfinished_.ForEach([&](RemoteInvocation& invocation) {
     if (invocation.cancel_sent) BatchFor(kCancelBytes).AddCancel(invocation.id, false);
     if (invocation.given_up) BatchFor(kCancelBytes).AddCancel(invocation.id, true);
@@ -384,7 +386,8 @@ void OpenSession::AddCallSite(CallSite site, uint32_t id) {
   told.set_file(CleanText(site.file(), kMaxCallSiteText));
   told.set_line(site.line());
   told.set_function(CleanText(site.function(), kMaxCallSiteText));
-  BatchFor(told.ByteSizeLong() + kCancelBytes).AddMessage(v1::SessionRequest::kCallSitesFieldNumber, told);
+  BatchFor(told.ByteSizeLong() + kCancelBytes)
+      .AddMessage(v1::SessionRequest::kCallSitesFieldNumber, told);
 }
 
 absl::Status OpenSession::CheckMessageBytes(size_t size) const {
@@ -402,9 +405,19 @@ size_t OpenSession::bound() const {
   return std::min<uint64_t>(batch_bytes_, limits_.max_message_bytes());
 }
 
-RequestBatch& OpenSession::BatchFor(size_t bytes) {
-  if (batches_.empty() || batches_.back().size() + bytes > bound() ||
+RequestBatch& OpenSession::BatchForSubscriptions() {
+  if (batches_.empty() || !batches_.back().of_subscriptions ||
+      batches_.back().size() + kCancelBytes > bound() ||
       batches_.back().cancels() >= kBatchCancels) {
+    batches_.emplace_back();
+    batches_.back().of_subscriptions = true;
+  }
+  return batches_.back();
+}
+
+RequestBatch& OpenSession::BatchFor(size_t bytes) {
+  if (batches_.empty() || batches_.back().of_subscriptions ||
+      batches_.back().size() + bytes > bound() || batches_.back().cancels() >= kBatchCancels) {
     if (spare_batches_.empty()) {
       batches_.emplace_back();
     } else {

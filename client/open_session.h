@@ -76,8 +76,9 @@ class OpenSession {
   // Tells who else waits for it by now, at once or when less is unsent; nothing if it has its
   // outcome, or no more may be sent. `chain` is not empty.
   void AddWaiting(const RemoteInvocation& invocation, const Chain& chain);
-  // RESOURCE_EXHAUSTED (QUEUE_FULL): much is unsent. UNAVAILABLE: no more may be sent.
-  absl::Status AddSubscribe(const v1::Subscribe& subscribe);
+  // RESOURCE_EXHAUSTED (QUEUE_FULL): much is unsent; unless it `must`. UNAVAILABLE: no more may be
+  // sent.
+  absl::Status AddSubscribe(const v1::Subscribe& subscribe, bool must);
   // Nothing is sent if no more may be.
   void AddUnsubscribe(uint64_t subscription_id);
   // There will be no more dispatches.
@@ -135,6 +136,8 @@ class OpenSession {
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
   RequestBatch& BatchFor(size_t bytes);
+  // For what ends with the connection: no other connection sends it again.
+  RequestBatch& BatchForSubscriptions();
   // The id that stands for it in this session, or would if it was told now; 0: there are too many.
   uint32_t CallSiteIdOf(CallSite site) const;
   // Tells the daemon of it, unless that was done.

@@ -38,15 +38,16 @@ void RemoteSubscription::Unsubscribe() {
 absl::Status RemoteSubscriptions::Add(const std::shared_ptr<RemoteSubscription>& subscription,
                                       OpenSession* session) {
   if (session != nullptr) {
-    if (absl::Status status = Subscribe(*subscription, *session); !status.ok()) return status;
+    if (absl::Status status = Subscribe(*subscription, *session, false); !status.ok())
+      return status;
     by_id_[subscription->id] = subscription;
   }
   all_.insert(subscription);
   return absl::OkStatus();
 }
 
-absl::Status RemoteSubscriptions::Subscribe(RemoteSubscription& subscription,
-                                            OpenSession& session) {
+absl::Status RemoteSubscriptions::Subscribe(RemoteSubscription& subscription, OpenSession& session,
+                                            bool must) {
   const auto topic = topics_.find(subscription.topic());
   if (topic == topics_.end()) {
     return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_UNKNOWN_TOPIC,
@@ -66,7 +67,7 @@ absl::Status RemoteSubscriptions::Subscribe(RemoteSubscription& subscription,
   v1::Subscribe subscribe;
   subscribe.set_subscription_id(last_id_ + 1);
   subscribe.set_topic_id(topic->second.id());
-  if (absl::Status status = session.AddSubscribe(subscribe); !status.ok()) return status;
+  if (absl::Status status = session.AddSubscribe(subscribe, must); !status.ok()) return status;
   subscription.id = ++last_id_;
   subscription.latest = topic->second.latest();
   return absl::OkStatus();
@@ -85,7 +86,7 @@ void RemoteSubscriptions::BeginSession(const v1::Welcome& welcome, OpenSession& 
   // In one that goes on, what was asked for before may still come.
   if (!welcome.resumed()) last_id_ = 0;
   for (const auto& subscription : all_) {
-    absl::Status status = Subscribe(*subscription, session);
+    absl::Status status = Subscribe(*subscription, session, true);
     if (status.ok()) by_id_[subscription->id] = subscription;
     subscription->SetStatus(std::move(status));
   }

@@ -62,7 +62,7 @@ class RemoteSubscriptions {
   std::vector<std::shared_ptr<RemoteSubscription>> TakeAll();
 
  private:
-  absl::Status Subscribe(RemoteSubscription& subscription, OpenSession& session);
+  absl::Status Subscribe(RemoteSubscription& subscription, OpenSession& session, bool must);
 
   absl::flat_hash_set<std::shared_ptr<RemoteSubscription>> all_;
 

@@ -193,6 +193,7 @@ void RequestBatch::AppendPieces(std::vector<std::string_view>& pieces) {
 void RequestBatch::Clear() {
   slices_.clear();
   tail_begin_ = tail_end_ = 0;
+  of_subscriptions = false;
   size_ = cancels_ = 0;
   last_id_ = 0;
 }

@@ -66,6 +66,9 @@ class RequestBatch {
   void AddMessage(int field, const google::protobuf::MessageLite& message);
   void AddOutcomesReceived(uint64_t count);
 
+  // It holds nothing else.
+  bool of_subscriptions = false;
+
   size_t size() const { return size_; }
   // Of all but dispatches.
   size_t cancels() const { return cancels_; }

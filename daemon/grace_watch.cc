@@ -37,22 +37,28 @@ bool GraceWatch::Add(const std::string& session_id, std::shared_ptr<const Unique
                      absl::Time deadline) {
   {
     absl::MutexLock lock(&mutex_);
-    if (!thread_.joinable()) {
+    watched_[session_id] = {.process = std::move(process), .deadline = deadline};
+    if (!std::exchange(running_, true)) {
       try {
+        if (thread_.joinable()) thread_.join();  // it is at its end
         thread_ = std::thread([this] { Run(); });
       } catch (const std::system_error&) {
+        running_ = false;
+        watched_.erase(session_id);
         return false;
       }
     }
-    watched_[session_id] = {.process = std::move(process), .deadline = deadline};
   }
   changed_.Signal();
   return true;
 }
 
 void GraceWatch::Remove(const std::string& session_id) {
-  absl::MutexLock lock(&mutex_);
-  watched_.erase(session_id);  // the thread may look once more for nothing
+  {
+    absl::MutexLock lock(&mutex_);
+    if (watched_.erase(session_id) == 0 || !watched_.empty()) return;
+  }
+  changed_.Signal();  // the thread has nothing more to do
 }
 
 void GraceWatch::Run() {
@@ -65,7 +71,10 @@ void GraceWatch::Run() {
     absl::Time next = absl::InfiniteFuture();
     {
       absl::MutexLock lock(&mutex_);
-      if (stopping_) return;
+      if (stopping_ || watched_.empty()) {
+        running_ = false;
+        return;
+      }
       for (const auto& [id, watched] : watched_) {
         const auto [place, is_new] = places.try_emplace(watched.process->get(), polled.size());
         if (is_new) {

@@ -19,7 +19,8 @@ namespace runloop::daemon {
 // Watches over sessions that have lost their connection: says which of them are to end, since their
 // worker has died or has not come back in time.
 //
-// Threads: any. One of its own, from the first Add on, sleeps until there is something to say.
+// Threads: any. One of its own, there only while something is watched, sleeps until there is
+// something to say.
 class GraceWatch {
  public:
   // Called on the watch's thread, once for each session that was added and not removed before. Must
@@ -32,7 +33,8 @@ class GraceWatch {
   GraceWatch(const GraceWatch&) = delete;
   GraceWatch& operator=(const GraceWatch&) = delete;
 
-  // `process`: a pidfd. `deadline` of Clock::Monotonic. False: there can be no thread.
+  // `process`: a pidfd. `deadline` of Clock::Monotonic. False: there can be no thread. One thread
+  // at a time.
   bool Add(const std::string& session_id, std::shared_ptr<const UniqueFd> process,
            absl::Time deadline);
   // It may be called just now.
@@ -48,10 +50,11 @@ class GraceWatch {
 
   const Ended ended_;
   const EventFd changed_;
-  std::thread thread_;  // whoever adds the first one starts it; under mutex_
+  std::thread thread_;  // Add's and the destructor's
 
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool running_ ABSL_GUARDED_BY(mutex_) = false;  // the thread, and it looks once more
   absl::flat_hash_map<std::string, Watched> watched_ ABSL_GUARDED_BY(mutex_);
 };
 

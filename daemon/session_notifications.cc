@@ -107,8 +107,9 @@ void SessionNotifications::Restart() {
 }
 
 bool SessionNotifications::Fill(v1::SessionResponse& response) {
+  const size_t most = std::min(kResponseBytes, static_cast<size_t>(max_message_bytes_ / 8));
   size_t bytes = 0;
-  for (; !results_.empty() && bytes < kResponseBytes; results_.pop_front()) {
+  for (; !results_.empty() && bytes < most; results_.pop_front()) {
     const size_t size = kItemBytes + results_.front().ByteSizeLong();
     bytes += size;
     result_bytes_ -= size;
@@ -117,8 +118,8 @@ bool SessionNotifications::Fill(v1::SessionResponse& response) {
   // None comes before its subscription's result.
   if (queue_ == nullptr || !results_.empty()) return bytes > 0;
   bool any = bytes > 0;
-  for (int i = 0; i < kResponseItems && bytes < kResponseBytes; ++i) {
-    const auto taken = i == 0 ? queue_->Take() : queue_->Take(kResponseBytes - bytes);
+  for (int i = 0; i < kResponseItems && bytes < most; ++i) {
+    const auto taken = i == 0 ? queue_->Take() : queue_->Take(most - bytes);
     if (!taken.has_value()) break;
     v1::Notification& notification = *response.add_notifications();
     notification.set_subscription_id(taken->subscription);

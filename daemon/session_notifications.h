@@ -58,7 +58,7 @@ class SessionNotifications {
   std::shared_ptr<internal::NotificationQueue> queue_;  // null before the first subscription
   absl::flat_hash_map<uint64_t, std::shared_ptr<const Topic>> topics_;  // of subscriptions, by id
   uint64_t last_id_ = 0;
-  uint64_t passed_over_ = 0;  // ids up to it come again, of before Restart
+  uint64_t passed_over_ = 0;                 // ids up to it come again, of before Restart
   std::deque<v1::SubscribeResult> results_;  // to be told
   size_t result_bytes_ = 0;
 };

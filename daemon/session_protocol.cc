@@ -191,7 +191,7 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   // First, so that they hear of what the dispatches bring about.
   if (absl::Status status = notifications_.Handle(rest); !status.ok()) return status;
   for (const DispatchView& dispatch : request.dispatches()) {
-    if (dispatch.invocation_id <= sent_again_) {
+    if (dispatch.invocation_id != 0 && dispatch.invocation_id <= sent_again_) {
       if (internal::Planted(internal::PlantedBug::kResumedDuplicate)) {
         (void)Dispatch(window_.Add(window_.last_id() + 1), dispatch, tools.spare_requests, group);
       }

@@ -14,6 +14,7 @@ namespace {
 // What is taken in at once, so that other sessions and the tasks that are queued have their turn.
 constexpr size_t kItemsAtOnce = 128;
 constexpr int kMessagesAtOnce = 128;
+constexpr int kResponsesAtOnce = 16;
 constexpr size_t kBytesAtOnce = size_t{64} << 10;
 // What a worker may do in a row for nothing. A few bells and looks cross an answer.
 constexpr int kForNothing = 1000;
@@ -103,9 +104,10 @@ absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
                                  internal::RuntimeCore::Group& group, size_t& items) {
   absl::Status status = tools.reader.Read(message);
   const v1::SessionRequest& rest = tools.reader.rest();
-  const size_t held = tools.reader.dispatches().size() +
-                      static_cast<size_t>(rest.cancels_size() + rest.waiting_size() +
-                                          rest.subscribes_size() + rest.unsubscribes_size());
+  const size_t held =
+      tools.reader.dispatches().size() +
+      static_cast<size_t>(rest.call_sites_size() + rest.cancels_size() + rest.waiting_size() +
+                          rest.subscribes_size() + rest.unsubscribes_size());
   items += held;
   if (status.ok() && message.size() > kShort && held > 1) {
     status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
@@ -127,7 +129,10 @@ absl::Status SessionRing::HandleLong(SessionTools& tools) {
 absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   RingWriter& writer = end_.writer();
   if (absl::Status status = writer.Flush(); !status.ok()) return Violation(status.message());
-  while (writer.left() == 0 && protocol_->FillResponse(tools, response_)) {
+  // Some: others publish as fast as the worker reads.
+  for (int i = 0;
+       i < kResponsesAtOnce && writer.left() == 0 && protocol_->FillResponse(tools, response_);
+       ++i) {
     if (!response_.SerializeToString(&bytes_))
       return absl::InternalError("a response is too large");
     const std::string_view message = bytes_;
@@ -169,13 +174,12 @@ void SessionRing::BeginDrain(absl::Duration left) {
 }
 
 bool SessionRing::TakeSettled() {
-  if (settled_told_ || has_long() || (!requests_end_ && !draining_) || !protocol_->settled() ||
-      end_.writer().left() > 0) {
+  if (settled_told_ || has_long() || (!requests_end_ && !draining_) || !protocol_->settled()) {
     return false;
   }
   if (!draining_ && (more_ || end_.reader().has_bytes())) return false;
   // However much is published, it ends.
-  if (!protocol_->FinishNotifications()) return false;
+  if (!protocol_->FinishNotifications() || end_.writer().left() > 0) return false;
   settled_told_ = true;
   return true;
 }

@@ -162,6 +162,8 @@ class RingSession final : public MessageSession {
     } while (server_->HasWork());
   }
 
+  bool ended() const override { return session_->ended(); }
+
   void Reconnect(uint64_t outcomes_received) override {
     TellOfCut();
     std::unique_ptr<daemon::SessionProtocol> protocol = server_->Close(*link_->ring);
@@ -314,6 +316,8 @@ class StreamSession final : public MessageSession {
     }
   }
 
+  bool ended() const override { return protocol_.session()->ended(); }
+
   void Reconnect(uint64_t outcomes_received) override {
     Expect(protocol_.CanResume(outcomes_received), "a session cannot be resumed");
     protocol_.Resume(outcomes_received);
@@ -377,7 +381,7 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
   }
   const std::string bytes = request.SerializeAsString();
   const Cut cut = std::exchange(cut_, Cut::kNone);
-  if (cut == Cut::kNone || ends()) {
+  if (cut == Cut::kNone || ends() || ended()) {
     Send(bytes);
   } else {
     LoseConnection(cut, bytes);
@@ -387,7 +391,7 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
 
 std::vector<MessageSession::Outcome> MessageSession::Hear() {
   const Cut cut = std::exchange(cut_, Cut::kNone);
-  if (cut != Cut::kNone && !ends()) LoseConnection(cut, "");
+  if (cut != Cut::kNone && !ends() && !ended()) LoseConnection(cut, "");
   return CarryAll();
 }
 

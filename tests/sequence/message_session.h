@@ -100,6 +100,8 @@ class MessageSession {
   virtual void Send(const std::string& request) = 0;
   // Has the daemon do all that it can do; nobody hears its responses.
   virtual void CarryUnheard() = 0;
+  // The session has ended, which nothing resumes.
+  virtual bool ended() const = 0;
   // Another connection resumes the session for a worker that has received so many outcomes.
   virtual void Reconnect(uint64_t outcomes_received) = 0;
   // Has the daemon do all that it can do, and passes its responses to OnResponse.
