@@ -274,7 +274,9 @@ void SessionStream::HandleHello(const SessionRequestReader& request) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }
-  if (absl::Status welcomed = Welcome(rest.hello()); !welcomed.ok()) End(std::move(welcomed));
+  // A session that ends meanwhile takes the reader's memory with it.
+  const v1::Hello hello = rest.hello();
+  if (absl::Status welcomed = Welcome(hello); !welcomed.ok()) End(std::move(welcomed));
 }
 
 absl::Status SessionStream::Welcome(const v1::Hello& hello) {

@@ -198,8 +198,9 @@ void ReadAsWorker(Mutator& mutator, std::string_view input, uint64_t seed) {
   for (int i = 0; i < kTurns; ++i) {
     if (auto outgoing = session.NextOutgoing(); outgoing.has_value()) {
       std::vector<std::string_view> pieces;
-      outgoing->message.AppendPieces(pieces);
+      outgoing->message->AppendPieces(pieces);
       if (!end.writer().Write(pieces).ok()) break;
+      session.Sent(true);
       session.Written();
     }
     const absl::StatusOr<std::optional<std::string_view>> message = end.reader().Next();

@@ -45,6 +45,11 @@ def defer(number):
     return dispatch(number, 'Defer', test.DeferRequest(), True)
 
 
+def raws(status):
+    """The sessions of those below."""
+    return [session for session in status.sessions if session.client_name == 'raw']
+
+
 class Raw:
     """A session stream of one connection of its own."""
 
@@ -121,7 +126,7 @@ class ResumeTest(harness.TestCase):
 
     def await_detached(self, count=1):
         self.daemon.await_status(lambda status: sum(session.transport == session_pb2.TRANSPORT_UNSPECIFIED
-                                                    for session in status.sessions) == count, f'{count} wait')
+                                                    for session in raws(status)) == count, f'{count} wait')
 
     def test_outcomes_that_were_not_counted_come_again_alone_and_first(self):
         raw = self.open()
@@ -205,7 +210,7 @@ class ResumeTest(harness.TestCase):
         raw.say(dispatches=[defer(1)])
         self.daemon.await_status(lambda status: status.ledger.deferred == 1, 'it is deferred')
         raw.cut()
-        self.daemon.await_status(lambda status: not status.sessions, 'it has ended')
+        self.daemon.await_status(lambda status: not raws(status), 'it has ended')
 
     def test_it_ends_with_its_process(self):
         with subprocess.Popen([sys.executable, '-c', CHILD.format(path=sys.path), self.daemon.address],
@@ -213,7 +218,7 @@ class ResumeTest(harness.TestCase):
             child.stdout.readline()
             self.daemon.await_status(lambda status: status.ledger.deferred == 1, 'it is deferred')
             child.send_signal(signal.SIGKILL)
-        self.daemon.await_status(lambda status: not status.sessions and status.ledger.failed == 1, 'it has ended')
+        self.daemon.await_status(lambda status: not raws(status) and status.ledger.failed == 1, 'it has ended')
 
     def test_more_than_is_kept_cannot_be_had_again(self):
         raw = self.open()
@@ -247,7 +252,7 @@ class ResumeTest(harness.TestCase):
         self.await_detached()
         self.daemon.let_go()
         hold.result(harness.DEADLINE)
-        self.daemon.await_status(lambda status: not status.sessions, 'it has ended')
+        self.daemon.await_status(lambda status: not raws(status), 'it has ended')
         self.daemon.await_line('more than 33554432 bytes of outcomes wait for it')
 
 
@@ -261,7 +266,7 @@ class GraceTest(harness.TestCase):
         daemon.await_status(lambda status: status.ledger.deferred == 1, 'it is deferred')
         raw.cut()
         daemon.await_line('whose connection was lost: it was not resumed within its grace')
-        daemon.await_status(lambda status: not status.sessions and status.ledger.failed == 1, 'it has ended')
+        daemon.await_status(lambda status: not raws(status) and status.ledger.failed == 1, 'it has ended')
 
     def test_none_is_given(self):
         daemon = self.start_daemon(args=['--resume_grace=0'])
@@ -269,8 +274,8 @@ class GraceTest(harness.TestCase):
 
     def test_a_wrong_grace_is_refused(self):
         for grace in ('2h', 'soon', '-1s'):
-            process = harness.run([harness.program('runloopd'), f'--resume_grace={grace}'])
-            self.assertEqual(process.returncode, 2)
+            process = harness.run([harness.RUNLOOPD, f'--resume_grace={grace}'])
+            self.assertEqual(process.code, 2)
             self.assert_one_line(process.stderr, '--resume_grace')
 
 

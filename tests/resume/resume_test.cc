@@ -255,7 +255,7 @@ TEST_P(ResumeTest, NothingIsLostOrRunTwiceHoweverOftenItIsCut) {
   constexpr uint32_t kThreads = 3;
   constexpr uint64_t kEach = 4000;
   const RuntimeContext context = Context();
-  std::atomic<uint64_t> succeeded{0}, replies{0};
+  std::atomic<uint64_t> succeeded{0};
   std::atomic<bool> done{false};
   std::thread cutter([&] {
     std::mt19937 random(7);
