@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <stop_token>
 #include <thread>
 #include <vector>
@@ -43,6 +44,28 @@ TEST_F(GuideTest, AnOperationIsRegisteredAndCalled) {
   // [/blocking]
   ASSERT_TRUE(reply.ok()) << reply.status();
   EXPECT_EQ(reply->width(), 1920u);
+}
+
+// [worker]
+absl::Status Work() {
+  absl::StatusOr<runloop::RuntimeContext> context = runloop::Connect();  // to RUNLOOP_ADDRESS
+  if (!context.ok()) return context.status();
+  DescribeRequest request;
+  request.set_name("front");
+  absl::StatusOr<DescribeReply> reply =
+      context->DispatchBlocking<DescribeReply>("acme.v1.Camera/Describe", request);
+  runloop::Invocation later = context->DispatchAsync("acme.v1.Camera/Describe", request);
+  return reply.ok() ? later.Await() : reply.status();
+}
+// [/worker]
+
+TEST_F(GuideTest, AWorkerNeedsNoMoreThanTheAddress) {
+  Start();
+  ASSERT_EQ(setenv("RUNLOOP_ADDRESS", address().c_str(), 1), 0);
+  const absl::Status status = Work();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.succeeded, 2u);
+  ASSERT_EQ(unsetenv("RUNLOOP_ADDRESS"), 0);
 }
 
 TEST_F(GuideTest, AnOperationsErrorReachesItsCaller) {
