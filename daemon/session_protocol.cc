@@ -54,6 +54,7 @@ void SessionProtocol::End() {
   window_ = InvocationWindow();
   unsent_.clear();
   kept_.clear();
+  given_up_again_.clear();
   unsent_bytes_ = kept_bytes_ = resent_ = resent_bytes_ = 0;
 }
 
@@ -64,6 +65,10 @@ bool SessionProtocol::CanResume(uint64_t outcomes_received) const {
 
 void SessionProtocol::Resume(uint64_t outcomes_received) {
   (void)Forget(outcomes_received);
+  given_up_again_.clear();
+  for (const Kept& kept : kept_) {
+    if (kept.given_up) given_up_again_.insert(kept.id);
+  }
   resent_ = kept_.size();
   resent_bytes_ = kept_bytes_;
   window_.DescribeAnew();
@@ -76,7 +81,10 @@ void SessionProtocol::Keep(uint64_t id, Untold told) {
   ++outcomes_told_;
   if (!resumable_) return;
   kept_bytes_ += told.bytes;
-  kept_.push_back({.id = id, .outcome = std::move(told.outcome), .bytes = told.bytes});
+  kept_.push_back({.id = id,
+                   .outcome = std::move(told.outcome),
+                   .bytes = told.bytes,
+                   .given_up = told.given_up});
   if (kept_bytes_ <= kMaxKeptBytes) return;
   kept_.clear();
   kept_bytes_ = 0;
@@ -221,15 +229,17 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   return absl::OkStatus();
 }
 
-void SessionProtocol::Tell(uint64_t number, Outcome outcome) {
+void SessionProtocol::Tell(uint64_t number, Outcome outcome, bool given_up) {
   const size_t bytes = OutcomeBytes(outcome);
-  unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
+  unsent_.push_back(
+      {.number = number, .outcome = std::move(outcome), .bytes = bytes, .given_up = given_up});
   unsent_bytes_ += bytes;
   window_.BeginTelling(number);
 }
 
 void SessionProtocol::Cancel(const v1::Cancel& cancel) {
   const uint64_t id = cancel.invocation_id();
+  if (given_up_again_.erase(id) > 0) return;
   const auto invocation = window_.Find(id);
   if (invocation.has_value() && invocation->given_up) return;  // once is enough
   const bool open = invocation.has_value() && invocation->task != nullptr;
@@ -247,7 +257,8 @@ void SessionProtocol::Cancel(const v1::Cancel& cancel) {
            MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat(invocation->task->operation->name(),
                                   " had started when it was given up; it runs on"),
-                     {{"operation", invocation->task->operation->name()}}));
+                     {{"operation", invocation->task->operation->name()}}),
+           /*given_up=*/true);
       window_.GiveUp(invocation->number);
       break;
     case internal::RuntimeCore::GivenUp::kEnded:

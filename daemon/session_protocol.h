@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runloop/daemon/invocation_window.h"
@@ -79,9 +80,7 @@ class SessionProtocol {
   // The next outcome or notification wakes; false: there is something to tell.
   bool Sleep() { return !has_unsaid() && outbox_->Sleep() && notifications_.Sleep(); }
   // True if there is something to tell.
-  bool has_any() const {
-    return has_unsaid() || outbox_->has_tasks() || notifications_.has_any();
-  }
+  bool has_any() const { return has_unsaid() || outbox_->has_tasks() || notifications_.has_any(); }
   // The worker wants no more notifications than wait now. True: none does.
   bool FinishNotifications() {
     notifications_.Finish();
@@ -115,6 +114,7 @@ class SessionProtocol {
     uint64_t number = 0;  // InvocationWindow
     Outcome outcome;
     size_t bytes = 0;  // OutcomeBytes
+    bool given_up = false;
   };
 
   // Something that is neither in the outbox nor published.
@@ -132,7 +132,7 @@ class SessionProtocol {
   void FillResent(v1::SessionResponse& response);
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself.
-  void Tell(uint64_t number, Outcome outcome);
+  void Tell(uint64_t number, Outcome outcome, bool given_up = false);
   // An error is the invocation's outcome.
   absl::Status Dispatch(uint64_t number, const DispatchView& dispatch, SpareRequests& spares,
                         internal::RuntimeCore::Group& group);
@@ -158,6 +158,7 @@ class SessionProtocol {
     uint64_t id = 0;
     Outcome outcome;
     size_t bytes = 0;
+    bool given_up = false;
   };
   const bool resumable_;
   std::deque<Kept> kept_;  // what was told last, in that order
@@ -165,6 +166,9 @@ class SessionProtocol {
   uint64_t outcomes_told_ = 0;
   size_t resent_ = 0;  // so many at the end of kept_ are to be told again
   size_t resent_bytes_ = 0;
+  // Given up while they ran, which the worker did not hear by the last connection: it says so once
+  // more, which must not release what they make before they end.
+  absl::flat_hash_set<uint64_t> given_up_again_;
   // Dispatches up to this id may come again, until a new one does.
   uint64_t sent_again_ = 0;
 

@@ -134,7 +134,9 @@ std::string Describe(const Action& action, const Reference& reference) {
       break;
     case StepKind::kCut:
       text = absl::StrCat("cut the connection of ", session,
-                          action.count == 0 ? " with a request" : " with what it was to hear");
+                          action.count == 0   ? " with the next request"
+                          : action.count == 1 ? " with the answer to the next request"
+                                              : " with what it was to hear");
       break;
     case StepKind::kDisconnect:
       text = absl::StrCat("the worker sends no more in ", session);

@@ -437,8 +437,9 @@ class Driver {
                absl::StrCat("#", action.invocation, " has ended, and is told once more"));
         return true;
       case StepKind::kCut:
-        messages.CutNext(action.count == 0 ? MessageSession::Cut::kRequest
-                                           : MessageSession::Cut::kResponse);
+        messages.CutNext(action.count == 0   ? MessageSession::Cut::kRequest
+                         : action.count == 1 ? MessageSession::Cut::kResponse
+                                             : MessageSession::Cut::kHeard);
         return true;
       case StepKind::kDisconnect:
         HearOf(messages);

@@ -380,7 +380,7 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
     pending_[last_id_] = dispatch.reply_wanted();
   }
   const std::string bytes = request.SerializeAsString();
-  const Cut cut = std::exchange(cut_, Cut::kNone);
+  const Cut cut = cut_ == Cut::kHeard ? Cut::kNone : std::exchange(cut_, Cut::kNone);
   if (cut == Cut::kNone || ends() || ended()) {
     Send(bytes);
   } else {
@@ -390,13 +390,15 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
 }
 
 std::vector<MessageSession::Outcome> MessageSession::Hear() {
-  const Cut cut = std::exchange(cut_, Cut::kNone);
-  if (cut != Cut::kNone && !ends() && !ended()) LoseConnection(cut, "");
+  if (cut_ == Cut::kHeard) {
+    cut_ = Cut::kNone;
+    if (!ends() && !ended()) LoseConnection(Cut::kHeard, "");
+  }
   return CarryAll();
 }
 
 void MessageSession::LoseConnection(Cut cut, const std::string& request) {
-  if (cut == Cut::kResponse) {
+  if (cut != Cut::kRequest) {
     if (!request.empty()) Send(request);
     CarryUnheard();
   }

@@ -76,9 +76,10 @@ class MessageSession {
   std::vector<Outcome> Say(const v1::SessionRequest& request);
   std::vector<Outcome> Hear();
 
-  // The next Say or Hear begins with a lost connection, which takes with it a request that is on
-  // its way, or what the daemon answers; unless the worker sends no more, or the daemon drains.
-  enum class Cut { kNone, kRequest, kResponse };
+  // The next Say begins with a lost connection, which takes with it the request, or what the daemon
+  // answers; or the next Hear, with what there was to hear. Not if the worker sends no more, or the
+  // daemon drains.
+  enum class Cut { kNone, kRequest, kResponse, kHeard };
   void CutNext(Cut cut) { cut_ = cut; }
 
   // The worker sends no more. Idempotent.

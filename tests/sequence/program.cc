@@ -66,7 +66,7 @@ class Generator {
   Step Meanwhile() {
     return Of(Choose<StepKind>({{StepKind::kDispatch, 20},
                                 {StepKind::kClosure, 8},
-                                {StepKind::kCancelTimer, 14},
+                                {StepKind::kCancelTimer, 20},
                                 {StepKind::kCancel, 20},
                                 {StepKind::kGiveUp, 24},
                                 {StepKind::kKill, 12},

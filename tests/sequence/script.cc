@@ -202,9 +202,9 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
     case StepKind::kCut: {
       const int session = PickSession(step);
       if (session == kNone) return;
-      const bool responses = step.pick_more % 2 == 0;
-      coverage_.Count("cut", responses ? "responses are lost" : "a request is lost");
-      actions.push_back({.kind = step.kind, .session = session, .count = responses ? 1 : 0});
+      const int what = static_cast<int>(step.pick_more % 3);
+      coverage_.Count("cut", what == 0 ? "a request is lost" : "responses are lost");
+      actions.push_back({.kind = step.kind, .session = session, .count = what});
       return;
     }
     case StepKind::kDisconnect: {

@@ -171,7 +171,8 @@ int FindPlantedBugs() {
       {PlantedBug::kTimerAfterCancel, "timer runs after cancel",
        "runs after its outcome, the cancel of its timer"}};
   if (by_messages) {
-    all.push_back({PlantedBug::kResumedDuplicate, "resumed duplicate", "SIGN"});
+    all.push_back({PlantedBug::kResumedDuplicate, "resumed duplicate",
+                   "says the model; the runtime: admitted"});
   }
   const int programs = absl::GetFlag(FLAGS_programs);
   const uint64_t first = absl::GetFlag(FLAGS_first_seed);
