@@ -269,8 +269,8 @@ void SessionStream::OnRingEnd(absl::Status why) {
 void SessionStream::HandleHello(const SessionRequestReader& request) {
   const v1::SessionRequest& rest = request.rest();
   if (!rest.has_hello() || !request.dispatches().empty() || rest.cancels_size() > 0 ||
-      rest.waiting_size() > 0 || rest.call_sites_size() > 0 || rest.outcomes_received() > 0 || rest.subscribes_size() > 0 ||
-      rest.unsubscribes_size() > 0) {
+      rest.waiting_size() > 0 || rest.call_sites_size() > 0 || rest.outcomes_received() > 0 ||
+      rest.subscribes_size() > 0 || rest.unsubscribes_size() > 0) {
     End(Violation("the first message holds hello and nothing else"));
     return;
   }

@@ -209,8 +209,7 @@ class RuntimeContext {
 #if RUNLOOP_OPTIONS_NEED_A_NAME
   template <typename Reply = void, typename Request>
   Pending<Reply> Dispatch(std::string_view operation, Request request, DispatchOptions&& options,
-                          SourceLocation where = SourceLocation::current()) const =
-      delete;
+                          SourceLocation where = SourceLocation::current()) const = delete;
 #endif
 
   // As DispatchAsync with `options.delay`: the operation is taken in now, which counts against the
