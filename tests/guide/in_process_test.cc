@@ -1,6 +1,7 @@
 // The guide's chapters on one process: closures, timers, runtimes that wait for each other.
 
 #include <atomic>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -145,6 +146,36 @@ TEST(GuideInProcess, WhatIsSlowIsLogged) {
                                                   HasSubstr("ran for 30ms"))));
   }
   EXPECT_EQ(runtime->GetSnapshot().slow, 1u);
+}
+
+TEST(GuideInProcess, TheHostPublishesAndOthersSubscribe) {
+  runloop::OperationRegistry operations;
+  // [topic]
+  absl::Status added = operations.RegisterTopic<DescribeReply>("acme.v1.Camera/Changed");
+  // [/topic]
+  ASSERT_TRUE(added.ok()) << added;
+  const auto runtime = *runloop::Runtime::Create(
+      {.operations = std::move(operations), .thread = runloop::RuntimeThread::kSpawn});
+  const runloop::RuntimeContext context = runtime->context().AsRuntimeContext();
+  const runloop::LocalRuntimeContext local = runtime->context();
+  // [subscribe]
+  absl::StatusOr<runloop::Subscription<DescribeReply>> changes =
+      context.Subscribe<DescribeReply>("acme.v1.Camera/Changed");  // a worker
+  // [/subscribe]
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  // [publish]
+  DescribeReply changed;
+  changed.set_width(1280);
+  absl::Status published = local.Publish("acme.v1.Camera/Changed", changed);  // the host
+  // [/publish]
+  ASSERT_TRUE(published.ok()) << published;
+  // [next]
+  std::optional<runloop::Notification<DescribeReply>> next = changes->Next(absl::Seconds(30));
+  uint32_t width = next.has_value() ? next->message->width() : 0;
+  // [/next]
+  ASSERT_TRUE(next.has_value());
+  EXPECT_EQ(width, 1280u);
+  EXPECT_EQ(next->dropped, 0u);
 }
 
 }  // namespace
