@@ -163,17 +163,19 @@ TEST_P(NotificationTest, AnUnknownTopicAndAnotherTypeAreRefused) {
 TEST_P(NotificationTest, ACallbackGetsThemInOrderOnAThreadThatIsNotTheRuntimes) {
   Start();
   const RuntimeContext context = Context();
+  absl::Mutex mutex;
   std::vector<uint64_t> indices;
   bool on_runtime_thread = false;
-  absl::Notification done;
   auto subscription = context.Subscribe<Item>(kEvery, [&](const Notification<Item>& got) {
+    absl::MutexLock lock(&mutex);
     on_runtime_thread |= runtime_->context().OnRuntimeThread();
     indices.push_back(got.message->index());
-    if (indices.size() == 200) done.Notify();
   });
   ASSERT_TRUE(subscription.ok()) << subscription.status();
   Publish(context, kEvery, 0, 200);
-  ASSERT_TRUE(done.WaitForNotificationWithTimeout(kLong));
+  const auto all = [&] { return indices.size() == 200; };
+  absl::MutexLock lock(&mutex);
+  ASSERT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&all), kLong));
   for (uint64_t i = 0; i < 200; ++i) EXPECT_EQ(indices[i], i);
   EXPECT_FALSE(on_runtime_thread);
 }
