@@ -34,7 +34,8 @@ struct HostOptions {
   // How long a session goes on when its connection is lost but its worker lives, so that the worker
   // can resume it (docs/protocol.md): its work runs, its handles and buffers stay, its outcomes are
   // kept, up to 32 MiB of them, and no outcome is lost. Then, or when the worker's process dies,
-  // it ends. 0: it ends with its connection. At most an hour.
+  // it ends. With 256 such sessions, or 256 MiB of such outcomes, others end at once. 0: it ends
+  // with its connection. At most an hour.
   static constexpr absl::Duration kMaxResumeGrace = absl::Hours(1);
   absl::Duration resume_grace = absl::Seconds(10);
   // How long a drain may take.

@@ -143,8 +143,8 @@ std::optional<Notification<Message>> ToNotification(const QueuedNotification& qu
 // none. So do not hold, while destroying it, a lock that the callback takes.
 //
 // It ends with the session of its context, when the last context is gone. Over a connection, what
-// is lost with a session (client/connect.h) is subscribed to again in the next one, and the first
-// notification of that says so (Notification::gap).
+// is lost with a connection (client/connect.h) is subscribed to again by the next one, and the
+// first notification of that says so (Notification::gap).
 template <typename Message>
 class Subscription {
  public:
