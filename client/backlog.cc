@@ -13,15 +13,21 @@ void Backlog::Add(Entry entry) {
   slots_.push_back({.id = id, .entry = std::move(entry)});
 }
 
-std::shared_ptr<RemoteInvocation> Backlog::Take(uint64_t id) {
-  const auto slot =
-      std::lower_bound(slots_.begin(), slots_.end(), id,
-                       [](const Slot& one, uint64_t wanted) { return one.id < wanted; });
-  if (slot == slots_.end() || slot->id != id || slot->entry.invocation == nullptr) return nullptr;
-  const Entry taken = std::exchange(slot->entry, {});
-  Remove(taken);
+std::vector<std::shared_ptr<RemoteInvocation>> Backlog::Take(uint64_t id) {
+  auto slot = std::lower_bound(slots_.begin(), slots_.end(), id,
+                               [](const Slot& one, uint64_t wanted) { return one.id < wanted; });
+  if (slot == slots_.end() || slot->id != id || slot->entry.invocation == nullptr) return {};
+  const bool stops = slot->entry.dispatch.stop_at_failure;
+  const uint64_t batch = slot->entry.batch;
+  std::vector<std::shared_ptr<RemoteInvocation>> taken;
+  do {
+    const Entry entry = std::exchange(slot->entry, {});
+    if (entry.invocation == nullptr) continue;
+    Remove(entry);
+    taken.push_back(entry.invocation);
+  } while (stops && ++slot != slots_.end() && slot->entry.batch == batch);
   while (!slots_.empty() && slots_.front().entry.invocation == nullptr) slots_.pop_front();
-  return taken.invocation;
+  return taken;
 }
 
 std::vector<Backlog::Entry> Backlog::TakeDue(absl::Time now) {

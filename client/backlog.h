@@ -10,7 +10,7 @@
 
 #include "absl/time/time.h"
 #include "runloop/client/remote_invocation.h"
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 
 namespace runloop::internal {
 
@@ -19,9 +19,10 @@ class Backlog {
  public:
   struct Entry {
     std::shared_ptr<RemoteInvocation> invocation;
-    RequestBatch::Dispatch dispatch;
+    RequestWriter::Dispatch dispatch;
     absl::Time deadline;       // its own
     absl::Time connect_until;  // how long it waits for a session
+    uint64_t batch = 0;        // the id of the first one of its batch; 0: none
 
     absl::Time until() const { return std::min(deadline, connect_until); }
   };
@@ -35,8 +36,9 @@ class Backlog {
   // Nothing is due earlier.
   absl::Time next_due() const { return next_due_; }
 
-  // Removes and returns it; null if it is not here.
-  std::shared_ptr<RemoteInvocation> Take(uint64_t id);
+  // Removes and returns it, and what does not run without it: those behind it in a batch that stops
+  // at a failure. Empty if it is not here.
+  std::vector<std::shared_ptr<RemoteInvocation>> Take(uint64_t id);
   // Those that may not wait any longer.
   std::vector<Entry> TakeDue(absl::Time now);
   std::vector<Entry> TakeAll() { return TakeDue(absl::InfiniteFuture()); }

@@ -51,6 +51,12 @@ class RemoteTarget final : public DispatchTarget {
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override { return client_->Dispatch(call); }
 
+  std::vector<std::shared_ptr<InvocationState>> DispatchBatch(std::vector<Call> calls,
+                                                              bool stop_at_failure) override {
+    const auto invocations = client_->DispatchBatch(calls, stop_at_failure);
+    return {invocations.begin(), invocations.end()};
+  }
+
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
     if (call.stop_token.stop_requested()) return internal::StoppedBefore();
     if (client_->OnClientThread()) {
@@ -201,7 +207,7 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
   if (!address.ok()) return address.status();
   const std::string client_name = ClientName(options.client_name);
   if (std::optional<LocalRuntimeContext> local = FindHostedAddress(address->ToString())) {
-    return local->AsRuntimeContext(client_name);
+    return local->WithPriority(options.priority).AsRuntimeContext(client_name);
   }
   absl::StatusOr<std::shared_ptr<SessionClient>> client =
       SessionClient::Start({.address = *std::move(address),
@@ -211,7 +217,8 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
                             .on_session_lost = options.on_session_lost,
                             .before_session_lost = options.internal.before_session_lost,
                             .offers_ring = options.ring,
-                            .resumes = options.resume});
+                            .resumes = options.resume,
+                            .priority = options.priority});
   if (!client.ok()) return client.status();
   auto target = std::make_shared<RemoteTarget>(*std::move(client), options);
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runloop/client/session_lost.h"
+#include "runloop/runtime/priority.h"
 #include "runloop/runtime/runtime_context.h"
 
 namespace runloop {
@@ -16,6 +17,9 @@ struct ConnectOptions {
   std::string address;
   // What status and logs call this worker. Empty: the program's name.
   std::string client_name;
+  // Of all that is dispatched (priority.h). A worker in a role, such as a sandboxed one, gets no
+  // more than the daemon lets roles have (runloopd --role_priority).
+  Priority priority = Priority::kDefault;
   // How long Connect tries before it gives up, and how long a dispatch that finds no session waits
   // for the next one.
   absl::Duration connect_timeout = absl::Seconds(5);

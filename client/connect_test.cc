@@ -240,8 +240,13 @@ TEST_F(ConnectTest, TheDaemonsLimitsAreKeptWithoutAsking) {
   const Invocation second = context.DispatchAsync("a.B/C", Text(std::string(900, 'x')));
   EXPECT_EQ(ReasonOf(context.DispatchAsync("a.B/C", Text("")).Await()),
             v1::ERROR_REASON_QUEUE_FULL);
-  EXPECT_LE(daemon_.Next()->ByteSizeLong(), 1'000u);
-  EXPECT_LE(daemon_.Next()->ByteSizeLong(), 1'000u);
+  for (uint64_t sent = 0; sent < 2;) {
+    const std::optional<v1::SessionRequest> request = daemon_.Next();
+    ASSERT_TRUE(request.has_value());
+    EXPECT_LE(request->ByteSizeLong(), 1'000u);
+    // The place that dispatches them is told in a message of its own.
+    if (request->dispatches_size() > 0) sent = request->dispatches().rbegin()->invocation_id();
+  }
   daemon_.Send(Succeeded(2));
   EXPECT_TRUE(first.Await().ok());
   EXPECT_TRUE(second.Await().ok());

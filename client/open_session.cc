@@ -12,13 +12,13 @@ namespace runloop::internal {
 namespace {
 
 // The protocol lets one message hold as many, whatever the daemon's limits are.
-constexpr size_t kBatchCancels = 1024;
+constexpr size_t kMessageCancels = 1024;
 // At most.
 constexpr size_t kCancelBytes = 16;
 // With more bytes unsent, nothing is added that is not needed.
 constexpr size_t kMostUnsent = size_t{4} << 20;
 constexpr size_t kMostHeldBack = 1024;
-// The memory of so many batches is kept for later ones.
+// The memory of so many messages is kept for later ones.
 constexpr size_t kMostSpare = 8;
 // After so many outcomes, or bytes of them, the daemon is told that they have come, and need not
 // keep them; after so many bytes, at once.
@@ -60,43 +60,64 @@ absl::flat_hash_map<std::string, uint32_t> ReadOperations(const v1::Welcome& wel
 
 }  // namespace
 
-OpenSession::OpenSession(const v1::Welcome& welcome, size_t batch_bytes)
+OpenSession::OpenSession(const v1::Welcome& welcome, size_t message_bytes)
     : id_(welcome.session_id()),
       resume_token_(welcome.resume_token()),
       resume_grace_(ReadDuration(welcome.resume_grace())),
       limits_(welcome.limits()),
-      batch_bytes_(batch_bytes),
-      most_batches_(kMostUnsent / batch_bytes),
+      message_bytes_(message_bytes),
+      most_messages_(kMostUnsent / message_bytes),
       operation_ids_(ReadOperations(welcome)),
       last_operation_(operation_ids_.end()) {
   for (const auto& [name, id] : operation_ids_) operation_names_[id] = &name;
 }
 
-bool OpenSession::HasRoom(size_t bytes, size_t others) const {
-  return (limits_.max_unfinished() == 0 ||
-          unfinished_.size() + others < limits_.max_unfinished()) &&
-         (limits_.max_unfinished_bytes() == 0 ||
-          (bytes <= limits_.max_unfinished_bytes() &&
-           unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - bytes));
+Amount Amount::Of(absl::Span<const RequestWriter::Dispatch> dispatches) {
+  Amount amount{.invocations = dispatches.size()};
+  for (const RequestWriter::Dispatch& dispatch : dispatches) {
+    amount.request_bytes += dispatch.request_size();
+    amount.charge += static_cast<int64_t>(RemoteInvocation::ChargeOf(dispatch.request_size()));
+  }
+  return amount;
 }
 
-absl::Status OpenSession::CheckFits(size_t bytes) const {
+bool OpenSession::HasRoom(const Amount& more, size_t others) const {
+  return (limits_.max_unfinished() == 0 ||
+          unfinished_.size() + others + more.invocations <= limits_.max_unfinished()) &&
+         (limits_.max_unfinished_bytes() == 0 ||
+          (more.request_bytes <= limits_.max_unfinished_bytes() &&
+           unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - more.request_bytes));
+}
+
+absl::Status OpenSession::CheckFits(const Amount& more) const {
+  const uint64_t most = limits_.max_unfinished();
+  if (most != 0 && more.invocations > 1 && more.invocations > most) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+        absl::StrCat("a batch of ", more.invocations, " invocations; the daemon allows ", most,
+                     " unfinished in one session"),
+        {{"bound", "session"}, {"limit", absl::StrCat(most)}});
+  }
   const uint64_t limit = limits_.max_unfinished_bytes();
-  if (limit == 0 || bytes <= limit) return absl::OkStatus();
+  if (limit == 0 || more.request_bytes <= limit) return absl::OkStatus();
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                   absl::StrCat("a request of ", bytes, " bytes; the daemon allows ", limit,
-                                " bytes of them unfinished in one session"),
+                   absl::StrCat("a request of ", more.request_bytes, " bytes; the daemon allows ",
+                                limit, " bytes of them unfinished in one session"),
                    {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
 }
 
-absl::Status OpenSession::CheckRoom(size_t bytes, size_t others) const {
-  if (HasRoom(bytes, others)) return absl::OkStatus();
-  if (absl::Status fits = CheckFits(bytes); !fits.ok()) return fits;
-  if (limits_.max_unfinished() != 0 && unfinished_.size() + others >= limits_.max_unfinished()) {
+absl::Status OpenSession::CheckRoom(const Amount& more, size_t others) const {
+  if (HasRoom(more, others)) return absl::OkStatus();
+  if (absl::Status fits = CheckFits(more); !fits.ok()) return fits;
+  if (limits_.max_unfinished() != 0 &&
+      unfinished_.size() + others + more.invocations > limits_.max_unfinished()) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("this session has ", unfinished_.size() + others,
-                     " invocations unfinished, as many as the daemon allows: await some"),
+        absl::StrCat(
+            "this session has ", unfinished_.size() + others,
+            " invocations unfinished; the daemon allows ", limits_.max_unfinished(),
+            more.invocations > 1 ? absl::StrCat(", and this batch has ", more.invocations) : "",
+            ": await some"),
         {{"bound", "session"}, {"limit", absl::StrCat(limits_.max_unfinished())}});
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
@@ -107,28 +128,51 @@ absl::Status OpenSession::CheckRoom(size_t bytes, size_t others) const {
       {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
 }
 
-absl::Status OpenSession::CheckSize(RequestBatch::Dispatch& dispatch) const {
-  dispatch.operation_id = IdOf(dispatch.operation_name);
-  return CheckMessageBytes(RequestBatch::SizeOf(dispatch));
+absl::Status OpenSession::CheckSize(absl::Span<RequestWriter::Dispatch> dispatches) const {
+  size_t size = 0;
+  for (RequestWriter::Dispatch& dispatch : dispatches) {
+    dispatch.operation_id = IdOf(dispatch.operation_name);
+    size += RequestWriter::SizeOf(dispatch);
+  }
+  return CheckMessageBytes(size);
 }
 
-absl::Status OpenSession::Add(const std::shared_ptr<RemoteInvocation>& invocation,
-                              RequestBatch::Dispatch& dispatch) {
-  dispatch.operation_id = IdOf(dispatch.operation_name);
-  dispatch.call_site_id = CallSiteIdOf(dispatch.call_site);
-  const size_t size = RequestBatch::SizeOf(dispatch);
-  if (absl::Status status = CheckMessageBytes(size); !status.ok()) return status;
-  if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
-  TellCallSite(dispatch.call_site, dispatch.call_site_id);
-  BatchFor(size).AddDispatch(dispatch);
-  invocation->operation_id = dispatch.operation_id;
-  if (dispatch.operation_id == 0) {
-    if (invocation->extra == nullptr) {
-      invocation->extra = std::make_unique<RemoteInvocation::Extra>();
+absl::Status OpenSession::Add(absl::Span<const std::shared_ptr<RemoteInvocation>> invocations,
+                              absl::Span<RequestWriter::Dispatch> dispatches) {
+  if (absl::Status status = CheckRoom(Amount::Of(dispatches)); !status.ok()) return status;
+  size_t size = 0;
+  for (RequestWriter::Dispatch& dispatch : dispatches) {
+    if (dispatch.batch_size != 0) {
+      // Some may have been taken out of it.
+      const bool first = &dispatch == &dispatches.front();
+      dispatch.batch_size = first ? static_cast<uint32_t>(dispatches.size()) : 0;
+      dispatch.stop_at_failure &= first;
     }
-    invocation->extra->operation = std::move(dispatch.operation_name);
+    dispatch.operation_id = IdOf(dispatch.operation_name);
+    // Those that are new in a batch get theirs later, one after the other: as long as it may be.
+    dispatch.call_site_id =
+        dispatches.size() == 1 ? CallSiteIdOf(dispatch.call_site) : CallSiteTable::kMost;
+    size += RequestWriter::SizeOf(dispatch);
   }
-  unfinished_.Add(invocation, dispatch.request_size());
+  if (absl::Status status = CheckMessageBytes(size); !status.ok()) return status;
+  for (RequestWriter::Dispatch& dispatch : dispatches) {
+    dispatch.call_site_id = CallSiteIdOf(dispatch.call_site);
+    TellCallSite(dispatch.call_site, dispatch.call_site_id);
+  }
+  RequestWriter& message = MessageFor(size);
+  for (size_t i = 0; i < dispatches.size(); ++i) {
+    RequestWriter::Dispatch& dispatch = dispatches[i];
+    message.AddDispatch(dispatch);
+    RemoteInvocation& invocation = *invocations[i];
+    invocation.operation_id = dispatch.operation_id;
+    if (dispatch.operation_id == 0) {
+      if (invocation.extra == nullptr) {
+        invocation.extra = std::make_unique<RemoteInvocation::Extra>();
+      }
+      invocation.extra->operation = std::move(dispatch.operation_name);
+    }
+    unfinished_.Add(invocations[i], dispatch.request_size());
+  }
   return absl::OkStatus();
 }
 
@@ -141,7 +185,7 @@ bool OpenSession::AddCancel(RemoteInvocation& invocation, bool give_up) {
     invocation.cancel_sent = true;
   }
   if (asked || half_closed_) return true;
-  BatchFor(kCancelBytes).AddCancel(invocation.id, give_up);
+  MessageFor(kCancelBytes).AddCancel(invocation.id, give_up);
   return true;
 }
 
@@ -161,8 +205,8 @@ void OpenSession::AddWaiting(const RemoteInvocation& invocation, const Chain& ch
     }
     waiting_[invocation.id] = waiting;
   }
-  if (batches_.size() <= most_batches_) {
-    BatchFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
+  if (messages_.size() <= most_messages_) {
+    MessageFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
   } else if (held_back_.size() < kMostHeldBack) {
     held_back_.push_back(std::move(waiting));  // a peer that does not read costs no more than that
   }
@@ -173,11 +217,11 @@ absl::Status OpenSession::AddSubscribe(const v1::Subscribe& subscribe, bool must
     return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
                      "the session is being closed");
   }
-  if (!must && batches_.size() > most_batches_) {
+  if (!must && messages_.size() > most_messages_) {
     return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
                      "the daemon does not read: try again when it does");
   }
-  BatchForSubscriptions().AddMessage(v1::SessionRequest::kSubscribesFieldNumber, subscribe);
+  MessageForSubscriptions().AddMessage(v1::SessionRequest::kSubscribesFieldNumber, subscribe);
   return absl::OkStatus();
 }
 
@@ -185,36 +229,36 @@ void OpenSession::AddUnsubscribe(uint64_t subscription_id) {
   if (half_closed_) return;
   v1::Unsubscribe unsubscribe;
   unsubscribe.set_subscription_id(subscription_id);
-  BatchForSubscriptions().AddMessage(v1::SessionRequest::kUnsubscribesFieldNumber, unsubscribe);
+  MessageForSubscriptions().AddMessage(v1::SessionRequest::kUnsubscribesFieldNumber, unsubscribe);
 }
 
 bool OpenSession::HasOutgoing() const {
   return !writing_ && !write_failed_ &&
-         (!batches_.empty() || (unacknowledged_bytes_ >= kAcknowledgeAtOnce && !half_closed_) ||
+         (!messages_.empty() || (unacknowledged_bytes_ >= kAcknowledgeAtOnce && !half_closed_) ||
           (!half_closed_ && (closing_ || !held_back_.empty())));
 }
 
 std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
   if (!HasOutgoing()) return std::nullopt;
-  for (; !held_back_.empty() && !half_closed_ && batches_.size() <= most_batches_;
+  for (; !held_back_.empty() && !half_closed_ && messages_.size() <= most_messages_;
        held_back_.pop_front()) {
     const v1::Waiting& waiting = held_back_.front();
     if (!unfinished_.Contains(waiting.invocation_id())) continue;
-    BatchFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
+    MessageFor(waiting.ByteSizeLong()).AddMessage(v1::SessionRequest::kWaitingFieldNumber, waiting);
   }
   const bool acknowledges = resumable() && !half_closed_ &&
                             (outcomes_received_ - outcomes_acknowledged_ >= kAcknowledgeAfter ||
                              unacknowledged_bytes_ >= kAcknowledgeBytes);
   // Without room for it in the next message it goes in one of its own.
   if (acknowledges &&
-      (batches_.empty() ? unacknowledged_bytes_ >= kAcknowledgeAtOnce
-                        : batches_.front().size() + kAcknowledgementBytes > bound())) {
-    batches_.emplace_front();
+      (messages_.empty() ? unacknowledged_bytes_ >= kAcknowledgeAtOnce
+                         : messages_.front().size() + kAcknowledgementBytes > bound())) {
+    messages_.emplace_front();
   }
   Outgoing outgoing;
-  if (!batches_.empty()) {
-    sending_ = std::move(batches_.front());
-    batches_.pop_front();
+  if (!messages_.empty()) {
+    sending_ = std::move(messages_.front());
+    messages_.pop_front();
     if (acknowledges) {
       sending_->AddOutcomesReceived(outcomes_received_);
       NoteAcknowledged();
@@ -232,26 +276,26 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
 }
 
 void OpenSession::Sent(bool copied) {
-  RequestBatch batch = *std::exchange(sending_, std::nullopt);
+  RequestWriter message = *std::exchange(sending_, std::nullopt);
   // What holds no dispatch is said anew by Resume, as far as it still matters.
-  if (resumable() && batch.last_id() != 0) {
-    sent_.push_back({.batch = std::move(batch), .copied = copied});
+  if (resumable() && message.last_id() != 0) {
+    sent_.push_back({.message = std::move(message), .copied = copied});
   } else if (copied) {
-    GiveBack(std::move(batch));
+    GiveBack(std::move(message));
   }
 }
 
 void OpenSession::TakenIn(uint64_t id) {
-  while (!sent_.empty() && sent_.front().batch.last_id() <= id) {
-    if (sent_.front().copied) GiveBack(std::move(sent_.front().batch));
+  while (!sent_.empty() && sent_.front().message.last_id() <= id) {
+    if (sent_.front().copied) GiveBack(std::move(sent_.front().message));
     sent_.pop_front();
   }
 }
 
-void OpenSession::GiveBack(RequestBatch batch) {
-  if (spare_batches_.size() >= kMostSpare) return;
-  batch.Clear();
-  spare_batches_.push_back(std::move(batch));
+void OpenSession::GiveBack(RequestWriter message) {
+  if (spare_messages_.size() >= kMostSpare) return;
+  message.Clear();
+  spare_messages_.push_back(std::move(message));
 }
 
 absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
@@ -261,21 +305,21 @@ absl::Status OpenSession::Resume(const v1::Welcome& welcome) {
   }
   TakenIn(taken_in);
   for (; !sent_.empty(); sent_.pop_back()) {
-    batches_.push_front(std::move(sent_.back().batch));
+    messages_.push_front(std::move(sent_.back().message));
   }
   writing_ = write_failed_ = half_closed_ = false;
   sending_.reset();
   NoteAcknowledged();  // by the hello
   // What was told beside dispatches may not have arrived.
-  std::deque<RequestBatch> later;
-  later.swap(batches_);
+  std::deque<RequestWriter> later;
+  later.swap(messages_);
   for (const auto& [site, id] : call_site_ids_) AddCallSite(site, id);
-  for (RequestBatch& batch : later) {
-    if (!batch.of_subscriptions) batches_.push_back(std::move(batch));
+  for (RequestWriter& message : later) {
+    if (!message.of_subscriptions) messages_.push_back(std::move(message));
   }
   unfinished_.ForEach([&](RemoteInvocation& invocation) {
-    if (invocation.cancel_sent) BatchFor(kCancelBytes).AddCancel(invocation.id, false);
-    if (invocation.given_up) BatchFor(kCancelBytes).AddCancel(invocation.id, true);
+    if (invocation.cancel_sent) MessageFor(kCancelBytes).AddCancel(invocation.id, false);
+    if (invocation.given_up) MessageFor(kCancelBytes).AddCancel(invocation.id, true);
   });
   for (auto& [id, waiting] : waiting_) {
     if (unfinished_.Contains(id)) held_back_.push_back(waiting);
@@ -289,7 +333,7 @@ void OpenSession::NoteAcknowledged() {
 }
 
 void OpenSession::SayWithoutRing() {
-  BatchFor(kCancelBytes).AddOutcomesReceived(outcomes_received_);
+  MessageFor(kCancelBytes).AddOutcomesReceived(outcomes_received_);
 }
 
 absl::Status OpenSession::Receive(v1::SessionResponse& message, Finished& finished) {
@@ -345,7 +389,7 @@ OpenSession::Rest OpenSession::TakeRest() {
                    [this](const auto& invocation) { return invocation->id > last_sent_id_; });
   rest.unsent.assign(std::make_move_iterator(unsent), std::make_move_iterator(rest.sent.end()));
   rest.sent.erase(unsent, rest.sent.end());
-  batches_.clear();
+  messages_.clear();
   sent_.clear();
   return rest;
 }
@@ -386,7 +430,7 @@ void OpenSession::AddCallSite(CallSite site, uint32_t id) {
   told.set_file(CleanText(site.file(), kMaxCallSiteText));
   told.set_line(site.line());
   told.set_function(CleanText(site.function(), kMaxCallSiteText));
-  BatchFor(told.ByteSizeLong() + kCancelBytes)
+  MessageFor(told.ByteSizeLong() + kCancelBytes)
       .AddMessage(v1::SessionRequest::kCallSitesFieldNumber, told);
 }
 
@@ -401,31 +445,31 @@ absl::Status OpenSession::CheckMessageBytes(size_t size) const {
 }
 
 size_t OpenSession::bound() const {
-  if (limits_.max_message_bytes() == 0) return batch_bytes_;
-  return std::min<uint64_t>(batch_bytes_, limits_.max_message_bytes());
+  if (limits_.max_message_bytes() == 0) return message_bytes_;
+  return std::min<uint64_t>(message_bytes_, limits_.max_message_bytes());
 }
 
-RequestBatch& OpenSession::BatchForSubscriptions() {
-  if (batches_.empty() || !batches_.back().of_subscriptions ||
-      batches_.back().size() + kCancelBytes > bound() ||
-      batches_.back().cancels() >= kBatchCancels) {
-    batches_.emplace_back();
-    batches_.back().of_subscriptions = true;
+RequestWriter& OpenSession::MessageForSubscriptions() {
+  if (messages_.empty() || !messages_.back().of_subscriptions ||
+      messages_.back().size() + kCancelBytes > bound() ||
+      messages_.back().cancels() >= kMessageCancels) {
+    messages_.emplace_back();
+    messages_.back().of_subscriptions = true;
   }
-  return batches_.back();
+  return messages_.back();
 }
 
-RequestBatch& OpenSession::BatchFor(size_t bytes) {
-  if (batches_.empty() || batches_.back().of_subscriptions ||
-      batches_.back().size() + bytes > bound() || batches_.back().cancels() >= kBatchCancels) {
-    if (spare_batches_.empty()) {
-      batches_.emplace_back();
+RequestWriter& OpenSession::MessageFor(size_t bytes) {
+  if (messages_.empty() || messages_.back().of_subscriptions ||
+      messages_.back().size() + bytes > bound() || messages_.back().cancels() >= kMessageCancels) {
+    if (spare_messages_.empty()) {
+      messages_.emplace_back();
     } else {
-      batches_.push_back(std::move(spare_batches_.back()));
-      spare_batches_.pop_back();
+      messages_.push_back(std::move(spare_messages_.back()));
+      spare_messages_.pop_back();
     }
   }
-  return batches_.back();
+  return messages_.back();
 }
 
 }  // namespace runloop::internal

@@ -13,14 +13,24 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "runloop/client/remote_invocation.h"
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 #include "runloop/client/unfinished.h"
 #include "runloop/runtime/wait_chain.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
+
+// What dispatches take of the room there is.
+struct Amount {
+  static Amount Of(absl::Span<const RequestWriter::Dispatch> dispatches);
+
+  size_t invocations = 1;
+  size_t request_bytes = 0;
+  int64_t charge = 0;  // RemoteInvocation::ChargeOf
+};
 
 // The worker's books on one session, from the daemon's welcome to its end: what the daemon allows,
 // what is to be sent next, and what has no outcome yet. It sends and finishes nothing itself. Not
@@ -35,8 +45,8 @@ class OpenSession {
     Unfinished::Invocations succeeded;  // without a reply
   };
 
-  // `batch_bytes`: a message gathers no more.
-  explicit OpenSession(const v1::Welcome& welcome, size_t batch_bytes = kBatchBytes);
+  // `message_bytes`: a message gathers no more.
+  explicit OpenSession(const v1::Welcome& welcome, size_t message_bytes = kMessageBytes);
 
   // Its connection is lost, and it may be resumed: nothing is to be sent until Resume. What was
   // sent is kept for it until the daemon is known to have it.
@@ -49,7 +59,7 @@ class OpenSession {
   absl::Status Resume(const v1::Welcome& welcome);
   // The daemon waits for a word by the stream, since there is no ring.
   void SayWithoutRing();
-  bool for_ring() const { return batch_bytes_ == kRingBatchBytes; }
+  bool for_ring() const { return message_bytes_ == kRingMessageBytes; }
 
   const std::string& id() const { return id_; }
   // The daemon takes no new work and will end the stream.
@@ -57,19 +67,19 @@ class OpenSession {
   // What has no outcome yet, sent or not.
   const Unfinished& unfinished() const { return unfinished_; }
 
-  // True if the daemon lets one more request of `bytes` be unfinished.
+  // True if the daemon lets so much more be unfinished.
   // `others` are to come into the session before it.
-  bool HasRoom(size_t bytes, size_t others = 0) const;
+  bool HasRoom(const Amount& more, size_t others = 0) const;
   // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any, which is
   // all that CheckFits looks at.
-  absl::Status CheckRoom(size_t bytes, size_t others = 0) const;
-  absl::Status CheckFits(size_t bytes) const;
-  absl::Status CheckSize(RequestBatch::Dispatch& dispatch) const;
+  absl::Status CheckRoom(const Amount& more, size_t others = 0) const;
+  absl::Status CheckFits(const Amount& more) const;
+  absl::Status CheckSize(absl::Span<RequestWriter::Dispatch> dispatches) const;
 
-  // Takes a dispatch into the next message, or says which of the daemon's limits forbids it. The
-  // id must be larger than that of any before.
-  absl::Status Add(const std::shared_ptr<RemoteInvocation>& invocation,
-                   RequestBatch::Dispatch& dispatch);
+  // Takes a dispatch, or those of a batch, into the next message, or says which of the daemon's
+  // limits forbids it. The ids must be larger than that of any before, and rise.
+  absl::Status Add(absl::Span<const std::shared_ptr<RemoteInvocation>> invocations,
+                   absl::Span<RequestWriter::Dispatch> dispatches);
   // False: it has its outcome. Nothing is sent if the same was asked before, or no more may be
   // sent.
   bool AddCancel(RemoteInvocation& invocation, bool give_up);
@@ -85,12 +95,12 @@ class OpenSession {
   void Close() { closing_ = true; }
 
   // So that a flood keeps both ends busy; and in a ring, where a larger message holds one thing.
-  static constexpr size_t kBatchBytes = size_t{1} << 20;
-  static constexpr size_t kRingBatchBytes = size_t{4} << 10;
+  static constexpr size_t kMessageBytes = size_t{1} << 20;
+  static constexpr size_t kRingMessageBytes = size_t{4} << 10;
 
   struct Outgoing {
-    RequestBatch* message = nullptr;  // until Sent
-    bool half_close = false;          // instead of a message
+    RequestWriter* message = nullptr;  // until Sent
+    bool half_close = false;           // instead of a message
   };
   // False: NextOutgoing would give nothing.
   bool HasOutgoing() const;
@@ -121,23 +131,23 @@ class OpenSession {
  private:
   using OperationIds = absl::flat_hash_map<std::string, uint32_t>;
 
-  struct SentBatch {
-    RequestBatch batch;  // with dispatches
+  struct SentMessage {
+    RequestWriter message;  // with dispatches
     bool copied = false;
   };
 
   // The daemon is known to have taken in what was sent up to this id.
   void TakenIn(uint64_t id);
-  void GiveBack(RequestBatch batch);
+  void GiveBack(RequestWriter message);
   void NoteAcknowledged();
   void AddCallSite(CallSite site, uint32_t id);
   // Of a message that gathers.
   size_t bound() const;
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
-  RequestBatch& BatchFor(size_t bytes);
+  RequestWriter& MessageFor(size_t bytes);
   // For what ends with the connection: no other connection sends it again.
-  RequestBatch& BatchForSubscriptions();
+  RequestWriter& MessageForSubscriptions();
   // The id that stands for it in this session, or would if it was told now; 0: there are too many.
   uint32_t CallSiteIdOf(CallSite site) const;
   // Tells the daemon of it, unless that was done.
@@ -147,8 +157,8 @@ class OpenSession {
   const std::string resume_token_;
   const absl::Duration resume_grace_;
   const v1::Limits limits_;
-  const size_t batch_bytes_;
-  const size_t most_batches_;  // with more unsent, nothing is added that is not needed
+  const size_t message_bytes_;
+  const size_t most_messages_;  // with more unsent, nothing is added that is not needed
   const OperationIds operation_ids_;
   absl::flat_hash_map<uint32_t, const std::string*> operation_names_;  // those of operation_ids_
   // The one that was asked for last: a flood asks for the same one again and again.
@@ -163,12 +173,12 @@ class OpenSession {
   bool half_closed_ = false;
   bool writing_ = false;
   bool write_failed_ = false;
-  // In the order of ids: sent, then batches_.
+  // In the order of ids: sent, then messages_.
   Unfinished unfinished_;
-  std::deque<RequestBatch> batches_;
-  std::vector<RequestBatch> spare_batches_;
-  std::optional<RequestBatch> sending_;
-  std::deque<SentBatch> sent_;  // that the daemon may not have, if resumable
+  std::deque<RequestWriter> messages_;
+  std::vector<RequestWriter> spare_messages_;
+  std::optional<RequestWriter> sending_;
+  std::deque<SentMessage> sent_;  // that the daemon may not have, if resumable
   // Outcomes of their own that have come, and how many of them the daemon was told of.
   uint64_t outcomes_received_ = 0;
   uint64_t outcomes_acknowledged_ = 0;

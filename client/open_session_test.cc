@@ -32,12 +32,12 @@ class OpenSessionTest : public testing::Test {
   absl::Status Add(OpenSession& session, size_t bytes = 10, CallSite call_site = {}) {
     auto invocation = std::make_shared<RemoteInvocation>(nullptr, false);
     invocation->id = ++last_id_;
-    RequestBatch::Dispatch dispatch{.invocation_id = last_id_,
-                                    .operation_name = "a.B/C",
-                                    .call_site = call_site,
-                                    .request = grpc::Slice(std::string(bytes, 'x'))};
+    RequestWriter::Dispatch dispatch{.invocation_id = last_id_,
+                                     .operation_name = "a.B/C",
+                                     .call_site = call_site,
+                                     .request = grpc::Slice(std::string(bytes, 'x'))};
     last_ = invocation;
-    return session.Add(invocation, dispatch);
+    return session.Add({&invocation, 1}, {&dispatch, 1});
   }
   static v1::SessionRequest Sent(OpenSession& session) {
     std::optional<OpenSession::Outgoing> outgoing = session.NextOutgoing();
@@ -159,17 +159,18 @@ TEST_F(OpenSessionTest, TheDaemonsBoundOnBytesCountsWhatIsUnfinished) {
   OpenSession session(welcome_);
   EXPECT_TRUE(Add(session, 60).ok());
   EXPECT_TRUE(Add(session, 40).ok());
-  EXPECT_TRUE(session.HasRoom(0));
-  EXPECT_FALSE(session.HasRoom(1));
+  EXPECT_TRUE(session.HasRoom({.request_bytes = 0}));
+  EXPECT_FALSE(session.HasRoom({.request_bytes = 1}));
   --last_id_;
   EXPECT_EQ(ReasonOf(Add(session, 1)), v1::ERROR_REASON_QUEUE_FULL);
-  EXPECT_EQ(ReasonOf(session.CheckRoom(101)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_EQ(ReasonOf(session.CheckRoom({.request_bytes = 101})),
+            v1::ERROR_REASON_MESSAGE_TOO_LARGE);
   Sent(session);
   OpenSession::Finished finished;
   v1::SessionResponse outcome = Outcome(1);
   EXPECT_TRUE(session.Receive(outcome, finished).ok());
-  EXPECT_TRUE(session.HasRoom(60));
-  EXPECT_FALSE(session.HasRoom(61));
+  EXPECT_TRUE(session.HasRoom({.request_bytes = 60}));
+  EXPECT_FALSE(session.HasRoom({.request_bytes = 61}));
 }
 
 TEST_F(OpenSessionTest, ACancelAndAGivingUpAreSaidOnceEach) {

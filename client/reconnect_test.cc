@@ -131,6 +131,40 @@ TEST_F(ReconnectTest, WhatIsDispatchedMeanwhileIsSentInItsOrder) {
   EndSession();
 }
 
+TEST_F(ReconnectTest, ABatchThatIsDispatchedMeanwhileIsSentAsOneWithoutWhatWasCancelled) {
+  const RuntimeContext context = Context(Noting());
+  daemon_.Stop();
+  losses_.Next();
+  EXPECT_EQ(daemon_.Next(), std::nullopt);
+  const auto dispatch = [&](bool stops) {
+    Batch batch;
+    for (int i = 0; i < 4; ++i) batch.Add("a.B/C", Text(std::to_string(i)));
+    return context.DispatchBatch(std::move(batch), {.stop_at_failure = stops});
+  };
+  const std::vector<Invocation> goes_on = dispatch(false), stops = dispatch(true);
+  const std::vector<Invocation> none = dispatch(true);
+  goes_on[1].Cancel();
+  EXPECT_EQ(ReasonOf(goes_on[1].Await()), v1::ERROR_REASON_CANCELLED);
+  stops[2].Cancel();
+  EXPECT_EQ(ReasonOf(stops[2].Await()), v1::ERROR_REASON_CANCELLED);
+  EXPECT_EQ(ReasonOf(stops[3].Await()), v1::ERROR_REASON_BATCH_STOPPED);
+  none[0].Cancel();
+  EXPECT_EQ(ReasonOf(none[3].Await()), v1::ERROR_REASON_BATCH_STOPPED);
+  daemon_.Start();
+  const std::optional<v1::SessionRequest> request = daemon_.Next();
+  ASSERT_TRUE(request.has_value());
+  ASSERT_EQ(request->dispatches_size(), 5);
+  EXPECT_EQ(request->dispatches(0).batch_size(), 3u);
+  EXPECT_FALSE(request->dispatches(0).stop_at_failure());
+  EXPECT_EQ(request->dispatches(3).batch_size(), 2u);
+  EXPECT_TRUE(request->dispatches(3).stop_at_failure());
+  for (const int i : {1, 2, 4}) EXPECT_EQ(request->dispatches(i).batch_size(), 0u);
+  daemon_.Send(Succeeded(request->dispatches(4).invocation_id()));
+  EXPECT_TRUE(goes_on[3].Await().ok());
+  EXPECT_TRUE(stops[1].Await().ok());
+  EndSession();
+}
+
 TEST_F(ReconnectTest, ARuntimeThatWaitsForWhatIsUnsentIsTold) {
   const RuntimeContext context = Context(Noting());
   daemon_.Stop();

@@ -80,30 +80,31 @@ std::string MoreFields(const DispatchTarget::Call& call) {
   return dispatch.SerializeAsString();
 }
 
+// Takes the names out of `call` and refers to its request.
+RequestWriter::Dispatch DispatchOf(DispatchTarget::Call& call) {
+  RequestWriter::Dispatch dispatch{.operation_name = std::move(call.operation),
+                                   .timeout = call.timeout,
+                                   .reply_wanted = call.reply_wanted,
+                                   .call_site = call.call_site,
+                                   .coalesce_key = std::move(call.coalesce_key),
+                                   .more_fields = MoreFields(call)};
+  dispatch.SetRequest(*call.request);
+  return dispatch;
+}
+
 }  // namespace
 
 std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call) {
   absl::Status refusal = CheckCall(call);
-  RequestBatch::Dispatch dispatch;
-  if (refusal.ok()) {
-    dispatch.operation_name = std::move(call.operation);
-    dispatch.timeout = call.timeout;
-    dispatch.reply_wanted = call.reply_wanted;
-    dispatch.coalesce_key = std::move(call.coalesce_key);
-    dispatch.call_site = call.call_site;
-    dispatch.more_fields = MoreFields(call);
-    dispatch.SetRequest(*call.request);
-  }
+  RequestWriter::Dispatch dispatch;
+  if (refusal.ok()) dispatch = DispatchOf(call);
   std::shared_ptr<RemoteInvocation> invocation;
   Outgoing outgoing;
   {
     absl::MutexLock lock(&mutex_);
     invocation = allocator_.New(*this, call.reply_wanted);
     if (refusal.ok()) {
-      const bool wait =
-          call.when_full == WhenFull::kWait && !OnClientThread() && !OnARuntimeThread();
-      refusal = wait ? AwaitRoom(dispatch) : CheckTurn();
-      if (refusal.ok()) refusal = Admit(invocation, dispatch);
+      refusal = Admit({&invocation, 1}, {&dispatch, 1}, call.when_full);
       outgoing = NextOutgoing();
     }
   }
@@ -112,33 +113,65 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
   return invocation;
 }
 
+std::vector<std::shared_ptr<RemoteInvocation>> SessionClient::DispatchBatch(
+    std::vector<DispatchTarget::Call>& calls, bool stop_at_failure) {
+  absl::Status refusal = CheckBatchSize(calls.size());
+  std::vector<RequestWriter::Dispatch> dispatches;
+  for (DispatchTarget::Call& call : calls) {
+    if (refusal.ok()) refusal = CheckCall(call);
+    if (!refusal.ok()) break;
+    dispatches.push_back(DispatchOf(call));
+    dispatches.back().batch_size = static_cast<uint32_t>(calls.size());
+    dispatches.back().stop_at_failure = stop_at_failure;
+  }
+  std::vector<std::shared_ptr<RemoteInvocation>> invocations;
+  Outgoing outgoing;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const DispatchTarget::Call& call : calls) {
+      invocations.push_back(allocator_.New(*this, call.reply_wanted));
+    }
+    if (refusal.ok()) {
+      refusal = Admit(invocations, absl::MakeSpan(dispatches), calls.front().when_full);
+      outgoing = NextOutgoing();
+    }
+  }
+  outgoing.Send();
+  for (const auto& invocation : invocations) {
+    if (!refusal.ok()) invocation->Finish(refusal);
+  }
+  return invocations;
+}
+
 bool SessionClient::Caller::may_go_on() const {
   if (client.stopped_) return true;
   if (client.callers_.front() != this) return false;
   if (client.session_ != nullptr && client.session_->draining()) return true;
   // With nothing unfinished there is as much room as there ever will be.
-  return client.HasRoom(request_bytes) || client.unfinished_bytes() == 0;
+  return client.HasRoom(more) || client.unfinished_bytes() == 0;
 }
 
-absl::Status SessionClient::AwaitRoom(RequestBatch::Dispatch& dispatch) {
-  const size_t size = dispatch.request_size();
-  if (callers_.empty() && HasRoom(size)) return absl::OkStatus();
-  if (absl::Status status = CheckRoom(size);
+absl::Status SessionClient::AwaitRoom(absl::Span<RequestWriter::Dispatch> dispatches) {
+  const Amount more = Amount::Of(dispatches);
+  if (callers_.empty() && HasRoom(more)) return absl::OkStatus();
+  if (absl::Status status = CheckRoom(more);
       ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE) {
     return status;
   }
   if (session_ != nullptr) {
-    dispatch.invocation_id = last_id_ + 1;
-    if (absl::Status status = session_->CheckSize(dispatch); !status.ok()) return status;
+    dispatches.front().invocation_id = last_id_ + 1;
+    if (absl::Status status = session_->CheckSize(dispatches); !status.ok()) return status;
   }
-  const absl::Time deadline = Now() + dispatch.timeout;
-  const Caller caller{.client = *this, .request_bytes = size};
+  const absl::Duration timeout = dispatches.front().timeout;
+  const absl::Time deadline = Now() + timeout;
+  const Caller caller{.client = *this, .more = more};
   callers_.push_back(&caller);
   const bool goes_on =
-      mutex_.AwaitWithTimeout(absl::Condition(&caller, &Caller::may_go_on), dispatch.timeout);
+      mutex_.AwaitWithTimeout(absl::Condition(&caller, &Caller::may_go_on), timeout);
   callers_.erase(std::find(callers_.begin(), callers_.end(), &caller));
-  dispatch.timeout = deadline - Now();
-  if (goes_on && dispatch.timeout > absl::ZeroDuration()) return absl::OkStatus();
+  const absl::Duration left = deadline - Now();
+  for (RequestWriter::Dispatch& dispatch : dispatches) dispatch.timeout = left;
+  if (goes_on && left > absl::ZeroDuration()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
                    "there was no room for one more request until its timeout passed: await some, "
                    "or give it more time");
@@ -151,27 +184,37 @@ absl::Status SessionClient::CheckTurn() const {
                                 " callers that wait for it: await some"));
 }
 
-absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invocation,
-                                  RequestBatch::Dispatch& dispatch) {
+absl::Status SessionClient::Admit(absl::Span<const std::shared_ptr<RemoteInvocation>> invocations,
+                                  absl::Span<RequestWriter::Dispatch> dispatches,
+                                  WhenFull when_full) {
+  const bool waits = when_full == WhenFull::kWait && !OnClientThread() && !OnARuntimeThread();
+  if (absl::Status turn = waits ? AwaitRoom(dispatches) : CheckTurn(); !turn.ok()) return turn;
   if (stopped_) return NotConnected("the session was closed");
   if (session_ != nullptr && session_->draining()) {
     return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
                      "the daemon is draining and takes no new work; try again once it is back");
   }
-  if (absl::Status status = CheckRoom(dispatch.request_size()); !status.ok()) return status;
-  invocation->id = last_id_ + 1;
-  dispatch.invocation_id = invocation->id;
+  if (absl::Status status = CheckRoom(Amount::Of(dispatches)); !status.ok()) return status;
+  uint64_t id = last_id_;
+  for (size_t i = 0; i < invocations.size(); ++i) {
+    invocations[i]->id = dispatches[i].invocation_id = ++id;
+  }
   if (session_ != nullptr) {
-    if (absl::Status status = session_->Add(invocation, dispatch); !status.ok()) return status;
+    if (absl::Status status = session_->Add(invocations, dispatches); !status.ok()) return status;
   } else {
     const absl::Time now = Now();
     if (backlog_.size() == 0) wanted_ = true;
-    const absl::Time deadline = now + dispatch.timeout;
-    dispatch.OwnRequest();
-    backlog_.Add({.invocation = invocation,
-                  .dispatch = std::move(dispatch),
-                  .deadline = deadline,
-                  .connect_until = now + options_.connect_timeout});
+    for (size_t i = 0; i < invocations.size(); ++i) {
+      RequestWriter::Dispatch& dispatch = dispatches[i];
+      const absl::Time deadline = now + dispatch.timeout;
+      const bool in_batch = dispatch.batch_size != 0;
+      dispatch.OwnRequest();
+      backlog_.Add({.invocation = invocations[i],
+                    .dispatch = std::move(dispatch),
+                    .deadline = deadline,
+                    .connect_until = now + options_.connect_timeout,
+                    .batch = in_batch ? invocations.front()->id : 0});
+    }
     if (wanted_ || backlog_.next_due() < sleeps_until_) {
       // Once is enough until it has slept again.
       if (std::exchange(sleeps_until_, absl::InfinitePast()) != absl::InfinitePast()) {
@@ -179,7 +222,7 @@ absl::Status SessionClient::Admit(const std::shared_ptr<RemoteInvocation>& invoc
       }
     }
   }
-  last_id_ = invocation->id;
+  last_id_ = id;
   return absl::OkStatus();
 }
 
@@ -191,26 +234,25 @@ int64_t SessionClient::unfinished_bytes() const {
   return bytes;
 }
 
-bool SessionClient::HasRoom(size_t request_bytes) const {
-  const auto charge = static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
-  return unfinished_bytes() + charge <= options_.max_unfinished_bytes &&
-         (session_ == nullptr || session_->HasRoom(request_bytes)) &&
-         (suspended_ == nullptr || suspended_->HasRoom(request_bytes, backlog_.size()));
+bool SessionClient::HasRoom(const Amount& more) const {
+  return unfinished_bytes() + more.charge <= options_.max_unfinished_bytes &&
+         (session_ == nullptr || session_->HasRoom(more)) &&
+         (suspended_ == nullptr || suspended_->HasRoom(more, backlog_.size()));
 }
 
-absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
-  const auto charge = static_cast<int64_t>(RemoteInvocation::ChargeOf(request_bytes));
-  if (charge > options_.max_unfinished_bytes) {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                     absl::StrCat("a request of ", request_bytes, " bytes; the client's bound is ",
-                                  options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
-                     {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+absl::Status SessionClient::CheckRoom(const Amount& more) const {
+  if (more.charge > options_.max_unfinished_bytes) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+        absl::StrCat("a request of ", more.request_bytes, " bytes; the client's bound is ",
+                     options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
+        {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
   for (const auto* session : {&session_, &suspended_}) {
     if (*session == nullptr) continue;
-    if (absl::Status fits = (*session)->CheckFits(request_bytes); !fits.ok()) return fits;
+    if (absl::Status fits = (*session)->CheckFits(more); !fits.ok()) return fits;
   }
-  if (unfinished_bytes() + charge > options_.max_unfinished_bytes) {
+  if (unfinished_bytes() + more.charge > options_.max_unfinished_bytes) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
         absl::StrCat("this client has ", unfinished_bytes(),
@@ -218,8 +260,8 @@ absl::Status SessionClient::CheckRoom(size_t request_bytes) const {
                      ": await some, or raise max_unfinished_bytes"),
         {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
-  if (suspended_ != nullptr) return suspended_->CheckRoom(request_bytes, backlog_.size());
-  return session_ != nullptr ? session_->CheckRoom(request_bytes) : absl::OkStatus();
+  if (suspended_ != nullptr) return suspended_->CheckRoom(more, backlog_.size());
+  return session_ != nullptr ? session_->CheckRoom(more) : absl::OkStatus();
 }
 
 SessionClient::Outgoing SessionClient::NextOutgoing() {
@@ -260,7 +302,7 @@ void SessionClient::Stop(RemoteInvocation& invocation) { CancelOrGiveUp(invocati
 
 bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, bool stop) {
   Outgoing outgoing;
-  std::shared_ptr<RemoteInvocation> unsent;
+  std::vector<std::shared_ptr<RemoteInvocation>> unsent;
   bool in_time;
   {
     absl::MutexLock lock(&mutex_);
@@ -270,13 +312,15 @@ bool SessionClient::CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, b
       outgoing = NextOutgoing();
     } else {
       unsent = backlog_.Take(invocation.id);
-      in_time = unsent != nullptr ||
-                (suspended_ != nullptr && suspended_->AddCancel(invocation, give_up));
-      if (unsent == nullptr && in_time && stop) invocation.stopped = invocation.given_up;
+      in_time =
+          !unsent.empty() || (suspended_ != nullptr && suspended_->AddCancel(invocation, give_up));
+      if (unsent.empty() && in_time && stop) invocation.stopped = invocation.given_up;
     }
   }
   outgoing.Send();
-  if (unsent != nullptr) unsent->Finish(Cancelled());
+  for (const auto& one : unsent) {
+    one->Finish(one == unsent.front() ? Cancelled() : BatchStopped());
+  }
   return in_time;
 }
 

@@ -14,12 +14,13 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runloop/client/backlog.h"
 #include "runloop/client/connect_schedule.h"
 #include "runloop/client/open_session.h"
 #include "runloop/client/remote_invocation.h"
 #include "runloop/client/remote_subscriptions.h"
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 #include "runloop/client/session_buffers.h"
 #include "runloop/client/session_lost.h"
 #include "runloop/client/session_stream.h"
@@ -62,6 +63,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     std::function<void()> before_session_lost;
     bool offers_ring = true;
     bool resumes = true;
+    Priority priority = Priority::kDefault;
   };
 
   // Begins to connect.
@@ -74,6 +76,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // A refusal is the invocation's outcome. Takes the names out of `call` and only reads its
   // request. Waits only for room, if the call says so, and never on the client's own thread.
   std::shared_ptr<RemoteInvocation> Dispatch(DispatchTarget::Call& call);
+  // The same for those of a batch, of which there is at least one: a refusal is of all of them.
+  std::vector<std::shared_ptr<RemoteInvocation>> DispatchBatch(
+      std::vector<DispatchTarget::Call>& calls, bool stop_at_failure);
   void Cancel(RemoteInvocation& invocation);
   // As Cancel, and the daemon answers in any case. False: it has its outcome, or gets it just now,
   // and nothing is said to the daemon.
@@ -133,7 +138,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // A thread in Dispatch that waits for room.
   struct Caller {
     const SessionClient& client;
-    size_t request_bytes;
+    Amount more;
 
     bool may_go_on() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(client.mutex_);
   };
@@ -152,6 +157,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // protocol.
   // It `resumes` if the hello said so.
   absl::Status BeginSession(bool resumes);
+  // What waited for the session: one dispatch, or those of a batch.
+  void AddFromBacklog(absl::Span<Backlog::Entry> entries, Outcomes& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // True if a stream that ended for this reason leaves a session that can be resumed.
   bool MayResume(const absl::Status& why);
   // Keeps the session to be resumed. True: a write is in flight.
@@ -191,18 +199,20 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // What is to be reported, if anything.
   std::optional<SessionLost> EndSession(const absl::Status& why, bool& writing);
 
-  // Waits until there is room and it is this caller's turn; takes the time from the timeout.
-  absl::Status AwaitRoom(RequestBatch::Dispatch& dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits until there is room and it is this caller's turn; takes the time from the timeouts.
+  absl::Status AwaitRoom(absl::Span<RequestWriter::Dispatch> dispatches)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Says that those who wait have a right to the room there is.
   absl::Status CheckTurn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes a dispatch into session_ or backlog_, or says why not.
-  absl::Status Admit(const std::shared_ptr<RemoteInvocation>& invocation,
-                     RequestBatch::Dispatch& dispatch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes a dispatch, or those of a batch, into session_ or backlog_, or says why not.
+  absl::Status Admit(absl::Span<const std::shared_ptr<RemoteInvocation>> invocations,
+                     absl::Span<RequestWriter::Dispatch> dispatches, WhenFull when_full)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CancelOrGiveUp(RemoteInvocation& invocation, bool give_up, bool stop = false);
 
   // The bound of the client's own: RESOURCE_EXHAUSTED.
-  bool HasRoom(size_t request_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckRoom(size_t request_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasRoom(const Amount& more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckRoom(const Amount& more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t unfinished_bytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What to send now; nothing while a write is in flight.
   Outgoing NextOutgoing() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -7,6 +7,7 @@
 #include "runloop/client/daemon_channel.h"
 #include "runloop/client/session_client.h"
 #include "runloop/client/socket_watch.h"
+#include "runloop/ipc/priority_codec.h"
 #include "runloop/ipc/unix_socket.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
@@ -68,6 +69,7 @@ v1::Hello SessionClient::NewHello() {
   hello.mutable_versions()->set_max(kVersion);
   hello.set_client_name(options_.client_name);
   hello.set_resumable(options_.resumes);
+  if (options_.priority != Priority::kDefault) hello.set_priority(ToProto(options_.priority));
   absl::MutexLock lock(&mutex_);
   bool offers_ring = options_.offers_ring;
   if (suspended_ != nullptr) {
@@ -201,6 +203,27 @@ void SessionClient::LoseSuspended() {
   options_.on_session_lost(*lost);
 }
 
+void SessionClient::AddFromBacklog(absl::Span<Backlog::Entry> entries, Outcomes& refused) {
+  std::vector<std::shared_ptr<RemoteInvocation>> invocations;
+  std::vector<RequestWriter::Dispatch> dispatches;
+  for (Backlog::Entry& entry : entries) {
+    invocations.push_back(entry.invocation);
+    dispatches.push_back(std::move(entry.dispatch));
+    dispatches.back().timeout = entry.deadline - session_began_;
+  }
+  const absl::Status status = dispatches.front().timeout <= absl::ZeroDuration()
+                                  ? Expired()
+                                  : session_->Add(invocations, absl::MakeSpan(dispatches));
+  for (std::shared_ptr<RemoteInvocation>& invocation : invocations) {
+    if (auto& extra = invocation->extra; extra != nullptr) {
+      for (const Chain& chain : std::exchange(extra->waiting, {})) {
+        session_->AddWaiting(*invocation, chain);
+      }
+    }
+    if (!status.ok()) refused.emplace_back(std::move(invocation), status);
+  }
+}
+
 absl::Status SessionClient::BeginSession(bool resumes) {
   Outcomes refused;
   Outgoing outgoing;
@@ -221,7 +244,7 @@ absl::Status SessionClient::BeginSession(bool resumes) {
     } else {
       session_ = std::make_unique<OpenSession>(
           stream_->welcome(),
-          stream_->has_ring() ? OpenSession::kRingBatchBytes : OpenSession::kBatchBytes);
+          stream_->has_ring() ? OpenSession::kRingMessageBytes : OpenSession::kMessageBytes);
       buffers_ = std::make_shared<SessionBuffers>(options_.address, stream_->welcome());
     }
     turn_taken_ = true;  // until Serve: what is refused here is not done before
@@ -232,17 +255,14 @@ absl::Status SessionClient::BeginSession(bool resumes) {
     wanted_ = false;
     // First, so that they hear of what the dispatches bring about.
     subscriptions_.BeginSession(stream_->welcome(), *session_);
-    for (Backlog::Entry& entry : backlog_.TakeAll()) {
-      entry.dispatch.timeout = entry.deadline - session_began_;
-      absl::Status status = entry.dispatch.timeout <= absl::ZeroDuration()
-                                ? Expired()
-                                : session_->Add(entry.invocation, entry.dispatch);
-      if (auto& extra = entry.invocation->extra; extra != nullptr) {
-        for (const Chain& chain : std::exchange(extra->waiting, {})) {
-          session_->AddWaiting(*entry.invocation, chain);
-        }
+    std::vector<Backlog::Entry> waiting = backlog_.TakeAll();
+    for (absl::Span<Backlog::Entry> rest = absl::MakeSpan(waiting); !rest.empty();) {
+      size_t count = 1;
+      while (rest[0].batch != 0 && count < rest.size() && rest[count].batch == rest[0].batch) {
+        ++count;
       }
-      if (!status.ok()) refused.emplace_back(std::move(entry.invocation), std::move(status));
+      AddFromBacklog(rest.first(count), refused);
+      rest.remove_prefix(count);
     }
     if (closing_) session_->Close();
     outgoing = NextOutgoing();

@@ -169,7 +169,7 @@ bool SessionRing::HasUnread() {
   return end_.writer().has_unread();
 }
 
-bool SessionRing::Write(RequestBatch& message) {
+bool SessionRing::Write(RequestWriter& message) {
   absl::MutexLock lock(&write_mutex_);
   message.AppendPieces(pieces_);
   write_failed_ = !end_.writer().Write(pieces_).ok();

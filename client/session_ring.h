@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 #include "runloop/ipc/address.h"
 #include "runloop/ipc/ring.h"
 #include "runloop/runtime/adaptive_spin.h"
@@ -50,7 +50,7 @@ class SessionRing {
 
   // Writes one message, once nothing is left of the one before. True: all of it; false: what is
   // left follows with Flush, once Next gave kRoom.
-  bool Write(RequestBatch& message);
+  bool Write(RequestWriter& message);
   bool Flush();
 
   // Somebody waits for what comes: a reader that is not hurried is to be.

@@ -73,7 +73,7 @@ class SessionStream {
   }
   // Instead, if there is a ring. True: all of it is written, and the next one may follow. False:
   // that may follow once Flush, after kRoom, was true.
-  bool WriteToRing(RequestBatch& message) { return ring()->Write(message); }
+  bool WriteToRing(RequestWriter& message) { return ring()->Write(message); }
   bool Flush();
   // Begins to send the end of all messages; kWritten follows. Once Write may be called.
   void HalfClose();

@@ -8,6 +8,7 @@
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/process_info.h"
 #include "runloop/daemon/request_call.h"
+#include "runloop/ipc/priority_codec.h"
 
 namespace runloop::daemon {
 namespace {
@@ -96,6 +97,7 @@ void FillSession(const Session& session, const Bound& buffers, v1::SessionStatus
   const Session::Counts counts = session.counts();
   status.set_session_id(info.id);
   status.set_client_name(info.client_name);
+  status.set_priority(ToProto(info.priority));
   status.set_peer_pid(info.peer.pid);
   status.set_peer_uid(info.peer.uid);
   status.set_role(info.peer.role);

@@ -94,6 +94,7 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   std::string slow_execution = absl::FormatDuration(runtime_defaults.slow_execution);
   std::string loop = "epoll";
   std::string resume_grace = absl::FormatDuration(defaults.resume_grace);
+  std::string role_priority(NameOf(defaults.role_priority));
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
 
   CLI::App app(kDescription, "runloopd");
@@ -127,6 +128,12 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
                  "How long a session whose connection was lost goes on, for its worker to resume "
                  "it, up to 1h; 0: not at all")
       ->capture_default_str();
+  app.add_option(
+         "--role_priority", role_priority,
+         "The highest priority for workers in a role, such as sandboxed ones, whatever they "
+         "ask for: interactive, default or background")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"interactive", "default", "background"}));
   app.add_option("--drain_timeout", drain_timeout,
                  "How long admitted work may take after SIGTERM, such as 10s")
       ->capture_default_str();
@@ -187,6 +194,7 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
     return kExitUsage;
   }
   flags.glib = loop == "glib";
+  flags.role_priority = *PriorityOf(role_priority);
   return flags;
 }
 

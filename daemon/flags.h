@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "runloop/runtime/bounds.h"
+#include "runloop/runtime/priority.h"
 
 namespace runloop::daemon {
 
@@ -19,6 +20,7 @@ struct Flags {
   int64_t max_message_bytes = 0;
   int64_t ring_bytes = 0;
   absl::Duration resume_grace;
+  Priority role_priority = Priority::kDefault;
   absl::Duration drain_timeout;
   absl::Duration close_timeout;
   absl::Duration slow_queue_wait;

@@ -79,6 +79,7 @@ int RunDaemon(const Flags& flags) {
                               .max_message_bytes = flags.max_message_bytes,
                               .ring_bytes = flags.ring_bytes,
                               .resume_grace = flags.resume_grace,
+                              .role_priority = flags.role_priority,
                               .drain_timeout = flags.drain_timeout,
                               .on_idle = [] { malloc_trim(0); }});
   if (!host.ok()) return Fail(kExitFailed, host.status());

@@ -198,22 +198,17 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   for (const v1::CallSite& told : rest.call_sites()) KeepCallSite(told);
   // First, so that they hear of what the dispatches bring about.
   if (absl::Status status = notifications_.Handle(rest); !status.ok()) return status;
-  for (const DispatchView& dispatch : request.dispatches()) {
-    if (dispatch.invocation_id != 0 && dispatch.invocation_id <= sent_again_) {
-      if (internal::Planted(internal::PlantedBug::kResumedDuplicate)) {
-        (void)Dispatch(window_.Add(window_.last_id() + 1), dispatch, tools.spare_requests, group);
-      }
-      continue;
+  const absl::Span<const DispatchView> dispatches = request.dispatches();
+  for (size_t at = 0, count; at < dispatches.size(); at += count) {
+    count = std::max<size_t>(dispatches[at].batch_size, 1);
+    if (count > dispatches.size() - at || count > kMostInBatch) {
+      return Violation(absl::StrCat("a batch of ", count, " invocations, with ",
+                                    dispatches.size() - at, " left in the message, and ",
+                                    kMostInBatch, " in a batch at most"));
     }
-    sent_again_ = 0;
-    if (dispatch.invocation_id <= window_.last_id()) {
-      return Violation(absl::StrCat("invocation id ", dispatch.invocation_id, " came after ",
-                                    window_.last_id(), "; ids start at 1 and rise"));
-    }
-    const uint64_t number = window_.Add(dispatch.invocation_id);
-    if (absl::Status refused = Dispatch(number, dispatch, tools.spare_requests, group);
-        !refused.ok()) {
-      Tell(number, BoundedStatus(std::move(refused)));
+    const auto together = dispatches.subspan(at, count);
+    if (absl::Status taken = TakeIn(together, tools.spare_requests, group); !taken.ok()) {
+      return taken;
     }
   }
   if (rest.cancels_size() > 0 || rest.waiting_size() > 0) group.Flush();
@@ -225,6 +220,48 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
     if (invocation.has_value() && invocation->task != nullptr) {
       terms_.core->AlsoWaits(*invocation->task, *std::move(chain));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionProtocol::TakeIn(absl::Span<const DispatchView> dispatches,
+                                     SpareRequests& spares, internal::RuntimeCore::Group& group) {
+  const uint64_t first = dispatches.front().invocation_id;
+  for (size_t i = 1; i < dispatches.size(); ++i) {
+    if (dispatches[i].batch_size != 0) return Violation("a batch within a batch");
+    if (dispatches[i].invocation_id <= dispatches[i - 1].invocation_id) {
+      return Violation("the ids of a batch rise");
+    }
+  }
+  if (first != 0 && first <= sent_again_) {
+    if (dispatches.back().invocation_id > sent_again_) {
+      return Violation("a part of a batch had come before");
+    }
+    if (internal::Planted(internal::PlantedBug::kResumedDuplicate)) {
+      (void)Dispatch(window_.Add(window_.last_id() + 1), dispatches.front(), spares, group);
+    }
+    return absl::OkStatus();
+  }
+  sent_again_ = 0;
+  if (first <= window_.last_id()) {
+    return Violation(absl::StrCat("invocation id ", first, " came after ", window_.last_id(),
+                                  "; ids start at 1 and rise"));
+  }
+  if (dispatches.front().batch_size == 0) {
+    const uint64_t number = window_.Add(first);
+    if (absl::Status refused = Dispatch(number, dispatches.front(), spares, group); !refused.ok()) {
+      Tell(number, BoundedStatus(std::move(refused)));
+    }
+    return absl::OkStatus();
+  }
+  group.Flush();
+  std::vector<uint64_t> numbers;
+  for (const DispatchView& dispatch : dispatches) {
+    numbers.push_back(window_.Add(dispatch.invocation_id));
+  }
+  const absl::Status refused = DispatchBatch(numbers, dispatches, spares);
+  for (const uint64_t number : numbers) {
+    if (!refused.ok()) Tell(number, BoundedStatus(refused));
   }
   return absl::OkStatus();
 }
@@ -296,18 +333,25 @@ CallSite SessionProtocol::FindCallSite(uint32_t id) const {
   return id >= 1 && id <= call_sites_.size() ? call_sites_[id - 1] : CallSite();
 }
 
-absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
-                                       SpareRequests& spares, internal::RuntimeCore::Group& group) {
+absl::Status SessionProtocol::CheckUnfinished(size_t added) const {
   const int64_t max_unfinished = terms_.max_unfinished;
-  if (window_.unsettled() > static_cast<size_t>(max_unfinished)) {
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat("the session has ", max_unfinished,
-                     " unfinished invocations, as many as it may; wait for some to finish"),
-        {{"bound", "session"},
-         {"limit", absl::StrCat(max_unfinished)},
-         {"session", session_->info().id}});
-  }
+  if (window_.unsettled() <= static_cast<size_t>(max_unfinished)) return absl::OkStatus();
+  const bool fits = added <= static_cast<size_t>(max_unfinished);
+  return MakeError(
+      absl::StatusCode::kResourceExhausted,
+      fits ? v1::ERROR_REASON_QUEUE_FULL : v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+      fits ? absl::StrCat("the session has ", max_unfinished,
+                          " unfinished invocations, as many as it may; wait for some to finish")
+           : absl::StrCat("a batch of ", added, " invocations; the session may have ",
+                          max_unfinished, " unfinished"),
+      {{"bound", "session"},
+       {"limit", absl::StrCat(max_unfinished)},
+       {"session", session_->info().id}});
+}
+
+absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t number,
+                                                                    const DispatchView& dispatch,
+                                                                    SpareRequests& spares) const {
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();
   internal::RuntimeCore::Call call{.operation = *operation,
@@ -346,16 +390,42 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
     if (absl::Status trace = internal::CheckTraceParent(trace_parent); !trace.ok()) return trace;
     call.trace_parent = internal::KeepTraceParent(trace_parent);
   }
+  return call;
+}
+
+absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
+                                       SpareRequests& spares, internal::RuntimeCore::Group& group) {
+  if (absl::Status room = CheckUnfinished(1); !room.ok()) return room;
+  absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(number, dispatch, spares);
+  if (!call.ok()) return call.status();
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
-  if (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration()) {
-    task = group.Dispatch(std::move(call));
+  if (call->chain.empty() && call->coalesce_key.empty() && call->delay <= absl::ZeroDuration()) {
+    task = group.Dispatch(*std::move(call));
   } else {
     group.Flush();
-    call.session = session_;
-    task = terms_.core->Dispatch(std::move(call));
+    call->session = session_;
+    task = terms_.core->Dispatch(*std::move(call));
   }
   if (!task.ok()) return task.status();
   window_.SetTask(number, *std::move(task));
+  return absl::OkStatus();
+}
+
+absl::Status SessionProtocol::DispatchBatch(absl::Span<const uint64_t> numbers,
+                                            absl::Span<const DispatchView> dispatches,
+                                            SpareRequests& spares) {
+  if (absl::Status room = CheckUnfinished(numbers.size()); !room.ok()) return room;
+  std::vector<internal::RuntimeCore::Call> calls;
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i], spares);
+    if (!call.ok()) return call.status();
+    call->session = session_;
+    calls.push_back(*std::move(call));
+  }
+  absl::StatusOr<std::vector<std::shared_ptr<internal::OperationTask>>> tasks =
+      terms_.core->DispatchBatch(std::move(calls), dispatches.front().stop_at_failure);
+  if (!tasks.ok()) return tasks.status();
+  for (size_t i = 0; i < numbers.size(); ++i) window_.SetTask(numbers[i], std::move((*tasks)[i]));
   return absl::OkStatus();
 }
 

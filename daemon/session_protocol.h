@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runloop/daemon/invocation_window.h"
 #include "runloop/daemon/session_notifications.h"
 #include "runloop/daemon/session_outbox.h"
@@ -133,9 +134,19 @@ class SessionProtocol {
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself.
   void Tell(uint64_t number, Outcome outcome, bool given_up = false);
-  // An error is the invocation's outcome.
+  // A dispatch, or those of a batch. An error is a violation of the protocol.
+  absl::Status TakeIn(absl::Span<const DispatchView> dispatches, SpareRequests& spares,
+                      internal::RuntimeCore::Group& group);
+  // An error is the invocation's outcome, or that of each; `numbers` has one for each.
   absl::Status Dispatch(uint64_t number, const DispatchView& dispatch, SpareRequests& spares,
                         internal::RuntimeCore::Group& group);
+  absl::Status DispatchBatch(absl::Span<const uint64_t> numbers,
+                             absl::Span<const DispatchView> dispatches, SpareRequests& spares);
+  // What to dispatch for it.
+  absl::StatusOr<internal::RuntimeCore::Call> CallOf(uint64_t number, const DispatchView& dispatch,
+                                                     SpareRequests& spares) const;
+  // RESOURCE_EXHAUSTED: with those that were added last, more are unfinished than may be.
+  absl::Status CheckUnfinished(size_t added) const;
   absl::StatusOr<const Operation*> FindOperation(const DispatchView& dispatch) const;
   void KeepCallSite(const v1::CallSite& told);
   // Not known if none was told with this id.

@@ -130,6 +130,14 @@ bool ReadDispatch(std::string_view bytes, DispatchView& view) {
         if (!fields.Varint(value)) return false;
         view.call_site_id = static_cast<uint32_t>(value);
         break;
+      case VarintTag(v1::Dispatch::kBatchSizeFieldNumber):
+        if (!fields.Varint(value)) return false;
+        view.batch_size = static_cast<uint32_t>(value);
+        break;
+      case VarintTag(v1::Dispatch::kStopAtFailureFieldNumber):
+        if (!fields.Varint(value)) return false;
+        view.stop_at_failure = value != 0;
+        break;
       default:
         return false;
     }
@@ -214,6 +222,8 @@ absl::Status SessionRequestReader::ReadFlat(std::string_view bytes) {
                            .timeout_nanos = dispatch.timeout().nanos(),
                            .reply_wanted = dispatch.reply_wanted(),
                            .call_site_id = dispatch.call_site_id(),
+                           .batch_size = dispatch.batch_size(),
+                           .stop_at_failure = dispatch.stop_at_failure(),
                            .message = &dispatch});
   }
   return absl::OkStatus();

@@ -29,6 +29,8 @@ struct DispatchView {
   int32_t timeout_nanos = 0;
   bool reply_wanted = false;
   uint32_t call_site_id = 0;  // 0: none
+  uint32_t batch_size = 0;    // not 0: a batch begins with it
+  bool stop_at_failure = false;
   // For the fields that few dispatches have: a name, a chain, a key, a delay, a trace context.
   // Null: it has none of them.
   const v1::Dispatch* message = nullptr;

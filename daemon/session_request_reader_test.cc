@@ -49,6 +49,8 @@ v1::SessionRequest RandomRequest(Random& random) {
     if (random.OneIn(20)) dispatch.set_coalesce_key(random.Text(8));
     if (random.OneIn(2)) dispatch.set_call_site_id(static_cast<uint32_t>(random.Number()));
     if (random.OneIn(20)) dispatch.set_trace_parent(random.Text(8));
+    if (random.OneIn(4)) dispatch.set_batch_size(static_cast<uint32_t>(random.Number()));
+    if (random.OneIn(4)) dispatch.set_stop_at_failure(true);
   }
   for (uint32_t i = random.OneIn(4) ? random.Below(4) : 0; i > 0; --i) {
     request.add_cancels()->set_invocation_id(random.Number());
@@ -120,6 +122,8 @@ TEST(SessionRequestReaderTest, ReadsSimpleDispatchesWhereTheyLie) {
     dispatch.mutable_timeout()->set_seconds(2);
     dispatch.set_request("hello");
     dispatch.set_call_site_id(3);
+    dispatch.set_batch_size(id == 1 ? 3 : 0);
+    dispatch.set_stop_at_failure(id == 1);
   }
   request.add_call_sites()->set_id(3);
   request.add_cancels()->set_invocation_id(2);
@@ -130,6 +134,8 @@ TEST(SessionRequestReaderTest, ReadsSimpleDispatchesWhereTheyLie) {
   ASSERT_EQ(reader.dispatches().size(), 3u);
   EXPECT_EQ(reader.dispatches()[2].message, nullptr);
   EXPECT_EQ(reader.dispatches()[2].call_site_id, 3u);
+  EXPECT_EQ(reader.dispatches()[0].batch_size, 3u);
+  EXPECT_TRUE(reader.dispatches()[0].stop_at_failure);
   EXPECT_EQ(reader.rest().call_sites_size(), 1);
   EXPECT_EQ(reader.rest().cancels_size(), 1);
   EXPECT_EQ(reader.rest().dispatches_size(), 0);

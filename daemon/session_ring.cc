@@ -95,33 +95,45 @@ absl::Status SessionRing::TakeIn(SessionTools& tools) {
       long_message_ = **message;
       break;
     }
-    if (absl::Status status = Handle(**message, tools, group, items); !status.ok()) return status;
+    const absl::StatusOr<size_t> held = Read(**message, tools);
+    if (!held.ok()) return held.status();
+    if ((*message)->size() > kShort && *held > kItemsAtOnce) {
+      long_message_ = **message;
+      tools.reader.Clear();
+      break;
+    }
+    items += *held;
+    const absl::Status status = protocol_->Handle(tools, group);
+    tools.reader.Clear();
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status SessionRing::Handle(std::string_view message, SessionTools& tools,
-                                 internal::RuntimeCore::Group& group, size_t& items) {
+absl::StatusOr<size_t> SessionRing::Read(std::string_view message, SessionTools& tools) const {
   absl::Status status = tools.reader.Read(message);
   const v1::SessionRequest& rest = tools.reader.rest();
+  const std::vector<DispatchView>& dispatches = tools.reader.dispatches();
   const size_t held =
-      tools.reader.dispatches().size() +
+      dispatches.size() +
       static_cast<size_t>(rest.call_sites_size() + rest.cancels_size() + rest.waiting_size() +
                           rest.subscribes_size() + rest.unsubscribes_size());
-  items += held;
-  if (status.ok() && message.size() > kShort && held > 1) {
-    status = Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
-                                    " things; one of more than ", kShort, " holds one"));
+  const bool one_batch = !dispatches.empty() && dispatches.front().batch_size == held;
+  if (status.ok() && message.size() > kShort && held > 1 && !one_batch) {
+    status =
+        Violation(absl::StrCat("a message of ", message.size(), " bytes in a ring held ", held,
+                               " things; one of more than ", kShort, " holds one, or one batch"));
   }
-  if (status.ok()) status = protocol_->Handle(tools, group);
+  if (status.ok()) return held;
   tools.reader.Clear();
   return status;
 }
 
 absl::Status SessionRing::HandleLong(SessionTools& tools) {
   internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
-  size_t items = 0;
-  absl::Status status = Handle(*long_message_, tools, group, items);
+  absl::Status status = Read(*long_message_, tools).status();
+  if (status.ok()) status = protocol_->Handle(tools, group);
+  tools.reader.Clear();
   end_.reader().Release();  // here, where it may take a while
   return status;
 }

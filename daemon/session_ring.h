@@ -37,8 +37,9 @@ class RingOwner {
 //
 // What is distrusted: all of the memory (ipc/ring.h), and every message (SessionProtocol). How much
 // is taken in at once is bounded in items and bytes: a message of more than kShort bytes may hold
-// one thing only, and one of more than kLong is taken in by another thread. A worker that rings
-// again and again, or says that there is something, for nothing, loses the session.
+// one thing only, or one batch, and one of more than kLong, or a large batch, is taken in by
+// another thread. A worker that rings again and again, or says that there is something, for
+// nothing, loses the session.
 class SessionRing {
  public:
   static constexpr size_t kShort = size_t{4} << 10;
@@ -62,8 +63,8 @@ class SessionRing {
 
   // Takes in some requests, and writes what there is to answer. An error ends the session.
   absl::Status Serve(SessionTools& tools);
-  // A long message was met: Serve does nothing more until another thread has taken it in, with
-  // tools of its own and without the lock. An error ends the session.
+  // A message that takes long was met: Serve does nothing more until another thread has taken it
+  // in, with tools of its own and without the lock. An error ends the session.
   bool has_long() const { return long_message_.has_value(); }
   absl::Status HandleLong(SessionTools& tools);
   void EndLong() { long_message_.reset(); }
@@ -112,9 +113,8 @@ class SessionRing {
            protocol_->unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
   }
   absl::Status TakeIn(SessionTools& tools);
-  // Adds how many things it held to `items`.
-  absl::Status Handle(std::string_view message, SessionTools& tools,
-                      internal::RuntimeCore::Group& group, size_t& items);
+  // Reads it into the tools' reader; how many things it holds.
+  absl::StatusOr<size_t> Read(std::string_view message, SessionTools& tools) const;
   absl::Status WriteResponses(SessionTools& tools);
 
   RingServer& server_;

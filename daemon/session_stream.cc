@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "runloop/daemon/peer_process.h"
 #include "runloop/daemon/ring_server.h"
 #include "runloop/daemon/session_outbox.h"
+#include "runloop/ipc/priority_codec.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::daemon {
@@ -324,6 +326,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   }
   welcome.set_transport(offers_ring ? v1::TRANSPORT_RING : v1::TRANSPORT_STREAM);
   welcome.set_runtime_id(server_.core().id());
+  welcome.set_priority(ToProto(session_->info().priority));
   *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
                                        server_.options().max_unfinished);
   uint32_t topic_id = 0;
@@ -371,7 +374,8 @@ absl::Status SessionStream::OpenNew(const v1::Hello& hello, const Connection& co
       server_.core().OpenPeerSession({.id = NewSessionId(),
                                       .client_name = CleanName(hello.client_name()),
                                       .peer = connection.peer(),
-                                      .transport = "stream"});
+                                      .transport = "stream",
+                                      .priority = PriorityFor(hello, connection.peer())});
   if (!session.ok()) return session.status();
   session_ = *std::move(session);
   // Where nobody can tell that the process has ended, its session ends with its connection.
@@ -381,6 +385,11 @@ absl::Status SessionStream::OpenNew(const v1::Hello& hello, const Connection& co
   protocol_ = std::make_unique<SessionProtocol>(server_.terms(), session_, process_ != nullptr);
   server_.SessionOpened();
   return absl::OkStatus();
+}
+
+Priority SessionStream::PriorityFor(const v1::Hello& hello, const PeerIdentity& peer) const {
+  const Priority asked = runloop::FromProto(hello.priority());
+  return peer.role.empty() ? asked : std::max(asked, server_.options().role_priority);
 }
 
 Session::Transport SessionStream::ChooseTransport(const v1::Hello& hello) {

@@ -39,8 +39,40 @@ void LeaveInPlace(RuntimeCore& core, Task& task, bool succeeded);
 // INTERNAL (HANDLER_THREW) with the text of the exception that is being handled.
 absl::Status CurrentExceptionStatus();
 
+// A closure that nobody waits for, of another priority than the default one, whose closures are
+// ClosureNodes. The queue owns it.
 template <typename F>
-absl::Status PostClosure(RuntimeCore& core, F closure, CallSite call_site) {
+class AsyncTask final : public Task {
+ public:
+  AsyncTask(RuntimeCore& core, F closure) : core_(core), closure_(std::move(closure)) {}
+
+  RunResult Run() override {
+    try {
+      std::invoke(std::move(closure_));
+      return RunResult::kSucceeded;
+    } catch (...) {
+      LogClosureThrew(core_);
+      return RunResult::kFailed;
+    }
+  }
+  void Skip(const absl::Status&) override {}
+  void Release() override { delete this; }
+
+ private:
+  RuntimeCore& core_;
+  F closure_;
+};
+
+template <typename F>
+absl::Status PostClosure(RuntimeCore& core, F closure, Priority priority, CallSite call_site) {
+  if (priority != Priority::kDefault) {
+    auto task = std::make_unique<AsyncTask<F>>(core, std::move(closure));
+    task->priority = priority;
+    task->call_site = call_site;
+    absl::Status posted = PostTask(core, task.get());
+    if (posted.ok()) (void)task.release();
+    return posted;
+  }
   ClosureNode* const node = TakeClosureNode(core);
   if (node == nullptr) return WhyClosureRefused(core);
   node->Emplace(std::move(closure), call_site);
@@ -177,7 +209,8 @@ class BlockingTask final : public Task {
 
 template <typename F>
 typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure,
-                                                    absl::Duration timeout, CallSite call_site) {
+                                                    absl::Duration timeout, Priority priority,
+                                                    CallSite call_site) {
   using TaskType = BlockingTask<F>;
   if (IsRuntimeThread(core)) {
     InPlaceTask in_place;
@@ -198,6 +231,7 @@ typename BlockingTask<F>::Result RunClosureBlocking(RuntimeCore& core, F closure
     return *std::move(result);
   }
   auto* task = new TaskType(std::move(closure));
+  task->priority = priority;
   task->call_site = call_site;
   SetChain(*task);
   absl::Status posted = PostTask(core, task);

@@ -141,12 +141,12 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
     if ((ran > 0 || served) && (ran >= budget.tasks || now - begin >= budget.time)) return true;
     served |= ServeIntake(now);
     TaskQueue::Next next;
-    if (closures_ == nullptr) {
+    if (closures_ == nullptr || queue_.urgent()) {
       if (timers_.IsDue(now)) (void)JoinDue(now);
-      next = queue_.Pop(now);
-      closures_ = next.closures;
+      next = queue_.Pop(now, closures_ != nullptr);
+      if (next.closures != nullptr) closures_ = next.closures;
     }
-    if (closures_ != nullptr) {
+    if (next.task == nullptr && closures_ != nullptr) {
       ran += RunClosures(now, begin + budget.time, ran, budget.tasks - ran);
       if (stopped()) return false;
       continue;
@@ -221,6 +221,8 @@ void RuntimeCore::RunTask(Task& task, absl::Time& now) {
     const OutcomeKind kind = abandoned ? OutcomeKind::kAbandoned : OutcomeKind::kExpired;
     if (lifecycle_.EndUnstarted(task, kind)) task.Skip(WhyNeverRan(task, kind));
     now = clock_->Now();
+  } else if (task.batch != nullptr && task.batch->StopsBefore(task.place_in_batch)) {
+    if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) task.Skip(BatchStopped());
   } else if (lifecycle_.Start(task, now)) {
     current_.Set(
         task.operation, task.session.get(), task.call_site,

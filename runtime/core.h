@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runloop/runtime/adaptive_spin.h"
 #include "runloop/runtime/buffer_registry.h"
 #include "runloop/runtime/current_task.h"
@@ -56,6 +57,15 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // MESSAGE_TOO_LARGE if it can never fit), ABORTED (SESSION_ENDED), FAILED_PRECONDITION
   // (DEADLOCK).
   absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
+  // Queues invocations of one session that run in a row; none of `calls` has `chain`,
+  // `coalesce_key` or `delay`, and there is at least one. All are taken in or none, and an error is
+  // that of each. Those behind one that did not succeed end as cancelled (BATCH_STOPPED) if it is
+  // to `stop_at_failure`.
+  absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> DispatchBatch(std::vector<Call> calls,
+                                                                            bool stop_at_failure);
+  // INVALID_ARGUMENT (INVALID_REQUEST): there are more in a batch than there may be, or one has
+  // what those of a batch have not.
+  static absl::Status CheckBatch(absl::Span<const Call> calls);
   // Dispatches of one session, one after the other: each as by Dispatch, but what was admitted is
   // counted and queued together, by Flush or earlier. One thread.
   class Group {
@@ -138,8 +148,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Hands over the closure of a timer: it is first due after `delay`, then each `period`, which is
   // positive; InfiniteDuration: once. An error means that it was refused, and is destroyed.
   absl::StatusOr<std::shared_ptr<TimerTask>> StartTimer(TimerTask::Closure closure,
-                                                        absl::Duration delay,
-                                                        absl::Duration period);
+                                                        absl::Duration delay, absl::Duration period,
+                                                        Priority priority);
   // As Timer::Cancel.
   bool CancelTimer(TimerTask& timer);
   // Before and after running a closure in place on the runtime thread: the reason if the runtime is

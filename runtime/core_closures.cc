@@ -47,7 +47,8 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
     ++ran;
     if (stopped()) break;
     if (queue_.others_have_posts()) queue_.Intake(now);
-    if (++unlooked < look_after && closures_ != nullptr && ran < most) continue;
+    const bool urgent = queue_.urgent();
+    if (++unlooked < look_after && closures_ != nullptr && ran < most && !urgent) continue;
     const absl::Time before = std::exchange(now, clock_->Now());
     if (slow_log_.IsSlowRun(now - before)) [[unlikely]] {
       NoteSlowClosures(call_site, unlooked, now - before, now);
@@ -59,6 +60,7 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
     unlooked = 0;
     closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
     (void)ServeIntake(now);
+    if (urgent) break;
   }
   closures_since_.store(kNone, std::memory_order_relaxed);
   --depth_;

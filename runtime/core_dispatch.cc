@@ -139,6 +139,59 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   return task;
 }
 
+absl::Status RuntimeCore::CheckBatch(absl::Span<const Call> calls) {
+  if (absl::Status size = CheckBatchSize(calls.size()); !size.ok()) return size;
+  for (const Call& call : calls) {
+    if (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration()) {
+      continue;
+    }
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     "what is in a batch has no chain, no coalesce_key and no delay");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> RuntimeCore::DispatchBatch(
+    std::vector<Call> calls, bool stop_at_failure) {
+  const std::shared_ptr<Session> session = calls.front().session;
+  absl::Status refusal = WhyClosed(*session);
+  if (refusal.ok()) refusal = CheckBatch(calls);
+  if (!refusal.ok()) {
+    for (size_t i = 0; i < calls.size(); ++i) lifecycle_.Refuse();
+    return refusal;
+  }
+  const absl::Time now = clock_->Now();
+  const auto batch = std::make_shared<TaskBatch>(stop_at_failure);
+  std::vector<std::shared_ptr<OperationTask>> tasks;
+  std::vector<Task*> in_order;
+  tasks.reserve(calls.size());
+  in_order.reserve(calls.size());
+  for (Call& call : calls) {
+    OperationTask& task =
+        *tasks.emplace_back(OperationTask::Make(shared_from_this(), std::move(call), now));
+    task.batch = batch;
+    task.place_in_batch = static_cast<uint32_t>(in_order.size());
+    in_order.push_back(&task);
+  }
+  if (absl::Status admitted = lifecycle_.AdmitBatch(in_order); !admitted.ok()) return admitted;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    tasks[i]->HoldForQueue(tasks[i]);
+    TaskQueue::LinkAfter(*tasks[i], i == 0 ? nullptr : in_order[i - 1]);
+  }
+  if (queue_.Push(in_order.back(), in_order.front())) {
+    WakeLoop();
+    // If it ended meanwhile, they may not have been found.
+    if (session->ended()) AbandonQueued(session);
+    return tasks;
+  }
+  for (const std::shared_ptr<OperationTask>& task : tasks) {
+    lifecycle_.Unadmit(*task);
+    lifecycle_.Refuse();
+    task->Release();
+  }
+  return StoppedError();
+}
+
 RuntimeCore::Group::Group(RuntimeCore& core, std::shared_ptr<Session> session)
     : core_(core), session_(std::move(session)) {}
 

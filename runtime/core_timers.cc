@@ -14,7 +14,8 @@ namespace runloop::internal {
 
 absl::StatusOr<std::shared_ptr<TimerTask>> RuntimeCore::StartTimer(TimerTask::Closure closure,
                                                                    absl::Duration delay,
-                                                                   absl::Duration period) {
+                                                                   absl::Duration period,
+                                                                   Priority priority) {
   if (period <= absl::ZeroDuration()) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
                      "the period of a timer must be positive");
@@ -26,6 +27,7 @@ absl::StatusOr<std::shared_ptr<TimerTask>> RuntimeCore::StartTimer(TimerTask::Cl
   const absl::Time now = clock_->Now();
   const absl::Time due = now + std::max(delay, absl::ZeroDuration());
   auto timer = std::make_shared<TimerTask>(*this, std::move(closure), due, period);
+  timer->priority = priority;
   const bool delayed = due > now;
   if (absl::Status admitted =
           lifecycle_.Admit(*timer, nullptr, delayed ? Task::State::kDelayed : Task::State::kQueued);

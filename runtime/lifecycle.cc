@@ -33,7 +33,7 @@ Lifecycle::Lifecycle(const WorkBounds& bounds,
 
 absl::Status Lifecycle::RefuseClosure() {
   const InPlaceTask closure;  // stands for it
-  return Full(total_, unfinished(), 0, closure);
+  return Full(total_, unfinished(), {.items = 1}, closure);
 }
 
 Ledger::Counts Lifecycle::counts() const {
@@ -55,6 +55,12 @@ bool Lifecycle::idle() const {
 }
 
 namespace {
+
+const char* WhatIs(const Task& task) { return task.batch != nullptr ? "batch" : "request"; }
+
+std::string Say(const Bound& bound, bool items) {
+  return items ? absl::StrCat(bound.items, " invocations") : absl::StrCat(bound.bytes, " bytes");
+}
 
 constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
 
@@ -78,25 +84,29 @@ bool Lifecycle::HasRoom(const Room& room, int64_t items, int64_t bytes) {
   return in(room.all) && in(room.user) && in(room.session);
 }
 
-absl::Status Lifecycle::WhyNoRoom(const Task& task, int64_t items, int64_t bytes) {
+absl::Status Lifecycle::WhyNoRoom(const Task& task, const Bound& more) {
   const Account* const user = task.session == nullptr ? nullptr : task.session->user_.get();
   const Account* const session = task.session == nullptr ? nullptr : task.session->account_.get();
   // What can never fit is told so, whatever else is in the way just now.
+  const Bound alone =
+      task.batch != nullptr ? more : Bound{.bytes = static_cast<int64_t>(task.bytes)};
   for (const Account* const account : {&std::as_const(total_), user, session}) {
-    if (account != nullptr && static_cast<int64_t>(task.bytes) > account->bound().bytes) {
-      return TooLarge(*account, task);
+    if (account == nullptr) continue;
+    if (alone.items > account->bound().items || alone.bytes > account->bound().bytes) {
+      return TooLarge(*account, task, alone);
     }
   }
   const int64_t all = unfinished();
-  const bool in_all = items <= bounds_.total.items - all && bytes <= RoomIn(&total_).bytes;
+  const bool in_all =
+      more.items <= bounds_.total.items - all && more.bytes <= RoomIn(&total_).bytes;
   for (const Account* const account : {user, session}) {
     if (!in_all || account == nullptr) continue;
     const Bound room = RoomIn(account);
-    if (items > room.items || bytes > room.bytes) {
-      return Full(*account, account->held().items, bytes, task);
+    if (more.items > room.items || more.bytes > room.bytes) {
+      return Full(*account, account->held().items, more, task);
     }
   }
-  return Full(total_, all, bytes, task);
+  return Full(total_, all, more, task);
 }
 
 absl::Status Lifecycle::Admit(Task& task, const Task* instead_of, Task::State as) {
@@ -105,8 +115,23 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of, Task::State as
       static_cast<int64_t>(task.bytes) -
       (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
   const Room room = GetRoom(task.session.get());
-  if (!HasRoom(room, items, bytes)) return WhyNoRoom(task, items, bytes);
+  if (!HasRoom(room, items, bytes)) return WhyNoRoom(task, {.items = items, .bytes = bytes});
   AdmitUnbounded(task, as);
+  return absl::OkStatus();
+}
+
+absl::Status Lifecycle::AdmitBatch(absl::Span<Task* const> tasks) {
+  Group batch = BeginGroup(*tasks.front()->session);
+  for (const Task* const task : tasks) {
+    ++batch.items;
+    batch.bytes += static_cast<int64_t>(task->bytes);
+  }
+  if (!HasRoom(batch.room, batch.items, batch.bytes)) {
+    for (size_t i = 1; i < tasks.size(); ++i) ledger_.Refuse();
+    return WhyNoRoom(*tasks.front(), {.items = batch.items, .bytes = batch.bytes});
+  }
+  for (const Task* const task : tasks) task->operation->statistics().admitted.fetch_add(1);
+  AdmitGroup(batch);
   return absl::OkStatus();
 }
 
@@ -120,7 +145,8 @@ bool Lifecycle::HasRoom(const Task& task, const Group& group) const {
 
 absl::Status Lifecycle::Add(Task& task, Group& group) {
   if (!HasRoom(task, group)) {
-    return WhyNoRoom(task, group.items + 1, group.bytes + static_cast<int64_t>(task.bytes));
+    return WhyNoRoom(
+        task, {.items = group.items + 1, .bytes = group.bytes + static_cast<int64_t>(task.bytes)});
   }
   ++group.items;
   group.bytes += static_cast<int64_t>(task.bytes);
@@ -141,37 +167,39 @@ Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Task& task) {
   return {.bound = account.holder(), .in_words = all ? "the runtime" : account.holder()};
 }
 
-absl::Status Lifecycle::TooLarge(const Account& account, const Task& task) {
+absl::Status Lifecycle::TooLarge(const Account& account, const Task& task, const Bound& alone) {
   ledger_.Refuse();
   const Names names = NamesOf(account, task);
-  const std::string limit = absl::StrCat(account.bound().bytes, " bytes");
-  return MakeError(
-      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-      absl::StrCat("this request has ", task.bytes, " bytes, and ", names.in_words, " may have ",
-                   limit, " unfinished: it can never fit; raise the bound, or send less"),
-      {{"bound", names.bound}, {"limit", limit}});
+  const bool by_items = alone.items > account.bound().items;
+  const std::string limit = Say(account.bound(), by_items);
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                   absl::StrCat("this ", WhatIs(task), " has ", Say(alone, by_items), ", and ",
+                                names.in_words, " may have ", limit,
+                                " unfinished: it can never fit; raise the bound, or send less"),
+                   {{"bound", names.bound}, {"limit", limit}});
 }
 
-absl::Status Lifecycle::Full(const Account& account, int64_t items, int64_t bytes,
+absl::Status Lifecycle::Full(const Account& account, int64_t items, const Bound& more,
                              const Task& task) {
   ledger_.Refuse();
   const Bound& bound = account.bound();
-  const bool by_bytes = bytes > 0 && account.held().bytes + bytes > bound.bytes;
+  const bool by_items = more.bytes <= 0 || account.held().bytes + more.bytes <= bound.bytes;
   const Names names = NamesOf(account, task);
-  const std::string limit =
-      absl::StrCat(by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations");
-  const std::string held = by_bytes
-                               ? absl::StrCat(account.held().bytes, " of ", bound.bytes, " bytes")
-                               : absl::StrCat(items, " of ", bound.items, " invocations");
+  const std::string limit = Say(bound, by_items);
+  const Bound held{.items = items, .bytes = account.held().bytes};
+  const bool says_how_much = !by_items || task.batch != nullptr;
   const std::string holder =
       largest_holder_(&account == &total_ ? nullptr : &account, task.session.get());
-  absl::Status status =
-      MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-                absl::StrCat("the queue is full: ", names.in_words, " has ", held, " unfinished",
-                             by_bytes ? absl::StrCat(", and this request has ", task.bytes) : "",
-                             holder.empty() ? "" : absl::StrCat("; most are of ", holder),
-                             "; try again when some have ended"),
-                {{"bound", names.bound}, {"limit", limit}, {"holder", holder}});
+  absl::Status status = MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+      absl::StrCat("the queue is full: ", names.in_words, " has ",
+                   by_items ? held.items : held.bytes, " of ", limit, " unfinished",
+                   says_how_much
+                       ? absl::StrCat(", and this ", WhatIs(task), " has ", Say(more, by_items))
+                       : "",
+                   holder.empty() ? "" : absl::StrCat("; most are of ", holder),
+                   "; try again when some have ended"),
+      {{"bound", names.bound}, {"limit", limit}, {"holder", holder}});
   // By then an eighth of what is unfinished should have run.
   const absl::Duration hint =
       absl::Nanoseconds(mean_run_nanos_.load()) * std::max<int64_t>(1, items / 8);
@@ -238,6 +266,7 @@ bool Lifecycle::EndUnstarted(Task& task, OutcomeKind kind) {
     task.state_ = Task::State::kQueued;
   }
   if (task.is_cleanup) return true;
+  if (task.batch != nullptr) task.batch->NoteFailure(task.place_in_batch);
   if (task.session != nullptr) task.session->unstarted_.fetch_add(1);
   if (task.operation != nullptr) task.operation->statistics().not_started.fetch_add(1);
   LetGo(task, false);
@@ -275,6 +304,7 @@ bool Lifecycle::Finish(Task& task, bool succeeded, bool on_runtime_thread, bool*
   }
   if (was_deferred != nullptr) *was_deferred = deferred;
   if (task.is_cleanup) return true;
+  if (!succeeded && task.batch != nullptr) task.batch->NoteFailure(task.place_in_batch);
   if (task.session != nullptr) task.session->finished_.Add(1, on_runtime_thread);
   if (task.operation != nullptr) {
     Operation::Statistics& statistics = task.operation->statistics();

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runloop/runtime/bounds.h"
 #include "runloop/runtime/closure_pool.h"
 #include "runloop/runtime/ledger.h"
@@ -49,6 +50,9 @@ class Lifecycle {
                      Task::State as = Task::State::kQueued);
   // The same without looking at bounds.
   void AdmitUnbounded(Task& task, Task::State as = Task::State::kQueued);
+
+  // As Admit, of all of them or of none; they are of one session.
+  absl::Status AdmitBatch(absl::Span<Task* const> tasks);
 
   // What is left of each bound.
   struct Room {
@@ -117,10 +121,11 @@ class Lifecycle {
   static Names NamesOf(const Account& account, const Task& task);
   Room GetRoom(const Session* session) const;
   static bool HasRoom(const Room& room, int64_t items, int64_t bytes);
-  // Why there is no room for it, which takes `items` and `bytes` more.
-  absl::Status WhyNoRoom(const Task& task, int64_t items, int64_t bytes);
-  absl::Status TooLarge(const Account& account, const Task& task);
-  absl::Status Full(const Account& account, int64_t items, int64_t bytes, const Task& task);
+  // Why there is no room for so much `more`: a task, after others of its group, or a batch, whose
+  // first `task` is.
+  absl::Status WhyNoRoom(const Task& task, const Bound& more);
+  absl::Status TooLarge(const Account& account, const Task& task, const Bound& alone);
+  absl::Status Full(const Account& account, int64_t items, const Bound& more, const Task& task);
   // About how much there is, to be held against the bound of all.
   int64_t unfinished() const {
     return ledger_.unfinished() + stale_.load() + closures_->unfinished();

@@ -182,14 +182,32 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
 // The in-process way to a runtime: messages move as they are.
 class LocalTarget final : public DispatchTarget {
  public:
-  LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name)
+  LocalTarget(std::shared_ptr<RuntimeCore> core, std::string client_name, Priority priority)
       : core_(std::move(core)),
-        use_(std::make_shared<SessionUse>(core_->OpenSession(
-            {.client_name = std::move(client_name), .transport = "local", .in_process = true}))),
+        use_(std::make_shared<SessionUse>(core_->OpenSession({.client_name = std::move(client_name),
+                                                              .transport = "local",
+                                                              .in_process = true,
+                                                              .priority = priority}))),
         buffers_(core_->buffers().shared_from_this(), use_->session) {}
 
   std::shared_ptr<InvocationState> Dispatch(Call call) override {
     return DispatchWithRoom(std::move(call));
+  }
+
+  std::vector<std::shared_ptr<InvocationState>> DispatchBatch(std::vector<Call> calls,
+                                                              bool stop_at_failure) override {
+    Invocations invocations;
+    if (calls.front().when_full != WhenFull::kWait || OnARuntimeThread()) {
+      invocations = DispatchBatchLocal(std::move(calls), stop_at_failure);
+    } else {
+      const absl::Time deadline = Clock::Monotonic()->Now() + calls.front().timeout;
+      invocations = TryUntil(deadline, [&] {
+        std::vector<Call> copies;
+        for (const Call& call : calls) copies.push_back(CopyOf(call, deadline));
+        return DispatchBatchLocal(std::move(copies), stop_at_failure);
+      });
+    }
+    return {invocations.begin(), invocations.end()};
   }
 
   absl::StatusOr<Reply> DispatchBlocking(Call call) override {
@@ -207,6 +225,8 @@ class LocalTarget final : public DispatchTarget {
                              waited_for->AlsoWaits(std::move(chain));
                            }
                          });
+    thread_local AdaptiveSpin spin;
+    (void)spin.Until([&] { return invocation->done(); });
     absl::StatusOr<Reply> reply = invocation->AwaitReply(deadline - Clock::Monotonic()->Now());
     if (!absl::IsDeadlineExceeded(reply.status()) ||
         ReasonOf(reply.status()) != v1::ERROR_REASON_STILL_RUNNING) {
@@ -232,35 +252,73 @@ class LocalTarget final : public DispatchTarget {
   }
 
  private:
+  using Invocations = std::vector<std::shared_ptr<LocalInvocation>>;
+
   // With WhenFull::kWait, tries again while a bound stands in the way and the timeout allows.
   std::shared_ptr<LocalInvocation> DispatchWithRoom(Call call) {
     if (call.when_full != WhenFull::kWait || OnARuntimeThread()) {
       return DispatchLocal(std::move(call));
     }
     const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    return TryUntil(deadline, [&] { return Invocations{DispatchLocal(CopyOf(call, deadline))}; })
+        .front();
+  }
+
+  // `attempt` gives invocations that are refused together or not at all.
+  template <typename Attempt>
+  static Invocations TryUntil(absl::Time deadline, Attempt attempt) {
     while (true) {
-      Call attempt{.operation = call.operation,
-                   .request = std::unique_ptr<google::protobuf::Message>(call.request->New()),
-                   .reply_wanted = call.reply_wanted,
-                   .reply_type = call.reply_type,
-                   .timeout = deadline - Clock::Monotonic()->Now(),
-                   .delay = call.delay,
-                   .coalesce_key = call.coalesce_key,
-                   .when_full = WhenFull::kFail,
-                   .chain = call.chain,
-                   .call_site = call.call_site,
-                   .trace_parent = Copy(call.trace_parent)};
-      attempt.request->CopyFrom(*call.request);
-      std::shared_ptr<LocalInvocation> invocation = DispatchLocal(std::move(attempt));
-      if (!invocation->done()) return invocation;
-      const absl::Status refusal = invocation->Await(absl::ZeroDuration());
+      Invocations invocations = attempt();
+      if (!invocations.front()->done()) return invocations;
+      const absl::Status refusal = invocations.front()->Await(absl::ZeroDuration());
       const absl::Duration delay = RetryDelayOf(refusal).value_or(absl::Milliseconds(10));
       if (ReasonOf(refusal) != v1::ERROR_REASON_QUEUE_FULL ||
           Clock::Monotonic()->Now() + delay >= deadline) {
-        return invocation;
+        return invocations;
       }
       absl::SleepFor(delay);
     }
+  }
+
+  // To be tried once more.
+  static Call CopyOf(const Call& call, absl::Time deadline) {
+    Call copy{.operation = call.operation,
+              .request = std::unique_ptr<google::protobuf::Message>(call.request->New()),
+              .reply_wanted = call.reply_wanted,
+              .reply_type = call.reply_type,
+              .timeout = deadline - Clock::Monotonic()->Now(),
+              .delay = call.delay,
+              .coalesce_key = call.coalesce_key,
+              .when_full = WhenFull::kFail,
+              .chain = call.chain,
+              .call_site = call.call_site,
+              .trace_parent = Copy(call.trace_parent)};
+    copy.request->CopyFrom(*call.request);
+    return copy;
+  }
+
+  Invocations DispatchBatchLocal(std::vector<Call> calls, bool stop_at_failure) {
+    Invocations invocations;
+    absl::Status refusal;
+    std::vector<RuntimeCore::Call> prepared;
+    for (Call& call : calls) {
+      invocations.push_back(std::make_shared<LocalInvocation>(core_, use_));
+      absl::StatusOr<RuntimeCore::Call> one = Prepare(call, invocations.back());
+      refusal.Update(one.status());
+      if (refusal.ok()) prepared.push_back(*std::move(one));
+    }
+    if (refusal.ok()) {
+      absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> tasks =
+          core_->DispatchBatch(std::move(prepared), stop_at_failure);
+      refusal = tasks.status();
+      for (size_t i = 0; refusal.ok() && i < tasks->size(); ++i) {
+        invocations[i]->SetTask((*tasks)[i]);
+      }
+    }
+    for (const auto& invocation : invocations) {
+      if (!refusal.ok()) invocation->Refuse(refusal);
+    }
+    return invocations;
   }
 
   std::shared_ptr<LocalInvocation> DispatchLocal(Call call) {
@@ -355,13 +413,14 @@ absl::StatusOr<Timer> LocalRuntimeContext::StartTimer(absl::AnyInvocable<void()>
                                                       absl::Duration delay,
                                                       absl::Duration period) const {
   absl::StatusOr<std::shared_ptr<internal::TimerTask>> timer =
-      core_->StartTimer(std::move(closure), delay, period);
+      core_->StartTimer(std::move(closure), delay, period, priority_);
   if (!timer.ok()) return timer.status();
   return Timer(core_, *std::move(timer));
 }
 
 RuntimeContext LocalRuntimeContext::AsRuntimeContext(std::string client_name) const {
-  return RuntimeContext(std::make_shared<internal::LocalTarget>(core_, std::move(client_name)));
+  return RuntimeContext(
+      std::make_shared<internal::LocalTarget>(core_, std::move(client_name), priority_));
 }
 
 }  // namespace runloop

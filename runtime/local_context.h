@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/closure_task.h"
+#include "runloop/runtime/priority.h"
 #include "runloop/runtime/runtime_context.h"
 #include "runloop/runtime/session.h"
 #include "runloop/runtime/timer.h"
@@ -26,8 +27,8 @@ namespace runloop {
 // (RUNTIME_STOPPED).
 //
 // Order: closures and operations share one queue and start in the order in which they were handed
-// over. What a thread did before it handed over a closure is visible to the closure; what the
-// closure did is visible to the caller that waited for it.
+// over, those of one priority. What a thread did before it handed over a closure is visible to the
+// closure; what the closure did is visible to the caller that waited for it.
 class LocalRuntimeContext {
  public:
   // Queues `closure` and returns without waiting; never runs it in place, not even from the runtime
@@ -43,7 +44,7 @@ class LocalRuntimeContext {
   template <typename F>
   absl::Status RunOnRuntimeThreadAsync(F closure,
                                        SourceLocation where = SourceLocation::current()) const {
-    return internal::PostClosure(*core_, std::move(closure), CallSite(where));
+    return internal::PostClosure(*core_, std::move(closure), priority_, CallSite(where));
   }
 
   // Runs `closure` on the runtime thread and waits for what it returns: absl::StatusOr<R>, and
@@ -63,7 +64,8 @@ class LocalRuntimeContext {
   template <typename F>
   auto RunOnRuntimeThreadBlocking(F closure, absl::Duration timeout = kDefaultTimeout,
                                   SourceLocation where = SourceLocation::current()) const {
-    return internal::RunClosureBlocking(*core_, std::move(closure), timeout, CallSite(where));
+    return internal::RunClosureBlocking(*core_, std::move(closure), timeout, priority_,
+                                        CallSite(where));
   }
 
   // Runs `closure` once, on the runtime thread, `delay` from now: then it joins the queue behind
@@ -98,6 +100,15 @@ class LocalRuntimeContext {
                       period);
   }
 
+  // The same runtime for work of another priority: all that the context hands over, and that of
+  // contexts made of it, has it. A closure costs a little more then than one of Priority::kDefault.
+  LocalRuntimeContext WithPriority(Priority priority) const {
+    LocalRuntimeContext context = *this;
+    context.priority_ = priority;
+    return context;
+  }
+  Priority priority() const { return priority_; }
+
   // True on the runtime thread.
   bool OnRuntimeThread() const;
 
@@ -128,6 +139,7 @@ class LocalRuntimeContext {
                                    absl::Duration period) const;
 
   std::shared_ptr<internal::RuntimeCore> core_;
+  Priority priority_ = Priority::kDefault;
 };
 
 }  // namespace runloop

@@ -154,6 +154,7 @@ OperationTask::OperationTask(std::shared_ptr<RuntimeCore> core, OperationCall&& 
   payload = request_.get();
   operation = call.operation;
   session = std::move(call.session);
+  priority = session->info().priority;
   if (!session->info().in_process) {
     lane = &session->lane_;
     bytes = call.request_bytes != 0 ? call.request_bytes : request_->ByteSizeLong();

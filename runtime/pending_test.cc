@@ -102,6 +102,9 @@ class Target final : public DispatchTarget {
 
   std::shared_ptr<InvocationState> Dispatch(Call) override { return invocation; }
   absl::StatusOr<internal::Reply> DispatchBlocking(Call) override { return absl::UnknownError(""); }
+  std::vector<std::shared_ptr<InvocationState>> DispatchBatch(std::vector<Call>, bool) override {
+    return {invocation};
+  }
   absl::StatusOr<Buffer> NewBuffer(size_t) override { return absl::UnknownError(""); }
   absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef) override { return absl::UnknownError(""); }
   absl::Status Grant(const Buffer&, const std::string&, BufferAccess) override {

@@ -9,34 +9,25 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
+#include "runloop/runtime/batch.h"
 #include "runloop/runtime/buffer.h"
 #include "runloop/runtime/call_site.h"
+#include "runloop/runtime/dispatch_target.h"
 #include "runloop/runtime/invocation.h"
 #include "runloop/runtime/pending.h"
 #include "runloop/runtime/subscription.h"
 #include "runloop/runtime/trace_context.h"
-#include "runloop/runtime/wait_chain.h"
 
 namespace runloop {
 
 // How long a blocking call waits that names no timeout.
 inline constexpr absl::Duration kDefaultTimeout = absl::Seconds(30);
-
-// What a dispatch does that a bound on unfinished work (QUEUE_FULL) stands in the way of.
-enum class WhenFull {
-  // It is refused, at once.
-  kFail,
-  // It waits for room, as long as its timeout allows; then it is refused. DispatchBlocking tries
-  // again after what the refusal hints at. DispatchAsync blocks its caller until this session has
-  // room, and keeps the order of calls; a bound that other sessions fill still refuses it. Not on
-  // the runtime thread or in a Watch callback, where it is kFail.
-  kWait,
-};
 
 struct DispatchOptions {
   // From now. An invocation that has not started by then never runs; a caller that blocks stops
@@ -68,70 +59,6 @@ struct DispatchOptions {
   // told by status and logs; no span is made.
   std::string trace_parent;
 };
-
-// What another session may do with a buffer that it is granted.
-enum class BufferAccess { kRead, kWrite };
-
-namespace internal {
-
-// Null for void.
-template <typename Reply>
-const google::protobuf::Descriptor* DescriptorOf() {
-  if constexpr (std::is_void_v<Reply>) {
-    return nullptr;
-  } else {
-    return Reply::descriptor();
-  }
-}
-
-// What a stop token brings: it never ran; or it had started, and runs on.
-absl::Status StoppedBefore();
-absl::Status StoppedWhileRunning(std::string_view operation);
-
-// A way to a runtime: in process (local_target) or over a connection (client/).
-class DispatchTarget {
- public:
-  struct Call {
-    std::string operation;
-    std::unique_ptr<google::protobuf::Message> request;
-    bool reply_wanted = false;
-    const google::protobuf::Descriptor* reply_type = nullptr;  // if a reply is wanted
-    absl::Duration timeout = absl::InfiniteDuration();
-    absl::Duration delay;
-    std::string coalesce_key;
-    WhenFull when_full = WhenFull::kFail;
-    Chain chain;  // the runtimes that wait for it, if it is blocked on by one
-    CallSite call_site;
-    TraceParent trace_parent;    // null: none
-    std::stop_token stop_token;  // DispatchBlocking's alone
-  };
-
-  virtual ~DispatchTarget() = default;
-  // Waits only for room, where `when_full` says so. A refusal is the invocation's outcome.
-  virtual std::shared_ptr<InvocationState> Dispatch(Call call) = 0;
-  // Dispatch and a wait.
-  virtual absl::StatusOr<Reply> DispatchBlocking(Call call) = 0;
-
-  // Dispatch, and what follows from a stop token: kStop for whoever waits for nothing else.
-  enum class WhenStopped { kCancel, kStop };
-  std::shared_ptr<InvocationState> DispatchUntilStopped(Call call, const std::stop_token& token,
-                                                        WhenStopped means);
-
-  // As RuntimeContext's.
-  virtual absl::StatusOr<Buffer> NewBuffer(size_t size) = 0;
-  virtual absl::StatusOr<Buffer> OpenBuffer(v1::BufferRef ref) = 0;
-  virtual absl::Status Grant(const Buffer& buffer, const std::string& session_id,
-                             BufferAccess access) = 0;
-  virtual absl::StatusOr<uint64_t> SendDescriptor(int fd) = 0;
-  virtual std::string SessionId() = 0;
-  virtual absl::StatusOr<std::shared_ptr<SubscriptionState>> Subscribe(
-      SubscriptionState::Call call) = 0;
-};
-
-// Why a blocking call with a delay is refused.
-absl::Status NoDelayWhenBlocking();
-
-}  // namespace internal
 
 // Hands operations to a runtime thread, wherever it is: in this process or in a daemon's. A value:
 // cheap to copy, safe from any thread; copies share one session, which ends when the last copy is
@@ -226,6 +153,22 @@ class RuntimeContext {
                            SourceLocation where = SourceLocation::current()) const {
     options.delay = delay;
     return DispatchAsync<Reply>(operation, std::move(request), options, where);
+  }
+
+  // Queues a batch (batch.h), and returns at once: one invocation for each operation, in the order
+  // in which they were added; WaitAll (wait.h) awaits them. On the runtime thread nothing else of
+  // the queue starts between them, whatever its priority, though the loop may give the platform's
+  // own events a turn. All are taken in or none: a refusal is the outcome of each then, such as
+  // MESSAGE_TOO_LARGE for more than fits into one message or a bound, at once.
+  //
+  // Each has its own outcome and may be cancelled alone. One that defers its completion does not
+  // hold up those behind it.
+  std::vector<Invocation> DispatchBatch(Batch batch, const BatchOptions& options = {}) const {
+    std::vector<Invocation> invocations;
+    for (auto& state : target_->DispatchBatchUntilStopped(std::move(batch), options)) {
+      invocations.push_back(Invocation(std::move(state)));
+    }
+    return invocations;
   }
 
   // Memory that the host sees as well, of `size` bytes (buffer.h). Its content is zero, or what an

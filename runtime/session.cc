@@ -20,6 +20,7 @@ Session::Session(std::weak_ptr<internal::RuntimeCore> core, Info info,
       account_(info_.in_process ? nullptr
                                 : std::make_unique<internal::Account>(
                                       absl::StrCat("session ", info_.id), bound)),
+      lane_{.priority = info_.priority},
       handles_(*this) {}
 
 Session::Transport Session::transport() const {

@@ -22,6 +22,7 @@
 #include "runloop/runtime/call_site.h"
 #include "runloop/runtime/handle.h"
 #include "runloop/runtime/handle_table.h"
+#include "runloop/runtime/priority.h"
 #include "runloop/runtime/split_count.h"
 #include "runloop/runtime/task_queue.h"
 
@@ -63,6 +64,7 @@ class Session : public std::enable_shared_from_this<Session> {
     absl::Time start_time;  // of day
     // In process: it shares the queue's one lane with closures, and is bounded by the total alone.
     bool in_process = false;
+    Priority priority = Priority::kDefault;
   };
 
   struct Counts {

@@ -4,12 +4,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/call_site.h"
+#include "runloop/runtime/priority.h"
 #include "runloop/runtime/queue_item.h"
 #include "runloop/runtime/trace_context.h"
 #include "runloop/runtime/wait_chain.h"
@@ -23,6 +25,27 @@ namespace internal {
 
 class Lifecycle;
 struct Lane;
+
+// What the tasks of a batch share, which the queue keeps together. Any thread.
+class TaskBatch {
+ public:
+  explicit TaskBatch(bool stops_at_failure) : stops_at_failure_(stops_at_failure) {}
+
+  // The one in this place did not succeed. Lifecycle says so.
+  void NoteFailure(uint32_t place) {
+    uint32_t first = first_failed_.load();
+    while (place < first && !first_failed_.compare_exchange_weak(first, place)) {
+    }
+  }
+  // True if the one in this place is not to start, since one before it has failed.
+  bool StopsBefore(uint32_t place) const {
+    return stops_at_failure_ && first_failed_.load() < place;
+  }
+
+ private:
+  const bool stops_at_failure_;
+  std::atomic<uint32_t> first_failed_{std::numeric_limits<uint32_t>::max()};
+};
 
 // One invocation as the queue sees it, unless it is a closure that nobody waits for (ClosureNode):
 // a place in the order, and a state. Lifecycle is what changes the state.
@@ -80,7 +103,10 @@ class Task : public QueueItem {
   // Set before posting, constant then. Null for a closure.
   const Operation* operation = nullptr;
   std::shared_ptr<Session> session;
-  Lane* lane = nullptr;  // null: this process's
+  Lane* lane = nullptr;                    // null: this process's
+  Priority priority = Priority::kDefault;  // the lane's
+  std::shared_ptr<TaskBatch> batch;        // those that run in a row; null: none
+  uint32_t place_in_batch = 0;
   absl::Time deadline = absl::InfiniteFuture();
   absl::Time posted_at;           // of operations
   size_t bytes = 0;               // what it counts for against the bounds

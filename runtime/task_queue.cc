@@ -15,10 +15,25 @@ constexpr size_t kMostEpochs = 256;
 
 }  // namespace
 
+TaskQueue::TaskQueue(const std::atomic<uint64_t>& closures_started)
+    : closures_started_(closures_started) {
+  absl::MutexLock lock(&intake_);
+  for (size_t level = 0; level < own_lanes_.size(); ++level) {
+    own_lanes_[level].priority = static_cast<Priority>(level);
+  }
+}
+
+bool TaskQueue::ContinuesLine(const ItemList& line, const QueueItem* item) const {
+  if (item->is_closure() || line.last == nullptr || line.last->is_closure()) return false;
+  const TaskBatch* const batch = static_cast<const Task*>(item)->batch.get();
+  return batch != nullptr && static_cast<const Task*>(line.last)->batch.get() == batch;
+}
+
 void TaskQueue::Join(QueueItem* item, Lane& lane) {
-  if (lane.in_line < kLaneDepth) {  // then none waits in it
+  ItemList& line = lines_[LevelOf(lane.priority)];
+  if (lane.waiting.empty() && (lane.in_line < kLaneDepth || ContinuesLine(line, item))) {
     ++lane.in_line;
-    line_.Append(item);
+    line.Append(item);
     if (item->is_closure()) return;
     auto* const task = static_cast<Task*>(item);
     task->place_ = Task::Place::kLine;
@@ -36,7 +51,7 @@ void TaskQueue::Admit(ItemList posted, absl::Time now) {
     QueueItem* const item = posted.first;
     posted.Unlink(item);
     if (item->is_closure()) {
-      Join(item, own_lane_);
+      Join(item, own_lanes_[kClosures]);
       continue;
     }
     auto* const task = static_cast<Task*>(item);
@@ -46,9 +61,10 @@ void TaskQueue::Admit(ItemList posted, absl::Time now) {
   }
   // The rest is closures.
   if (!posted.empty()) {
-    if (own_lane_.waiting.empty()) waiting_lanes_.insert(&own_lane_);
-    own_lane_.waiting.Splice(posted);
-    Refill(own_lane_);
+    Lane& lane = own_lanes_[kClosures];
+    if (lane.waiting.empty()) waiting_lanes_.insert(&lane);
+    lane.waiting.Splice(posted);
+    Refill(lane);
   }
   if (closures == 0) return;
   closures_in_ += closures;
@@ -66,15 +82,19 @@ void TaskQueue::Remove(Task* task) {
     if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
     return;
   }
-  line_.Unlink(task);
+  lines_[LevelOf(lane.priority)].Unlink(task);
   --lane.in_line;
   Refill(lane);
+  NoteUrgent();
 }
 
 void TaskQueue::Refill(Lane& lane) {
   if (lane.waiting.empty()) return;
-  while (lane.in_line < kLaneDepth && !lane.waiting.empty()) {
-    ItemList next = lane.waiting.TakeClosures(kLaneDepth - lane.in_line);
+  ItemList& line = lines_[LevelOf(lane.priority)];
+  while (!lane.waiting.empty() &&
+         (lane.in_line < kLaneDepth || ContinuesLine(line, lane.waiting.first))) {
+    ItemList next;
+    if (lane.in_line < kLaneDepth) next = lane.waiting.TakeClosures(kLaneDepth - lane.in_line);
     if (next.empty()) {
       auto* const task = static_cast<Task*>(lane.waiting.first);
       lane.waiting.Unlink(task);
@@ -83,7 +103,7 @@ void TaskQueue::Refill(Lane& lane) {
       next.Append(task);
     }
     lane.in_line += next.size;
-    line_.Splice(next);
+    line.Splice(next);
   }
   if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
 }
@@ -91,8 +111,8 @@ void TaskQueue::Refill(Lane& lane) {
 void TaskQueue::FinishTaken(size_t closures) {
   if (closures == 0) return;
   taken_ -= closures;
-  own_lane_.in_line -= closures;
-  Refill(own_lane_);
+  own_lanes_[kClosures].in_line -= closures;
+  Refill(own_lanes_[kClosures]);
 }
 
 void TaskQueue::SettleTaken() {
@@ -107,6 +127,35 @@ void TaskQueue::TakePosts(absl::Time now) {
   if (others_have_posts()) others_posted_.store(false, std::memory_order_relaxed);
   if (posts_.empty()) return;
   Admit(posts_.Take(), now);
+  NoteUrgent();
+}
+
+void TaskQueue::NoteUrgent() {
+  const bool urgent = !lines_[LevelOf(Priority::kInteractive)].empty();
+  if (urgent_.load(std::memory_order_relaxed) != urgent) {
+    urgent_.store(urgent, std::memory_order_relaxed);
+  }
+}
+
+std::optional<size_t> TaskQueue::NextLevel(bool closures_in_hand) const {
+  std::optional<size_t> next;
+  for (size_t level = 0; level < lines_.size(); ++level) {
+    const bool waits = !lines_[level].empty() || (closures_in_hand && level == kClosures);
+    if (waits && (!next.has_value() || passed_by_[level] + 1 >= kTurnEvery[level])) next = level;
+  }
+  return next;
+}
+
+void TaskQueue::CountTurn(size_t level, size_t count) {
+  passed_by_[level] = 0;
+  for (size_t other = level + 1; other < lines_.size(); ++other) {
+    if (!lines_[other].empty()) passed_by_[other] += count;
+  }
+}
+
+bool TaskQueue::lines_empty() const {
+  return std::all_of(lines_.begin(), lines_.end(),
+                     [](const ItemList& line) { return line.empty(); });
 }
 
 void TaskQueue::CountClosuresOut(uint64_t count) {
@@ -125,39 +174,63 @@ void TaskQueue::Close(absl::Time now) {
   Admit(posts_.Close(), now);
 }
 
-TaskQueue::Next TaskQueue::Pop(absl::Time now) {
+TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  size_t most = kLaneDepth;
-  if (Planted(PlantedBug::kSwappedOrder) && line_.size > 1) {
-    // The second goes to the front, alone.
-    QueueItem* const first = line_.first;
-    line_.Unlink(first);
-    ItemList swapped;
-    QueueItem* const second = line_.first;
-    line_.Unlink(second);
-    swapped.Append(second);
-    swapped.Append(first);
-    swapped.Splice(line_);
-    line_ = swapped;
-    most = 1;
+  const std::optional<size_t> level = ContinuesBatch() ? batch_level_ : NextLevel(closures_in_hand);
+  if (!level.has_value()) return {};
+  if (closures_in_hand && *level == kClosures) {
+    CountTurn(kClosures, 1);
+    return {};
   }
-  if (line_.empty()) return {};
-  if (!line_.first->is_closure()) {
-    auto* const task = static_cast<Task*>(line_.first);
+  ItemList& line = lines_[*level];
+  const bool swaps = Planted(PlantedBug::kSwappedOrder) && line.size > 1;
+  if (swaps) SwapFirst(line);
+  if (!line.first->is_closure()) {
+    auto* const task = static_cast<Task*>(line.first);
     Remove(task);
-    if (line_.first != nullptr && !line_.first->is_closure()) {
-      const auto& next = static_cast<const Task&>(*line_.first);
+    CountTurn(*level, 1);
+    batch_ = task->batch;
+    batch_level_ = *level;
+    if (line.first != nullptr && !line.first->is_closure()) {
+      const auto& next = static_cast<const Task&>(*line.first);
       __builtin_prefetch(next.payload);
       if (next.operation != nullptr) next.operation->Prefetch();
     }
     return {.task = task};
   }
-  const ItemList closures = line_.TakeClosures(most);
+  batch_ = nullptr;
+  size_t most = swaps || urgent() ? 1 : kLaneDepth;
+  for (size_t other = *level + 1; other < lines_.size(); ++other) {
+    if (!lines_[other].empty()) {
+      most = std::clamp<size_t>(kTurnEvery[other] - 1 - passed_by_[other], 1, most);
+    }
+  }
+  const ItemList closures = line.TakeClosures(most);
+  CountTurn(*level, closures.size);
   taken_ = closures.size;
   started_before_ = closures_started_.load(std::memory_order_relaxed);
   CountClosuresOut(taken_);
   return {.closures = static_cast<ClosureNode*>(closures.first)};
+}
+
+bool TaskQueue::ContinuesBatch() const {
+  if (batch_ == nullptr) return false;
+  const QueueItem* const first = lines_[batch_level_].first;
+  return first != nullptr && !first->is_closure() &&
+         static_cast<const Task*>(first)->batch == batch_;
+}
+
+void TaskQueue::SwapFirst(ItemList& line) {
+  QueueItem* const first = line.first;
+  line.Unlink(first);
+  ItemList swapped;
+  QueueItem* const second = line.first;
+  line.Unlink(second);
+  swapped.Append(second);
+  swapped.Append(first);
+  swapped.Splice(line);
+  line = swapped;
 }
 
 ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
@@ -166,18 +239,20 @@ ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
   TakePosts(now);
   FinishTaken(taken_);  // the caller abandons those that have not started
   // Those in the line are older than those in the lane.
-  for (ItemList* const list : {&line_, &own_lane_.waiting}) {
+  ItemList& line = lines_[kClosures];
+  Lane& lane = own_lanes_[kClosures];
+  for (ItemList* const list : {&line, &lane.waiting}) {
     for (QueueItem *item = list->first, *next; item != nullptr; item = next) {
       next = ItemList::Next(*item);
       if (!item->is_closure()) continue;
       list->Unlink(item);
-      if (list == &line_) --own_lane_.in_line;
+      if (list == &line) --lane.in_line;
       taken.Append(item);
     }
   }
   CountClosuresOut(taken.size);
-  if (own_lane_.waiting.empty()) waiting_lanes_.erase(&own_lane_);
-  Refill(own_lane_);
+  if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
+  Refill(lane);
   return static_cast<ClosureNode*>(taken.first);
 }
 
@@ -206,7 +281,7 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
       }
     }
   };
-  look(line_);
+  for (const ItemList& line : lines_) look(line);
   for (Lane* const lane : waiting_lanes_) {
     if (only == nullptr || lane == only) look(lane->waiting);
   }
@@ -220,7 +295,8 @@ bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
   if (old.place_ == Task::Place::kNone) return false;
-  ItemList& list = old.place_ == Task::Place::kLine ? line_ : LaneOf(old).waiting;
+  Lane& lane = LaneOf(old);
+  ItemList& list = old.place_ == Task::Place::kLine ? lines_[LevelOf(lane.priority)] : lane.waiting;
   task->place_ = std::exchange(old.place_, Task::Place::kNone);
   task->admitted_at_ = now;
   earliest_deadline_ = std::min(earliest_deadline_, task->deadline);
@@ -234,15 +310,17 @@ bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
 bool TaskQueue::empty() const {
   absl::MutexLock lock(&intake_);
   // Lanes wait only behind the line.
-  return line_.empty() && taken_ == 0 && posts_.empty();
+  return lines_empty() && taken_ == 0 && posts_.empty();
 }
 
 absl::Time TaskQueue::OldestIntake(absl::Time now) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
   absl::Time oldest = epochs_.empty() ? absl::InfiniteFuture() : epochs_.front().at;
-  for (QueueItem* item = line_.first; item != nullptr; item = item->next_) {
-    if (!item->is_closure()) oldest = std::min(oldest, static_cast<Task*>(item)->admitted_at_);
+  for (const ItemList& line : lines_) {
+    for (QueueItem* item = line.first; item != nullptr; item = item->next_) {
+      if (!item->is_closure()) oldest = std::min(oldest, static_cast<Task*>(item)->admitted_at_);
+    }
   }
   return oldest;  // those that wait in a lane came after those of it in the line
 }
@@ -251,11 +329,13 @@ void TaskQueue::LookAtFirst(absl::Time now, size_t most,
                             absl::FunctionRef<void(const Task*, const ClosureNode*)> look) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  for (QueueItem* item = line_.first; item != nullptr && most > 0; item = item->next_, --most) {
-    if (item->is_closure()) {
-      look(nullptr, static_cast<ClosureNode*>(item));
-    } else {
-      look(static_cast<Task*>(item), nullptr);
+  for (const ItemList& line : lines_) {
+    for (QueueItem* item = line.first; item != nullptr && most > 0; item = item->next_, --most) {
+      if (item->is_closure()) {
+        look(nullptr, static_cast<ClosureNode*>(item));
+      } else {
+        look(static_cast<Task*>(item), nullptr);
+      }
     }
   }
 }

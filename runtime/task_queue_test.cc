@@ -172,5 +172,123 @@ TEST(TaskQueueTest, AReplacementHasThePlaceOfTheOldOne) {
   EXPECT_EQ(popped[39], 1039);
 }
 
+// `count` tasks of one lane, pushed one by one.
+void PushMany(TaskQueue& queue, Lane& lane, int producer, int count) {
+  for (int i = 0; i < count; ++i) {
+    auto* const task = new NumberedTask(producer, i);
+    task->lane = &lane;
+    task->priority = lane.priority;
+    ASSERT_TRUE(queue.Push(task));
+  }
+}
+
+TEST(TaskQueueTest, WhatIsMoreUrgentComesFirstAndNothingStarves) {
+  TaskQueue queue(kNoneStarted);
+  Lane lanes[kPriorities];
+  for (int level = kPriorities - 1; level >= 0; --level) {
+    lanes[level].priority = static_cast<Priority>(level);
+    PushMany(queue, lanes[level], level, 640);
+  }
+  const std::vector<int> popped = PopAll(queue);
+  ASSERT_EQ(popped.size(), 3u * 640);
+  EXPECT_EQ(popped.front(), 0);
+  int next[kPriorities] = {};
+  size_t others[kPriorities] = {};
+  for (const int item : popped) {
+    const int level = item / 1000;
+    EXPECT_EQ(item % 1000, next[level]++);
+    others[level] = 0;
+    // No line that is not empty is passed by more than is promised, of more urgent ones.
+    for (int lower = level + 1; lower < kPriorities; ++lower) {
+      ++others[lower];
+      if (next[lower] == 640) continue;
+      ASSERT_LT(others[lower], TaskQueue::kTurnEvery[lower]);
+    }
+  }
+  // While all three wait, of 64 tasks one is background and seven or eight are default.
+  const auto count = [&](int level) {
+    return std::count_if(popped.begin(), popped.begin() + 640,
+                         [&](int item) { return item / 1000 == level; });
+  };
+  EXPECT_EQ(count(2), 10);
+  EXPECT_EQ(count(1), 78);
+}
+
+TEST(TaskQueueTest, WhatIsOfThisProcessHasALineForEachPriority) {
+  TaskQueue queue(kNoneStarted);
+  for (const Priority priority :
+       {Priority::kBackground, Priority::kDefault, Priority::kInteractive}) {
+    auto* const task = new NumberedTask(static_cast<int>(priority), 0);
+    task->priority = priority;
+    ASSERT_TRUE(queue.Push(task));
+  }
+  EXPECT_TRUE(queue.others_have_posts());
+  EXPECT_FALSE(queue.urgent());
+  queue.Intake(absl::Now());
+  EXPECT_TRUE(queue.urgent());
+  EXPECT_EQ(PopAll(queue), (std::vector<int>{0, 1000, 2000}));
+  EXPECT_FALSE(queue.urgent());
+}
+
+// Pushes a batch; returns its tasks.
+std::vector<NumberedTask*> PushBatch(TaskQueue& queue, Lane& lane, int producer, int count) {
+  const auto batch = std::make_shared<TaskBatch>(false);
+  std::vector<NumberedTask*> tasks;
+  for (int i = 0; i < count; ++i) {
+    auto* const task = new NumberedTask(producer, i);
+    task->lane = &lane;
+    task->priority = lane.priority;
+    task->batch = batch;
+    TaskQueue::LinkAfter(*task, tasks.empty() ? nullptr : tasks.back());
+    tasks.push_back(task);
+  }
+  EXPECT_TRUE(queue.Push(tasks.back(), tasks.front()));
+  return tasks;
+}
+
+TEST(TaskQueueTest, ABatchIsTakenInARow) {
+  TaskQueue queue(kNoneStarted);
+  Lane one, other, urgent;
+  urgent.priority = Priority::kInteractive;
+  PushMany(queue, one, 1, 20);
+  PushBatch(queue, one, 2, 100);  // begins in the line, and is longer than a lane's part of it
+  PushMany(queue, other, 3, 5);
+  PushBatch(queue, one, 4, 100);  // waits in the lane
+  PushMany(queue, one, 5, 1);
+  std::vector<int> popped;
+  while (Task* const task = queue.Pop(absl::Now()).task) {
+    const auto& numbered = static_cast<const NumberedTask&>(*task);
+    popped.push_back(numbered.producer * 1000 + numbered.number);
+    // What is urgent passes those of its line, but for a batch that has begun.
+    if (popped.back() == 2010) PushMany(queue, urgent, 9, 1);
+    task->Release();
+  }
+  std::vector<int> expected;
+  const auto expect = [&](int producer, int count) {
+    for (int i = 0; i < count; ++i) expected.push_back(producer * 1000 + i);
+  };
+  expect(1, 20);
+  expect(2, 100);
+  expect(9, 1);
+  expect(3, 5);
+  expect(4, 100);
+  expect(5, 1);
+  EXPECT_EQ(popped, expected);
+  EXPECT_TRUE(queue.empty());
+  EXPECT_EQ(one.in_line, 0u);
+}
+
+TEST(TaskQueueTest, WhatIsTakenOutOfABatchDoesNotBreakIt) {
+  TaskQueue queue(kNoneStarted);
+  Lane lane, other;
+  const std::vector<NumberedTask*> batch = PushBatch(queue, lane, 1, 4);
+  PushMany(queue, other, 2, 1);
+  for (const size_t i : {0, 2}) {
+    ASSERT_TRUE(queue.Take(*batch[i], absl::Now()));
+    batch[i]->Release();
+  }
+  EXPECT_EQ(PopAll(queue), (std::vector<int>{1001, 1003, 2000}));
+}
+
 }  // namespace
 }  // namespace runloop::internal

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "google/protobuf/timestamp.pb.h"
 #include "runloop/client/cli/text.h"
+#include "runloop/ipc/priority_codec.h"
 
 namespace runloop::cli {
 namespace {
@@ -228,15 +229,15 @@ std::string StatusText(const v1::GetStatusResponse& status, absl::Time now) {
   absl::StrAppend(&text, "limits   ", LimitsText(status.limits()), "\n", BoundsText(status),
                   BuffersText(status), TransportsText(status), TopicsText(status));
   if (status.sessions().empty()) return absl::StrCat(text, "\nno sessions\n");
-  Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "QUEUED", "RUNNING", "FINISHED",
-               "BYTES", "HANDLES", "BUFFERS", "AGE"});
+  Table table({"SESSION", "CLIENT", "PID", "UID", "ROLE", "VIA", "PRIORITY", "QUEUED", "RUNNING",
+               "FINISHED", "BYTES", "HANDLES", "BUFFERS", "AGE"});
   for (const v1::SessionStatus& session : status.sessions()) {
     table.Add({Printable(session.session_id()), NameOrDash(session.client_name()),
                absl::StrCat(session.peer_pid()), absl::StrCat(session.peer_uid()),
                NameOrDash(session.role()), TransportText(session.transport()),
-               absl::StrCat(session.queued()), absl::StrCat(session.running()),
-               absl::StrCat(session.finished()), HumanBytes(session.bytes()),
-               absl::StrCat(session.handles()),
+               std::string(NameOf(FromProto(session.priority()))), absl::StrCat(session.queued()),
+               absl::StrCat(session.running()), absl::StrCat(session.finished()),
+               HumanBytes(session.bytes()), absl::StrCat(session.handles()),
                session.buffers() == 0
                    ? "0"
                    : absl::StrCat(session.buffers(), " (", HumanBytes(session.buffer_bytes()), ")"),

@@ -45,7 +45,7 @@ TEST(StatusTextTest, ShowsWhatMattersOnAPage) {
   EXPECT_THAT(text, HasSubstr("ledger   10 admitted = 8 succeeded + 2 running; 0 refused\n"));
   EXPECT_THAT(text, HasSubstr("limits   64 MiB a message; a session: 100000 unfinished "
                               "invocations\n"));
-  EXPECT_THAT(text, HasSubstr("s1       evil?[2J   77  1000  recorder  stream       3"));
+  EXPECT_THAT(text, HasSubstr("s1       evil?[2J   77  1000  recorder  stream  default        3"));
   EXPECT_THAT(text, HasSubstr("via      1 session by the stream: no room for? a ring\n"));
   EXPECT_THAT(text, HasSubstr("2m12s\n"));
   EXPECT_THAT(text, Not(HasSubstr("bounds")));

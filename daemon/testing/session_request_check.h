@@ -44,14 +44,15 @@ inline std::string Disagreement(SessionRequestReader& reader, std::string_view b
     const v1::Dispatch& wanted = parsed.dispatches(static_cast<int>(i));
     const DispatchView& view = reader.dispatches()[i];
     const bool by_id = wanted.operation_case() == v1::Dispatch::kOperationId;
-    const bool same = view.invocation_id == wanted.invocation_id() &&
-                      view.operation_id == (by_id ? wanted.operation_id() : 0) &&
-                      view.request == std::string_view(wanted.request()) &&
-                      view.has_timeout == wanted.has_timeout() &&
-                      view.timeout_seconds == wanted.timeout().seconds() &&
-                      view.timeout_nanos == wanted.timeout().nanos() &&
-                      view.reply_wanted == wanted.reply_wanted() &&
-                      view.call_site_id == wanted.call_site_id();
+    const bool same =
+        view.invocation_id == wanted.invocation_id() &&
+        view.operation_id == (by_id ? wanted.operation_id() : 0) &&
+        view.request == std::string_view(wanted.request()) &&
+        view.has_timeout == wanted.has_timeout() &&
+        view.timeout_seconds == wanted.timeout().seconds() &&
+        view.timeout_nanos == wanted.timeout().nanos() &&
+        view.reply_wanted == wanted.reply_wanted() && view.call_site_id == wanted.call_site_id() &&
+        view.batch_size == wanted.batch_size() && view.stop_at_failure == wanted.stop_at_failure();
     if (!same) return absl::StrCat("dispatch ", i, " is another: ", wanted.ShortDebugString());
     const bool has_more = !by_id || wanted.operation_id() == 0 || wanted.chain_size() > 0 ||
                           !wanted.coalesce_key().empty() || wanted.has_delay() ||

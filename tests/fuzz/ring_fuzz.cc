@@ -185,12 +185,12 @@ void ReadAsWorker(Mutator& mutator, std::string_view input, uint64_t seed) {
   welcome.set_session_id("fuzzed");
   internal::OpenSession session(welcome);
   for (uint64_t id = 1; id <= 20; ++id) {
-    internal::RequestBatch::Dispatch dispatch;
+    internal::RequestWriter::Dispatch dispatch;
     dispatch.invocation_id = id;
     dispatch.operation_name = "a.B/C";
     const auto invocation = std::make_shared<internal::RemoteInvocation>(nullptr, id % 2 == 0);
     invocation->id = id;
-    if (!session.Add(invocation, dispatch).ok()) std::abort();
+    if (!session.Add({&invocation, 1}, {&dispatch, 1}).ok()) std::abort();
   }
   RingEnd end = memory.NewEnd(RingEnd::Side::kWorker, kMaxMessage);
   mutator.Begin(header, header.responses, bytes, memory.response_bytes(), seed);

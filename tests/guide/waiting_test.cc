@@ -56,6 +56,40 @@ TEST_F(GuideTest, ManyAreAwaitedTogether) {
   EXPECT_TRUE(all.ok()) << all;
 }
 
+TEST_F(GuideTest, ABatchRunsInARow) {
+  Start();
+  const runloop::RuntimeContext context = Connect();
+  const ZoomRequest zoom = ZoomOf(context, 150);
+  const DescribeRequest request = Front();
+  // [batch]
+  runloop::Batch batch;
+  batch.Add("acme.v1.Camera/Zoom", zoom);  // its reply is not wanted
+  batch.Add<DescribeReply>("acme.v1.Camera/Describe", request);
+  std::vector<runloop::Invocation> results =
+      context.DispatchBatch(std::move(batch), {.stop_at_failure = true});
+  absl::Status all = runloop::WaitAll(results);
+  absl::StatusOr<DescribeReply> described = results[1].AwaitReply<DescribeReply>();
+  // [/batch]
+  EXPECT_TRUE(all.ok()) << all;
+  ASSERT_TRUE(described.ok()) << described.status();
+  EXPECT_EQ(described->width(), 1920u);
+}
+
+TEST_F(GuideTest, AContextHasAPriority) {
+  Start();
+  const std::string socket = address();
+  const runloop::LocalRuntimeContext local = this->local();
+  // [priority]
+  absl::StatusOr<runloop::RuntimeContext> thumbnails =
+      runloop::Connect({.address = socket, .priority = runloop::Priority::kBackground});
+  runloop::LocalRuntimeContext urgent = local.WithPriority(runloop::Priority::kInteractive);
+  absl::Status redrawn = urgent.RunOnRuntimeThreadAsync([] { /* redraw */ });
+  // [/priority]
+  ASSERT_TRUE(thumbnails.ok()) << thumbnails.status();
+  EXPECT_TRUE(redrawn.ok()) << redrawn;
+  EXPECT_EQ(urgent.priority(), runloop::Priority::kInteractive);
+}
+
 // [coroutine]
 Task ShowWidth(runloop::RuntimeContext context, runloop::Executor here, uint32_t& width) {
   DescribeRequest request;

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import struct
 import unittest
 
 import grpc
@@ -396,17 +395,6 @@ class JunkTest(harness.TestCase):
                 self.junk(data)
         self.daemon.await_usage(before)
 
-    def ask(self, connection, request, descriptors=()):
-        """Sends one frame by the side channel, with descriptors, and returns the status of the answer."""
-        frame = struct.pack('<I', len(request)) + request
-        socket.send_fds(connection, [frame], list(descriptors))
-        answer = b''
-        while len(answer) < 4 or len(answer) < 4 + struct.unpack('<I', answer[:4])[0]:
-            received = connection.recv(65536)
-            self.assertTrue(received, 'the side channel has ended')
-            answer += received
-        return side_channel_pb2.SideChannelResponse.FromString(answer[4:]).status
-
     def test_a_side_channel_request_that_makes_no_sense_is_refused_and_keeps_no_descriptor(self):
         before = self.daemon.usage()
         channel = self.raw(b'RUNLOOP1')
@@ -422,11 +410,11 @@ class JunkTest(harness.TestCase):
                     (role('fine'), [pair[0]]), (role('fine'), [listening, listening]), (role(''), [listening]),
                     (role('Not fine'), [listening]), (role('x' * 65), [listening]), (b'', [listening])):
                 with self.subTest(request=request, descriptors=descriptors):
-                    status = self.ask(channel, request, [other.fileno() for other in descriptors])
+                    status = harness.ask(channel, request, [other.fileno() for other in descriptors])
                     self.assertNotEqual(status.code, 0)
                     self.assertTrue(status.message)
             # The channel still works, and what it does is undone when it ends.
-            self.assertEqual(self.ask(channel, role('fine'), [listening.fileno()]).code, 0)
+            self.assertEqual(harness.ask(channel, role('fine'), [listening.fileno()]).code, 0)
             with harness.connect(f'unix:{self.directory}/role') as worker:
                 self.assertEqual(harness.Stubs(worker).echo('by role'), 'by role')
         channel.close()
@@ -439,12 +427,12 @@ class JunkTest(harness.TestCase):
             listening.listen()
             request = side_channel_pb2.SideChannelRequest(
                 add_role_socket=side_channel_pb2.AddRoleSocket(role='fine')).SerializeToString()
-            self.assertEqual(self.ask(channel, request, [listening.fileno()]).code, 0)
+            self.assertEqual(harness.ask(channel, request, [listening.fileno()]).code, 0)
             with socket.socket(socket.AF_UNIX) as worker:
                 worker.settimeout(harness.DEADLINE)
                 worker.connect(os.path.join(self.directory, 'role'))
                 worker.sendall(b'RUNLOOP1')
-                status = self.ask(worker, request, [listening.fileno()])
+                status = harness.ask(worker, request, [listening.fileno()])
         self.assertEqual(status.code, Code.PERMISSION_DENIED.value[0])
         self.assertEqual(harness.info_of(status).reason, 'NOT_ALLOWED')
 

@@ -5,6 +5,8 @@ import contextlib
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from runloop.test.v1 import test_control_pb2, test_control_pb2_grpc
 from runloop.test.v1 import test_operations_pb2, test_operations_pb2_grpc
 from runloop.v1 import diagnostics_pb2, diagnostics_pb2_grpc
 from runloop.v1 import dispatcher_pb2_grpc
-from runloop.v1 import status_pb2
+from runloop.v1 import side_channel_pb2, status_pb2
 
 BUILD = os.environ['RUNLOOP_BUILD_DIR']
 SOURCE = os.environ['RUNLOOP_SOURCE_DIR']
@@ -343,6 +345,18 @@ class TestCase(unittest.TestCase):
         self.assertEqual(len(text.strip().splitlines()), 1, f'not one line:\n{text}')
         for part in parts:
             self.assertRegex(text, part)
+
+
+def ask(connection, request, descriptors=()):
+    """Sends one frame by a side channel, with descriptors, and returns the status of the answer."""
+    socket.send_fds(connection, [struct.pack('<I', len(request)) + request], list(descriptors))
+    answer = b''
+    while len(answer) < 4 or len(answer) < 4 + struct.unpack('<I', answer[:4])[0]:
+        received = connection.recv(65536)
+        if not received:
+            raise AssertionError('the side channel has ended')
+        answer += received
+    return side_channel_pb2.SideChannelResponse.FromString(answer[4:]).status
 
 
 def session_is_open(stubs, session):

@@ -17,7 +17,8 @@
 #include "runloop/tests/testing/cut_connections.h"
 
 // runloop_resume_worker PRODUCER COUNT SECONDS stream|ring: dispatches Record with the indices from
-// 0 to COUNT - 1, evenly over so many seconds, and cuts its own connections now and then. Prints
+// 0 to COUNT - 1, evenly over so many seconds, some alone and some in batches, and cuts its own
+// connections now and then. Each producer has the next priority. Prints
 // `started`, and at the end `succeeded N failed N lost N cuts N`: what each dispatch came to, how
 // many sessions were lost, and how many connections were cut.
 
@@ -30,6 +31,9 @@ using runloop::test::v1::RecordRequest;
 
 constexpr char kRecord[] = "runloop.test.v1.TestOperations/Record";
 constexpr size_t kWindow = 500;
+constexpr uint64_t kMostTogether = 40;
+constexpr runloop::Priority kPriorities[] = {
+    runloop::Priority::kInteractive, runloop::Priority::kDefault, runloop::Priority::kBackground};
 // Between two cuts.
 constexpr int kMostMillis = 400;
 
@@ -49,6 +53,7 @@ int main(int argc, char** argv) {
   std::atomic<uint64_t> lost{0}, cuts{0};
   absl::StatusOr<RuntimeContext> context =
       runloop::Connect({.client_name = absl::StrCat("resume-", producer),
+                        .priority = kPriorities[producer % 3],
                         .connect_timeout = absl::Minutes(1),
                         .ring = std::string(argv[4]) == "ring",
                         .on_session_lost = [&](const runloop::SessionLost&) { ++lost; }});
@@ -82,14 +87,29 @@ int main(int argc, char** argv) {
   std::deque<Invocation> unfinished;
   std::mt19937 random(producer + 1000);
   const absl::Time begin = absl::Now();
-  for (uint64_t index = 0; index < count; ++index) {
+  const auto item = [&](uint64_t index) {
     RecordRequest request;
     request.set_producer(producer);
     request.set_index(index);
-    // Both ways of being told.
-    unfinished.push_back(random() % 4 == 0
-                             ? context->DispatchAsync<RecordReply>(kRecord, std::move(request))
-                             : context->DispatchAsync(kRecord, std::move(request)));
+    return request;
+  };
+  for (uint64_t index = 0; index < count;) {
+    // Both ways of being told, alone or not.
+    const bool reply = random() % 4 == 0;
+    if (random() % 20 != 0) {
+      unfinished.push_back(reply ? context->DispatchAsync<RecordReply>(kRecord, item(index))
+                                 : context->DispatchAsync(kRecord, item(index)));
+      ++index;
+    } else {
+      runloop::Batch batch;
+      for (uint64_t left = 1 + random() % kMostTogether; left > 0 && index < count; --left) {
+        reply ? batch.Add<RecordReply>(kRecord, item(index)) : batch.Add(kRecord, item(index));
+        ++index;
+      }
+      for (Invocation& one : context->DispatchBatch(std::move(batch))) {
+        unfinished.push_back(std::move(one));
+      }
+    }
     if (unfinished.size() < kWindow) continue;
     for (size_t i = 0; i < kWindow / 2; ++i) {
       await(unfinished.front());

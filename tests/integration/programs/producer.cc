@@ -3,14 +3,15 @@
 #include <cstdlib>
 #include <deque>
 #include <iostream>
+#include <optional>
 #include <string>
 
 #include "runloop/client/connect.h"
 #include "runloop/test/v1/test_operations.pb.h"
 
-// runloop_test_producer NUMBER COUNT: dispatches COUNT Records, as fast as it can, in one session.
-// Says `ready` once it is connected, starts when a line comes on stdin, ends with `done COUNT`.
-// COUNT 0: goes on until it is killed, and says `sent N` from time to time.
+// runloop_test_producer NUMBER COUNT [PRIORITY]: dispatches COUNT Records, as fast as it can, in
+// one session. Says `ready` once it is connected, starts when a line comes on stdin, ends with
+// `done COUNT`. COUNT 0: goes on until it is killed, and says `sent N` from time to time.
 
 namespace {
 
@@ -49,15 +50,17 @@ RecordRequest Item(uint32_t producer, uint64_t index) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: runloop_test_producer NUMBER COUNT" << std::endl;
+  const std::optional<runloop::Priority> priority =
+      runloop::PriorityOf(argc == 4 ? argv[3] : "default");
+  if (argc < 3 || argc > 4 || !priority.has_value()) {
+    std::cerr << "usage: runloop_test_producer NUMBER COUNT [PRIORITY]" << std::endl;
     return 64;
   }
   const auto producer = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
   const uint64_t count = std::strtoull(argv[2], nullptr, 10);
 
   const absl::StatusOr<RuntimeContext> context =
-      runloop::Connect({.client_name = std::string("producer-") + argv[1]});
+      runloop::Connect({.client_name = std::string("producer-") + argv[1], .priority = *priority});
   if (!context.ok()) Fail("connect", context.status());
   Say("ready");
   std::string go;

@@ -1,5 +1,5 @@
-#ifndef RUNLOOP_CLIENT_REQUEST_BATCH_H_
-#define RUNLOOP_CLIENT_REQUEST_BATCH_H_
+#ifndef RUNLOOP_CLIENT_REQUEST_WRITER_H_
+#define RUNLOOP_CLIENT_REQUEST_WRITER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +22,7 @@ grpc::Slice SerializeToSlice(const google::protobuf::MessageLite& message);
 
 // A v1.SessionRequest with dispatches and cancels that is written in wire format as they come, so
 // that a flood costs one copy of each small request and no copy of a large one. Not thread-safe.
-class RequestBatch {
+class RequestWriter {
  public:
   struct Dispatch {
     uint64_t invocation_id = 0;
@@ -36,6 +36,9 @@ class RequestBatch {
     CallSite call_site;
     // Stands for it in this session; 0: nothing does.
     uint32_t call_site_id = 0;
+    // Of a batch: sent with the first.
+    uint32_t batch_size = 0;
+    bool stop_at_failure = false;
     // UTF-8.
     std::string coalesce_key;
     // Fields of a v1.Dispatch, in wire format, that go along as they are: those that few
@@ -75,7 +78,7 @@ class RequestBatch {
   // The largest id dispatched; 0 if none is.
   uint64_t last_id() const { return last_id_; }
 
-  // The message, which refers to the batch's memory.
+  // The message, which refers to the writer's memory.
   grpc::ByteBuffer Share();
   // Adds the message to `pieces`, as it lies here.
   void AppendPieces(std::vector<std::string_view>& pieces);
@@ -99,4 +102,4 @@ class RequestBatch {
 
 }  // namespace runloop::internal
 
-#endif  // RUNLOOP_CLIENT_REQUEST_BATCH_H_
+#endif  // RUNLOOP_CLIENT_REQUEST_WRITER_H_

@@ -1,4 +1,4 @@
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 
 #include <algorithm>
 #include <cstring>
@@ -73,13 +73,15 @@ uint8_t* WriteRaw(const void* bytes, size_t size, uint8_t* to) {
   return to + size;
 }
 
-size_t BodySize(const RequestBatch::Dispatch& dispatch, const Timeout& timeout) {
+size_t BodySize(const RequestWriter::Dispatch& dispatch, const Timeout& timeout) {
   return VarintFieldSize(dispatch.invocation_id) +
          (dispatch.operation_id != 0 ? VarintFieldSize(dispatch.operation_id)
                                      : BytesFieldSize(dispatch.operation_name.size())) +
          (timeout.present ? BytesFieldSize(timeout.size()) : 0) +
          (dispatch.reply_wanted ? VarintFieldSize(1) : 0) +
          (dispatch.call_site_id != 0 ? VarintFieldSize(dispatch.call_site_id) : 0) +
+         (dispatch.batch_size != 0 ? VarintFieldSize(dispatch.batch_size) : 0) +
+         (dispatch.stop_at_failure ? VarintFieldSize(1) : 0) +
          (dispatch.coalesce_key.empty() ? 0 : BytesFieldSize(dispatch.coalesce_key.size())) +
          dispatch.more_fields.size() + BytesFieldSize(dispatch.request_size());
 }
@@ -92,21 +94,21 @@ grpc::Slice SerializeToSlice(const google::protobuf::MessageLite& message) {
   return slice;
 }
 
-void RequestBatch::Dispatch::SetRequest(const google::protobuf::MessageLite& given) {
+void RequestWriter::Dispatch::SetRequest(const google::protobuf::MessageLite& given) {
   message_size = given.ByteSizeLong();
   message = &given;
   if (message_size >= kOwnSlice) OwnRequest();
 }
 
-void RequestBatch::Dispatch::OwnRequest() {
+void RequestWriter::Dispatch::OwnRequest() {
   if (message != nullptr) request = SerializeToSlice(*std::exchange(message, nullptr));
 }
 
-size_t RequestBatch::SizeOf(const Dispatch& dispatch) {
+size_t RequestWriter::SizeOf(const Dispatch& dispatch) {
   return BytesFieldSize(BodySize(dispatch, Timeout(dispatch.timeout)));
 }
 
-void RequestBatch::AddDispatch(const Dispatch& dispatch) {
+void RequestWriter::AddDispatch(const Dispatch& dispatch) {
   const Timeout timeout(dispatch.timeout);
   const size_t body = BodySize(dispatch, timeout);
   const size_t request_size = dispatch.request_size();
@@ -134,6 +136,12 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
   if (dispatch.call_site_id != 0) {
     to = WriteVarint(v1::Dispatch::kCallSiteIdFieldNumber, dispatch.call_site_id, to);
   }
+  if (dispatch.batch_size != 0) {
+    to = WriteVarint(v1::Dispatch::kBatchSizeFieldNumber, dispatch.batch_size, to);
+  }
+  if (dispatch.stop_at_failure) {
+    to = WriteVarint(v1::Dispatch::kStopAtFailureFieldNumber, 1, to);
+  }
   if (const std::string& key = dispatch.coalesce_key; !key.empty()) {
     to = WriteBytesHeader(v1::Dispatch::kCoalesceKeyFieldNumber, key.size(), to);
     to = WriteRaw(key.data(), key.size(), to);
@@ -153,7 +161,7 @@ void RequestBatch::AddDispatch(const Dispatch& dispatch) {
   last_id_ = dispatch.invocation_id;
 }
 
-void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
+void RequestWriter::AddCancel(uint64_t invocation_id, bool give_up) {
   const size_t body = VarintFieldSize(invocation_id) + (give_up ? VarintFieldSize(1) : 0);
   uint8_t* to = Extend(BytesFieldSize(body));
   to = WriteBytesHeader(v1::SessionRequest::kCancelsFieldNumber, body, to);
@@ -163,7 +171,7 @@ void RequestBatch::AddCancel(uint64_t invocation_id, bool give_up) {
   size_ += BytesFieldSize(body);
 }
 
-void RequestBatch::AddMessage(int field, const google::protobuf::MessageLite& message) {
+void RequestWriter::AddMessage(int field, const google::protobuf::MessageLite& message) {
   const size_t body = message.ByteSizeLong();
   uint8_t* const to = Extend(BytesFieldSize(body));
   message.SerializeWithCachedSizesToArray(WriteBytesHeader(field, body, to));
@@ -171,18 +179,18 @@ void RequestBatch::AddMessage(int field, const google::protobuf::MessageLite& me
   size_ += BytesFieldSize(body);
 }
 
-void RequestBatch::AddOutcomesReceived(uint64_t count) {
+void RequestWriter::AddOutcomesReceived(uint64_t count) {
   WriteVarint(v1::SessionRequest::kOutcomesReceivedFieldNumber, count,
               Extend(VarintFieldSize(count)));
   size_ += VarintFieldSize(count);
 }
 
-grpc::ByteBuffer RequestBatch::Share() {
+grpc::ByteBuffer RequestWriter::Share() {
   FlushTail();
   return grpc::ByteBuffer(slices_.data(), slices_.size());
 }
 
-void RequestBatch::AppendPieces(std::vector<std::string_view>& pieces) {
+void RequestWriter::AppendPieces(std::vector<std::string_view>& pieces) {
   const auto append = [&](const uint8_t* begin, size_t size) {
     if (size > 0) pieces.emplace_back(reinterpret_cast<const char*>(begin), size);
   };
@@ -190,7 +198,7 @@ void RequestBatch::AppendPieces(std::vector<std::string_view>& pieces) {
   append(chunk_.begin() + tail_begin_, tail_end_ - tail_begin_);
 }
 
-void RequestBatch::Clear() {
+void RequestWriter::Clear() {
   slices_.clear();
   tail_begin_ = tail_end_ = 0;
   of_subscriptions = false;
@@ -198,7 +206,7 @@ void RequestBatch::Clear() {
   last_id_ = 0;
 }
 
-uint8_t* RequestBatch::Extend(size_t size) {
+uint8_t* RequestWriter::Extend(size_t size) {
   if (chunk_.size() - tail_end_ < size) {
     FlushTail();
     const size_t next = std::clamp(2 * chunk_.size(), kSmallestChunk, kLargestChunk);
@@ -208,7 +216,7 @@ uint8_t* RequestBatch::Extend(size_t size) {
   return const_cast<uint8_t*>(chunk_.begin()) + std::exchange(tail_end_, tail_end_ + size);
 }
 
-void RequestBatch::FlushTail() {
+void RequestWriter::FlushTail() {
   if (tail_begin_ == tail_end_) return;
   slices_.push_back(chunk_.sub(tail_begin_, tail_end_));
   tail_begin_ = tail_end_;

@@ -1,4 +1,4 @@
-#include "runloop/client/request_batch.h"
+#include "runloop/client/request_writer.h"
 
 #include <string>
 
@@ -9,24 +9,24 @@
 namespace runloop::internal {
 namespace {
 
-v1::SessionRequest Parse(RequestBatch batch) {
-  grpc::ByteBuffer bytes = batch.Share();
+v1::SessionRequest Parse(RequestWriter writer) {
+  grpc::ByteBuffer bytes = writer.Share();
   grpc::ProtoBufferReader reader(&bytes);
   v1::SessionRequest request;
   EXPECT_TRUE(request.ParseFromZeroCopyStream(&reader));
   return request;
 }
 
-TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
-  RequestBatch batch;
-  batch.AddDispatch({.invocation_id = 300,
-                     .operation_name = "a.B/C",
-                     .timeout = absl::Seconds(2) + absl::Nanoseconds(7),
-                     .reply_wanted = true,
-                     .call_site_id = 200,
-                     .coalesce_key = "größe",
-                     .request = grpc::Slice("hello")});
-  const v1::SessionRequest request = Parse(std::move(batch));
+TEST(RequestWriterTest, ADispatchIsWhatProtobufReads) {
+  RequestWriter writer;
+  writer.AddDispatch({.invocation_id = 300,
+                      .operation_name = "a.B/C",
+                      .timeout = absl::Seconds(2) + absl::Nanoseconds(7),
+                      .reply_wanted = true,
+                      .call_site_id = 200,
+                      .coalesce_key = "größe",
+                      .request = grpc::Slice("hello")});
+  const v1::SessionRequest request = Parse(std::move(writer));
   ASSERT_EQ(request.dispatches_size(), 1);
   const v1::Dispatch& dispatch = request.dispatches(0);
   EXPECT_EQ(dispatch.invocation_id(), 300u);
@@ -39,10 +39,10 @@ TEST(RequestBatchTest, ADispatchIsWhatProtobufReads) {
   EXPECT_EQ(dispatch.request(), "hello");
 }
 
-TEST(RequestBatchTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
-  RequestBatch batch;
-  batch.AddDispatch({.invocation_id = 1, .operation_id = 200, .operation_name = "a.B/C"});
-  const v1::SessionRequest request = Parse(std::move(batch));
+TEST(RequestWriterTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
+  RequestWriter writer;
+  writer.AddDispatch({.invocation_id = 1, .operation_id = 200, .operation_name = "a.B/C"});
+  const v1::SessionRequest request = Parse(std::move(writer));
   EXPECT_EQ(request.dispatches(0).operation_id(), 200u);
   EXPECT_FALSE(request.dispatches(0).has_timeout());
   EXPECT_FALSE(request.dispatches(0).reply_wanted());
@@ -51,41 +51,45 @@ TEST(RequestBatchTest, AnIdTakesTheNamesPlaceAndWhatIsNotSetIsNotSent) {
   EXPECT_EQ(request.dispatches(0).request(), "");
 }
 
-TEST(RequestBatchTest, ATimeoutTooShortToSayIsStillOneAndOneTooLongIsNone) {
-  RequestBatch batch;
-  batch.AddDispatch({.invocation_id = 1, .operation_id = 1, .timeout = absl::Nanoseconds(1) / 4});
-  batch.AddDispatch(
+TEST(RequestWriterTest, ATimeoutTooShortToSayIsStillOneAndOneTooLongIsNone) {
+  RequestWriter writer;
+  writer.AddDispatch({.invocation_id = 1, .operation_id = 1, .timeout = absl::Nanoseconds(1) / 4});
+  writer.AddDispatch(
       {.invocation_id = 2, .operation_id = 1, .timeout = absl::Hours(24 * 365 * 20000LL)});
-  const v1::SessionRequest request = Parse(std::move(batch));
+  const v1::SessionRequest request = Parse(std::move(writer));
   EXPECT_EQ(request.dispatches(0).timeout().nanos(), 1);
   EXPECT_FALSE(request.dispatches(1).has_timeout());
 }
 
-TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
-  RequestBatch batch;
+TEST(RequestWriterTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
+  RequestWriter writer;
   const std::string large(10'000, 'x');
   size_t size = 0;
   for (uint64_t id = 1; id <= 20; ++id) {
-    const RequestBatch::Dispatch dispatch{
+    const RequestWriter::Dispatch dispatch{
         .invocation_id = id,
         .operation_id = 5,
+        .batch_size = static_cast<uint32_t>(id % 2 * 200),
+        .stop_at_failure = id % 4 == 1,
         .coalesce_key = id % 2 == 0 ? "" : std::string(id * 6, 'k'),
         .request = id % 3 == 0 ? grpc::Slice(large) : grpc::Slice(std::to_string(id))};
-    size += RequestBatch::SizeOf(dispatch);
-    batch.AddDispatch(dispatch);
-    EXPECT_EQ(batch.size(), size);
+    size += RequestWriter::SizeOf(dispatch);
+    writer.AddDispatch(dispatch);
+    EXPECT_EQ(writer.size(), size);
   }
-  batch.AddCancel(7);
-  batch.AddCancel(1000, /*give_up=*/true);
-  EXPECT_EQ(batch.cancels(), 2u);
-  EXPECT_EQ(batch.last_id(), 20u);
-  const size_t total = batch.size();
-  const v1::SessionRequest request = Parse(std::move(batch));
+  writer.AddCancel(7);
+  writer.AddCancel(1000, /*give_up=*/true);
+  EXPECT_EQ(writer.cancels(), 2u);
+  EXPECT_EQ(writer.last_id(), 20u);
+  const size_t total = writer.size();
+  const v1::SessionRequest request = Parse(std::move(writer));
   EXPECT_EQ(request.ByteSizeLong(), total);
   ASSERT_EQ(request.dispatches_size(), 20);
   for (int i = 0; i < 20; ++i) {
     EXPECT_EQ(request.dispatches(i).invocation_id(), static_cast<uint64_t>(i + 1));
     EXPECT_EQ(request.dispatches(i).coalesce_key().size(), i % 2 == 0 ? (i + 1) * 6u : 0u);
+    EXPECT_EQ(request.dispatches(i).batch_size(), i % 2 == 0 ? 200u : 0u);
+    EXPECT_EQ(request.dispatches(i).stop_at_failure(), i % 4 == 0);
     EXPECT_EQ(request.dispatches(i).request(), (i + 1) % 3 == 0 ? large : std::to_string(i + 1));
   }
   ASSERT_EQ(request.cancels_size(), 2);
@@ -95,23 +99,23 @@ TEST(RequestBatchTest, SmallAndLargeRequestsAndCancelsKeepTheirOrder) {
   EXPECT_EQ(request.cancels(1).invocation_id(), 1000u);
 }
 
-TEST(RequestBatchTest, ARequestIsTheSameBytesWhetherItIsAMessageOrASlice) {
-  RequestBatch batch;
+TEST(RequestWriterTest, ARequestIsTheSameBytesWhetherItIsAMessageOrASlice) {
+  RequestWriter writer;
   size_t size = 0;
   for (const size_t bytes : {0, 10, 5000}) {
     v1::Dispatch message;
     message.set_request(std::string(bytes, 'y'));
     for (const bool own : {false, true}) {
-      RequestBatch::Dispatch dispatch{.invocation_id = 1, .operation_id = 1};
+      RequestWriter::Dispatch dispatch{.invocation_id = 1, .operation_id = 1};
       dispatch.SetRequest(message);
       if (own) dispatch.OwnRequest();
       EXPECT_EQ(dispatch.request_size(), message.ByteSizeLong());
-      size += RequestBatch::SizeOf(dispatch);
-      batch.AddDispatch(dispatch);
+      size += RequestWriter::SizeOf(dispatch);
+      writer.AddDispatch(dispatch);
     }
   }
-  EXPECT_EQ(batch.size(), size);
-  const v1::SessionRequest request = Parse(std::move(batch));
+  EXPECT_EQ(writer.size(), size);
+  const v1::SessionRequest request = Parse(std::move(writer));
   ASSERT_EQ(request.dispatches_size(), 6);
   for (int i = 0; i < 6; ++i) {
     v1::Dispatch message;
@@ -120,7 +124,7 @@ TEST(RequestBatchTest, ARequestIsTheSameBytesWhetherItIsAMessageOrASlice) {
   }
 }
 
-TEST(RequestBatchTest, AMessageIsSerializedToTheSliceThatItIsSentFrom) {
+TEST(RequestWriterTest, AMessageIsSerializedToTheSliceThatItIsSentFrom) {
   v1::Dispatch message;
   message.set_request(std::string(100, 'y'));
   const grpc::Slice slice = SerializeToSlice(message);
