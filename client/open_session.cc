@@ -73,7 +73,7 @@ OpenSession::OpenSession(const v1::Welcome& welcome, size_t message_bytes)
 }
 
 Amount Amount::Of(absl::Span<const RequestWriter::Dispatch> dispatches) {
-  Amount amount{.invocations = dispatches.size()};
+  Amount amount{.invocations = dispatches.size(), .batch = dispatches.front().batch_size != 0};
   for (const RequestWriter::Dispatch& dispatch : dispatches) {
     amount.request_bytes += dispatch.request_size();
     amount.charge += static_cast<int64_t>(RemoteInvocation::ChargeOf(dispatch.request_size()));
@@ -90,13 +90,20 @@ bool OpenSession::HasRoom(const Amount& more, size_t others) const {
 }
 
 absl::Status OpenSession::CheckFits(const Amount& more) const {
-  const uint64_t most = limits_.max_unfinished();
-  if (most != 0 && more.invocations > 1 && more.invocations > most) {
+  if (more.batch && limits_.max_batch() == 0) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_VERSION_MISMATCH,
+                     "the daemon knows no batches: update it");
+  }
+  for (const auto& [bound, most] :
+       {std::pair<std::string, uint64_t>("batch", limits_.max_batch()),
+        std::pair<std::string, uint64_t>("session", limits_.max_unfinished())}) {
+    if (!more.batch || most == 0 || more.invocations <= most) continue;
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
         absl::StrCat("a batch of ", more.invocations, " invocations; the daemon allows ", most,
-                     " unfinished in one session"),
-        {{"bound", "session"}, {"limit", absl::StrCat(most)}});
+                     bound == "batch" ? " in one" : " unfinished in one session",
+                     ": dispatch several"),
+        {{"bound", bound}, {"limit", absl::StrCat(most)}});
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
   if (limit == 0 || more.request_bytes <= limit) return absl::OkStatus();
@@ -107,17 +114,16 @@ absl::Status OpenSession::CheckFits(const Amount& more) const {
 }
 
 absl::Status OpenSession::CheckRoom(const Amount& more, size_t others) const {
-  if (HasRoom(more, others)) return absl::OkStatus();
   if (absl::Status fits = CheckFits(more); !fits.ok()) return fits;
+  if (HasRoom(more, others)) return absl::OkStatus();
   if (limits_.max_unfinished() != 0 &&
       unfinished_.size() + others + more.invocations > limits_.max_unfinished()) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-        absl::StrCat(
-            "this session has ", unfinished_.size() + others,
-            " invocations unfinished; the daemon allows ", limits_.max_unfinished(),
-            more.invocations > 1 ? absl::StrCat(", and this batch has ", more.invocations) : "",
-            ": await some"),
+        absl::StrCat("this session has ", unfinished_.size() + others,
+                     " invocations unfinished; the daemon allows ", limits_.max_unfinished(),
+                     more.batch ? absl::StrCat(", and this batch has ", more.invocations) : "",
+                     ": await some"),
         {{"bound", "session"}, {"limit", absl::StrCat(limits_.max_unfinished())}});
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
@@ -132,6 +138,9 @@ absl::Status OpenSession::CheckSize(absl::Span<RequestWriter::Dispatch> dispatch
   size_t size = 0;
   for (RequestWriter::Dispatch& dispatch : dispatches) {
     dispatch.operation_id = IdOf(dispatch.operation_name);
+    // About as long as it will be.
+    dispatch.invocation_id = dispatches.front().invocation_id;
+    dispatch.call_site_id = CallSiteTable::kMost;
     size += RequestWriter::SizeOf(dispatch);
   }
   return CheckMessageBytes(size);

@@ -28,6 +28,7 @@ struct Amount {
   static Amount Of(absl::Span<const RequestWriter::Dispatch> dispatches);
 
   size_t invocations = 1;
+  bool batch = false;
   size_t request_bytes = 0;
   int64_t charge = 0;  // RemoteInvocation::ChargeOf
 };
@@ -70,8 +71,9 @@ class OpenSession {
   // True if the daemon lets so much more be unfinished.
   // `others` are to come into the session before it.
   bool HasRoom(const Amount& more, size_t others = 0) const;
-  // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any, which is
-  // all that CheckFits looks at.
+  // RESOURCE_EXHAUSTED: QUEUE_FULL without room; MESSAGE_TOO_LARGE if there never is any.
+  // FAILED_PRECONDITION (VERSION_MISMATCH): the daemon knows no batches. CheckFits looks at what
+  // waiting does not change.
   absl::Status CheckRoom(const Amount& more, size_t others = 0) const;
   absl::Status CheckFits(const Amount& more) const;
   absl::Status CheckSize(absl::Span<RequestWriter::Dispatch> dispatches) const;

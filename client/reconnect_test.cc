@@ -132,6 +132,9 @@ TEST_F(ReconnectTest, WhatIsDispatchedMeanwhileIsSentInItsOrder) {
 }
 
 TEST_F(ReconnectTest, ABatchThatIsDispatchedMeanwhileIsSentAsOneWithoutWhatWasCancelled) {
+  v1::SessionResponse welcome = Welcome(1 << 20, 100);
+  welcome.mutable_welcome()->mutable_limits()->set_max_batch(1024);
+  daemon_.SetWelcome(std::move(welcome));
   const RuntimeContext context = Context(Noting());
   daemon_.Stop();
   losses_.Next();
@@ -162,6 +165,24 @@ TEST_F(ReconnectTest, ABatchThatIsDispatchedMeanwhileIsSentAsOneWithoutWhatWasCa
   daemon_.Send(Succeeded(request->dispatches(4).invocation_id()));
   EXPECT_TRUE(goes_on[3].Await().ok());
   EXPECT_TRUE(stops[1].Await().ok());
+  EndSession();
+}
+
+// One that would take each of a batch alone.
+TEST_F(ReconnectTest, ADaemonThatKnowsNoBatchesGetsNone) {
+  const RuntimeContext context = Context(Noting());
+  const auto reason = [&] {
+    Batch batch;
+    batch.Add("a.B/C", Text("1")).Add("a.B/C", Text("2"));
+    return ReasonOf(context.DispatchBatch(std::move(batch))[1].Await());
+  };
+  EXPECT_EQ(reason(), v1::ERROR_REASON_VERSION_MISMATCH);
+  daemon_.Stop();
+  losses_.Next();
+  EXPECT_EQ(daemon_.Next(), std::nullopt);
+  std::thread back([&] { daemon_.Start(); });
+  EXPECT_EQ(reason(), v1::ERROR_REASON_VERSION_MISMATCH);
+  back.join();
   EndSession();
 }
 

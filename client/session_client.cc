@@ -155,7 +155,7 @@ absl::Status SessionClient::AwaitRoom(absl::Span<RequestWriter::Dispatch> dispat
   const Amount more = Amount::Of(dispatches);
   if (callers_.empty() && HasRoom(more)) return absl::OkStatus();
   if (absl::Status status = CheckRoom(more);
-      ReasonOf(status) == v1::ERROR_REASON_MESSAGE_TOO_LARGE) {
+      !status.ok() && ReasonOf(status) != v1::ERROR_REASON_QUEUE_FULL) {
     return status;
   }
   if (session_ != nullptr) {
@@ -200,7 +200,10 @@ absl::Status SessionClient::Admit(absl::Span<const std::shared_ptr<RemoteInvocat
     invocations[i]->id = dispatches[i].invocation_id = ++id;
   }
   if (session_ != nullptr) {
-    if (absl::Status status = session_->Add(invocations, dispatches); !status.ok()) return status;
+    if (absl::Status status = session_->Add(invocations, dispatches); !status.ok()) {
+      for (const auto& invocation : invocations) invocation->id = 0;  // others get theirs
+      return status;
+    }
   } else {
     const absl::Time now = Now();
     if (backlog_.size() == 0) wanted_ = true;

@@ -94,7 +94,7 @@ std::variant<Flags, int> ParseFlags(int argc, char** argv) {
   std::string slow_execution = absl::FormatDuration(runtime_defaults.slow_execution);
   std::string loop = "epoll";
   std::string resume_grace = absl::FormatDuration(defaults.resume_grace);
-  std::string role_priority(NameOf(defaults.role_priority));
+  std::string role_priority(NameOf(runtime_defaults.role_priority));
   std::string drain_timeout = absl::FormatDuration(defaults.drain_timeout);
 
   CLI::App app(kDescription, "runloopd");

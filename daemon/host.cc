@@ -245,7 +245,6 @@ absl::StatusOr<std::unique_ptr<daemon::Server>> Host::Impl::NewServer(int max_ca
        .max_calls = max_calls,
        .max_arriving_bytes = MaxArrivingBytes(unfinished),
        .resume_grace = options_.resume_grace,
-       .role_priority = options_.role_priority,
        .rings = rings_,
        .why_no_rings = why_no_rings_,
        .on_idle = options_.on_idle,

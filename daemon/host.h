@@ -11,7 +11,6 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/log.h"
-#include "runloop/runtime/priority.h"
 #include "runloop/runtime/runtime.h"
 
 namespace runloop {
@@ -39,9 +38,6 @@ struct HostOptions {
   // with its connection. At most an hour.
   static constexpr absl::Duration kMaxResumeGrace = absl::Hours(1);
   absl::Duration resume_grace = absl::Seconds(10);
-  // The highest priority that a worker in a role may have, whatever it asks for: what is urgent
-  // holds up all others.
-  Priority role_priority = Priority::kDefault;
   // How long a drain may take.
   absl::Duration drain_timeout = absl::Seconds(10);
   // Called about a second after a session or a connection has ended, if no worker by the main

@@ -13,8 +13,14 @@ v1::Limits LimitsOf(const internal::RuntimeCore& core, int64_t max_message_bytes
   limits.set_max_handles(core.max_handles());
   limits.set_max_buffers(core.buffers().bounds().session.items);
   limits.set_max_buffer_bytes(core.buffers().bounds().session.bytes);
+  limits.set_max_batch(kMostInBatch);
   limits.set_max_subscriptions(internal::NotificationHub::kMaxSessionSubscriptions);
   return limits;
+}
+
+uint32_t MaxBatchOf(const PeerIdentity& peer) {
+  constexpr uint32_t kMostInRoleBatch = 128;
+  return peer.role.empty() ? kMostInBatch : kMostInRoleBatch;
 }
 
 }  // namespace runloop::daemon

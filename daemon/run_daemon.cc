@@ -67,6 +67,7 @@ int RunDaemon(const Flags& flags) {
       Runtime::Create({.loop = flags.glib ? NewGlibLoop() : NewEpollLoop(),
                        .operations = std::move(operations),
                        .bounds = flags.bounds,
+                       .role_priority = flags.role_priority,
                        .buffer_bounds = flags.buffer_bounds,
                        .max_handles = flags.max_handles,
                        .close_timeout = flags.close_timeout,
@@ -79,7 +80,6 @@ int RunDaemon(const Flags& flags) {
                               .max_message_bytes = flags.max_message_bytes,
                               .ring_bytes = flags.ring_bytes,
                               .resume_grace = flags.resume_grace,
-                              .role_priority = flags.role_priority,
                               .drain_timeout = flags.drain_timeout,
                               .on_idle = [] { malloc_trim(0); }});
   if (!host.ok()) return Fail(kExitFailed, host.status());

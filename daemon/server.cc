@@ -45,7 +45,6 @@ Server::Server(ServerOptions options)
                  .max_message_bytes = options.max_message_bytes,
                  .max_unfinished = options.max_unfinished,
                  .resume_grace = options.resume_grace,
-                 .role_priority = options.role_priority,
                  .rings = options.rings,
                  .why_no_rings = options.why_no_rings,
                  .on_idle = options.on_idle,

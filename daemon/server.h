@@ -42,7 +42,6 @@ struct ServerOptions {
   // full. When it holds more it ends streams, whoever's they are.
   int64_t max_arriving_bytes = 0;
   absl::Duration resume_grace;
-  Priority role_priority = Priority::kDefault;
   std::shared_ptr<RingServer> rings;  // null: there are none
   std::string why_no_rings;           // then
   // HostOptions::on_idle.

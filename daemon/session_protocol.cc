@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runloop/daemon/durations.h"
+#include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
 #include "runloop/daemon/request_charge.h"
 #include "runloop/ipc/chain_codec.h"
@@ -201,10 +202,11 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   const absl::Span<const DispatchView> dispatches = request.dispatches();
   for (size_t at = 0, count; at < dispatches.size(); at += count) {
     count = std::max<size_t>(dispatches[at].batch_size, 1);
-    if (count > dispatches.size() - at || count > kMostInBatch) {
+    const size_t most = MaxBatchOf(session_->info().peer);
+    if (count > dispatches.size() - at || count > most) {
       return Violation(absl::StrCat("a batch of ", count, " invocations, with ",
-                                    dispatches.size() - at, " left in the message, and ",
-                                    kMostInBatch, " in a batch at most"));
+                                    dispatches.size() - at, " left in the message, and ", most,
+                                    " in a batch at most"));
     }
     const auto together = dispatches.subspan(at, count);
     if (absl::Status taken = TakeIn(together, tools.spare_requests, group); !taken.ok()) {
@@ -349,9 +351,8 @@ absl::Status SessionProtocol::CheckUnfinished(size_t added) const {
        {"session", session_->info().id}});
 }
 
-absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t number,
-                                                                    const DispatchView& dispatch,
-                                                                    SpareRequests& spares) const {
+absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(
+    uint64_t number, const DispatchView& dispatch) const {
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();
   internal::RuntimeCore::Call call{.operation = *operation,
@@ -372,11 +373,6 @@ absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t num
       ChargeOf(dispatch.request, *(*operation)->method().input_type(), terms_.core->bounds());
   if (!charge.ok()) return charge.status();
   call.request_bytes = *charge;
-  call.request = spares.Get(**operation);
-  if (absl::Status parsed = (*operation)->ParseRequest(dispatch.request, *call.request);
-      !parsed.ok()) {
-    return parsed;
-  }
   if (dispatch.message != nullptr) {
     absl::StatusOr<internal::Chain> chain = ReadChain(dispatch.message->chain());
     if (!chain.ok()) return chain.status();
@@ -393,11 +389,18 @@ absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t num
   return call;
 }
 
+absl::Status SessionProtocol::Parse(const DispatchView& dispatch, SpareRequests& spares,
+                                    internal::RuntimeCore::Call& call) {
+  call.request = spares.Get(*call.operation);
+  return call.operation->ParseRequest(dispatch.request, *call.request);
+}
+
 absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
                                        SpareRequests& spares, internal::RuntimeCore::Group& group) {
   if (absl::Status room = CheckUnfinished(1); !room.ok()) return room;
-  absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(number, dispatch, spares);
+  absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(number, dispatch);
   if (!call.ok()) return call.status();
+  if (absl::Status parsed = Parse(dispatch, spares, *call); !parsed.ok()) return parsed;
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
   if (call->chain.empty() && call->coalesce_key.empty() && call->delay <= absl::ZeroDuration()) {
     task = group.Dispatch(*std::move(call));
@@ -416,11 +419,19 @@ absl::Status SessionProtocol::DispatchBatch(absl::Span<const uint64_t> numbers,
                                             SpareRequests& spares) {
   if (absl::Status room = CheckUnfinished(numbers.size()); !room.ok()) return room;
   std::vector<internal::RuntimeCore::Call> calls;
+  Bound all{.items = static_cast<int64_t>(numbers.size())};
   for (size_t i = 0; i < numbers.size(); ++i) {
-    absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i], spares);
+    absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i]);
     if (!call.ok()) return call.status();
     call->session = session_;
+    all.bytes += static_cast<int64_t>(call->request_bytes);
     calls.push_back(*std::move(call));
+  }
+  // All of it is held against the bounds before any of it is parsed.
+  absl::Status room = terms_.core->lifecycle().CheckBatch(*session_, all);
+  if (!room.ok()) return room;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (absl::Status parsed = Parse(dispatches[i], spares, calls[i]); !parsed.ok()) return parsed;
   }
   absl::StatusOr<std::vector<std::shared_ptr<internal::OperationTask>>> tasks =
       terms_.core->DispatchBatch(std::move(calls), dispatches.front().stop_at_failure);

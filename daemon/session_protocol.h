@@ -142,9 +142,11 @@ class SessionProtocol {
                         internal::RuntimeCore::Group& group);
   absl::Status DispatchBatch(absl::Span<const uint64_t> numbers,
                              absl::Span<const DispatchView> dispatches, SpareRequests& spares);
-  // What to dispatch for it.
-  absl::StatusOr<internal::RuntimeCore::Call> CallOf(uint64_t number, const DispatchView& dispatch,
-                                                     SpareRequests& spares) const;
+  // What to dispatch for it, but for its request, which Parse adds.
+  absl::StatusOr<internal::RuntimeCore::Call> CallOf(uint64_t number,
+                                                     const DispatchView& dispatch) const;
+  static absl::Status Parse(const DispatchView& dispatch, SpareRequests& spares,
+                            internal::RuntimeCore::Call& call);
   // RESOURCE_EXHAUSTED: with those that were added last, more are unfinished than may be.
   absl::Status CheckUnfinished(size_t added) const;
   absl::StatusOr<const Operation*> FindOperation(const DispatchView& dispatch) const;

@@ -43,10 +43,9 @@ struct SessionServerOptions {
   int64_t max_unfinished = 0;
   // How long a session goes on without a connection; 0: it does not.
   absl::Duration resume_grace;
-  Priority role_priority = Priority::kDefault;  // the highest for a worker in a role
-  std::shared_ptr<RingServer> rings;            // null: there are none
-  std::string why_no_rings;                     // then
-  std::function<void()> on_idle;                // HostOptions
+  std::shared_ptr<RingServer> rings;  // null: there are none
+  std::string why_no_rings;           // then
+  std::function<void()> on_idle;      // HostOptions
   LogSink log;
 };
 

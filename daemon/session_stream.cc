@@ -2,7 +2,6 @@
 
 #include <poll.h>
 
-#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -329,6 +328,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   welcome.set_priority(ToProto(session_->info().priority));
   *welcome.mutable_limits() = LimitsOf(server_.core(), server_.options().max_message_bytes,
                                        server_.options().max_unfinished);
+  welcome.mutable_limits()->set_max_batch(MaxBatchOf(session_->info().peer));
   uint32_t topic_id = 0;
   for (const std::shared_ptr<const Topic>& topic : server_.core().hub().topics()) {
     v1::TopicId& named = *welcome.add_topics();
@@ -375,7 +375,7 @@ absl::Status SessionStream::OpenNew(const v1::Hello& hello, const Connection& co
                                       .client_name = CleanName(hello.client_name()),
                                       .peer = connection.peer(),
                                       .transport = "stream",
-                                      .priority = PriorityFor(hello, connection.peer())});
+                                      .priority = runloop::FromProto(hello.priority())});
   if (!session.ok()) return session.status();
   session_ = *std::move(session);
   // Where nobody can tell that the process has ended, its session ends with its connection.
@@ -385,11 +385,6 @@ absl::Status SessionStream::OpenNew(const v1::Hello& hello, const Connection& co
   protocol_ = std::make_unique<SessionProtocol>(server_.terms(), session_, process_ != nullptr);
   server_.SessionOpened();
   return absl::OkStatus();
-}
-
-Priority SessionStream::PriorityFor(const v1::Hello& hello, const PeerIdentity& peer) const {
-  const Priority asked = runloop::FromProto(hello.priority());
-  return peer.role.empty() ? asked : std::max(asked, server_.options().role_priority);
 }
 
 Session::Transport SessionStream::ChooseTransport(const v1::Hello& hello) {

@@ -58,8 +58,6 @@ class SessionStream final : public CallHandler {
   absl::Status OpenNew(const v1::Hello& hello, const Connection& connection);
   // Why its messages travel by the stream: nothing yet, if a ring may still be attached.
   Session::Transport ChooseTransport(const v1::Hello& hello);
-  // What the session gets of what it asks for.
-  Priority PriorityFor(const v1::Hello& hello, const PeerIdentity& peer) const;
   // An error is a violation of the protocol.
   absl::Status HandleRequest(const SessionRequestReader& request);
   void OnRing(std::shared_ptr<SessionRing> ring);

@@ -75,7 +75,8 @@ absl::StatusOr<std::optional<std::string_view>> RingReader::Next(size_t& budget)
 
 void RingReader::Release() {
   if (at_ == 0) return;
-  // Only the beginning of a message is left, or a long one that grows.
+  // What is left is the beginning of a message, a long one that grows, or messages behind one that
+  // was given out.
   taken_.erase(0, at_);
   at_ = 0;
   if (taken_.capacity() > kKept && taken_.size() < kTakenAtOnce) {

@@ -17,12 +17,13 @@
 
 namespace runloop {
 
-// Of operations; a batch of more is refused (INVALID_REQUEST). A batch makes others wait for all of
-// it: what is longer is better several.
+// Of operations; a batch of more is refused (INVALID_REQUEST), and so is one of more than a daemon
+// takes, which is less for workers in a role (MESSAGE_TOO_LARGE). A batch makes others wait for all
+// of it: what is longer is better several.
 inline constexpr size_t kMostInBatch = 1024;
 
-// Operations that are to run in a row, for RuntimeContext::DispatchBatch. A value; one thread at a
-// time. Closures need none: one that loops is a batch.
+// Operations that are to run in a row, for RuntimeContext::DispatchBatch. Moved, not copied; one
+// thread at a time. Closures need none: one that loops is a batch.
 class Batch {
  public:
   // The next operation. `Reply` and `where` as in RuntimeContext::DispatchAsync.
@@ -52,7 +53,8 @@ struct BatchOptions {
   bool stop_at_failure = false;
   // From now, for each: what has not started by then never runs. Default: none.
   std::optional<absl::Duration> timeout;
-  // For the batch as a whole, as in DispatchOptions.
+  // For the batch as a whole, as in DispatchOptions. In process nobody keeps room for it: beside
+  // others that dispatch one by one and leave little, it may wait until its timeout.
   WhenFull when_full = WhenFull::kFail;
   // For each, as in DispatchOptions.
   std::stop_token stop_token;

@@ -47,20 +47,22 @@ class AsyncTask final : public Task {
   AsyncTask(RuntimeCore& core, F closure) : core_(core), closure_(std::move(closure)) {}
 
   RunResult Run() override {
+    RunResult result = RunResult::kSucceeded;
     try {
-      std::invoke(std::move(closure_));
-      return RunResult::kSucceeded;
+      std::invoke(*std::move(closure_));
     } catch (...) {
       LogClosureThrew(core_);
-      return RunResult::kFailed;
+      result = RunResult::kFailed;
     }
+    closure_.reset();
+    return result;
   }
   void Skip(const absl::Status&) override {}
   void Release() override { delete this; }
 
  private:
   RuntimeCore& core_;
-  F closure_;
+  std::optional<F> closure_;  // destroyed when it has run
 };
 
 template <typename F>

@@ -77,6 +77,7 @@ RuntimeCore::RuntimeCore(RuntimeOptions options)
       stall_threshold_(options.stall_threshold),
       close_timeout_(options.close_timeout),
       max_handles_(options.max_handles),
+      role_priority_(options.role_priority),
       clock_(options.clock ? options.clock : Clock::Monotonic()),
       log_(options.log ? std::move(options.log) : StderrLog()),
       id_(RandomId()),
@@ -141,8 +142,10 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
     if ((ran > 0 || served) && (ran >= budget.tasks || now - begin >= budget.time)) return true;
     served |= ServeIntake(now);
     TaskQueue::Next next;
+    if (timers_.IsDue(now)) (void)JoinDue(now);
+    // What has come may be urgent.
+    if (closures_ != nullptr && queue_.others_have_posts()) queue_.Intake(now);
     if (closures_ == nullptr || queue_.urgent()) {
-      if (timers_.IsDue(now)) (void)JoinDue(now);
       next = queue_.Pop(now, closures_ != nullptr);
       if (next.closures != nullptr) closures_ = next.closures;
     }
@@ -152,11 +155,9 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       continue;
     }
     if (next.task != nullptr) {
-      const absl::Time before = now;
       RunTask(*next.task, now);
       ++ran;
       if (stopped()) return false;
-      lifecycle_.NoteRunTime(now - before);
       continue;
     }
     if (intake != nullptr) {
@@ -223,6 +224,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time& now) {
     now = clock_->Now();
   } else if (task.batch != nullptr && task.batch->StopsBefore(task.place_in_batch)) {
     if (lifecycle_.EndUnstarted(task, OutcomeKind::kCancelled)) task.Skip(BatchStopped());
+    now = clock_->Now();
   } else if (lifecycle_.Start(task, now)) {
     current_.Set(
         task.operation, task.session.get(), task.call_site,
@@ -237,6 +239,7 @@ void RuntimeCore::RunTask(Task& task, absl::Time& now) {
     const absl::Time began = std::exchange(now, clock_->Now());
     if (task.operation != nullptr) task.operation->statistics().run_time.Add(now - began);
     NoteIfSlow(task, began, now);
+    lifecycle_.NoteRunTime(now - began);
     if (result != Task::RunResult::kTold) {
       lifecycle_.Finish(task, result == Task::RunResult::kSucceeded, true);
     }

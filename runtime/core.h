@@ -47,7 +47,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // Opens a session, which counts as open until it has ended and its objects are closed. `info.id`
   // and `info.start_time` may be empty.
   std::shared_ptr<Session> OpenSession(Session::Info info);
-  // The same for a peer. RESOURCE_EXHAUSTED (QUEUE_FULL): its uid or role has as many as it may.
+  // The same for a peer, with no higher priority than its role may have. RESOURCE_EXHAUSTED
+  // (QUEUE_FULL): its uid or role has as many as it may.
   absl::StatusOr<std::shared_ptr<Session>> OpenPeerSession(Session::Info info);
 
   using Call = OperationCall;
@@ -353,6 +354,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   const absl::Duration stall_threshold_;
   const absl::Duration close_timeout_;
   const size_t max_handles_;
+  const Priority role_priority_;
   Clock* const clock_;
   const LogSink log_;
   const std::string id_;

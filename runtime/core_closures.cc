@@ -60,7 +60,7 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
     unlooked = 0;
     closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
     (void)ServeIntake(now);
-    if (urgent) break;
+    if (urgent || timers_.IsDue(now)) break;
   }
   closures_since_.store(kNone, std::memory_order_relaxed);
   --depth_;

@@ -42,6 +42,7 @@ std::shared_ptr<Session> RuntimeCore::OpenSession(Session::Info info) {
 absl::StatusOr<std::shared_ptr<Session>> RuntimeCore::OpenPeerSession(Session::Info info) {
   std::shared_ptr<Account> user = UserOf(info);
   const int64_t most = info.peer.role.empty() ? kMaxUserSessions : kMaxRoleSessions;
+  if (!info.peer.role.empty()) info.priority = std::max(info.priority, role_priority_);
   absl::MutexLock lock(&sessions_mutex_);
   if (user->sessions() < most) return AddSession(std::move(info), std::move(user));
   absl::Status full = MakeError(

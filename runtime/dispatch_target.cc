@@ -1,4 +1,4 @@
-// What a stop token does to a dispatch.
+// What a stop token does to a dispatch or a batch, and what all ways to a runtime say.
 
 #include "runloop/runtime/dispatch_target.h"
 

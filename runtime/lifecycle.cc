@@ -32,8 +32,7 @@ Lifecycle::Lifecycle(const WorkBounds& bounds,
           bounds.total.items < kExactBelow ? 1 : ClosurePool::kCredit)) {}
 
 absl::Status Lifecycle::RefuseClosure() {
-  const InPlaceTask closure;  // stands for it
-  return Full(total_, unfinished(), {.items = 1}, closure);
+  return Full(total_, unfinished(), {.more = {.items = 1}, .alone = {.items = 1}});
 }
 
 Ledger::Counts Lifecycle::counts() const {
@@ -55,8 +54,6 @@ bool Lifecycle::idle() const {
 }
 
 namespace {
-
-const char* WhatIs(const Task& task) { return task.batch != nullptr ? "batch" : "request"; }
 
 std::string Say(const Bound& bound, bool items) {
   return items ? absl::StrCat(bound.items, " invocations") : absl::StrCat(bound.bytes, " bytes");
@@ -84,18 +81,19 @@ bool Lifecycle::HasRoom(const Room& room, int64_t items, int64_t bytes) {
   return in(room.all) && in(room.user) && in(room.session);
 }
 
-absl::Status Lifecycle::WhyNoRoom(const Task& task, const Bound& more) {
-  const Account* const user = task.session == nullptr ? nullptr : task.session->user_.get();
-  const Account* const session = task.session == nullptr ? nullptr : task.session->account_.get();
+absl::Status Lifecycle::WhyNoRoom(const Asking& asking) {
+  const Session* const of = asking.session;
+  const Account* const user = of == nullptr ? nullptr : of->user_.get();
+  const Account* const session = of == nullptr ? nullptr : of->account_.get();
   // What can never fit is told so, whatever else is in the way just now.
-  const Bound alone =
-      task.batch != nullptr ? more : Bound{.bytes = static_cast<int64_t>(task.bytes)};
   for (const Account* const account : {&std::as_const(total_), user, session}) {
     if (account == nullptr) continue;
-    if (alone.items > account->bound().items || alone.bytes > account->bound().bytes) {
-      return TooLarge(*account, task, alone);
+    if ((asking.batch && asking.alone.items > account->bound().items) ||
+        asking.alone.bytes > account->bound().bytes) {
+      return TooLarge(*account, asking);
     }
   }
+  const Bound& more = asking.more;
   const int64_t all = unfinished();
   const bool in_all =
       more.items <= bounds_.total.items - all && more.bytes <= RoomIn(&total_).bytes;
@@ -103,10 +101,16 @@ absl::Status Lifecycle::WhyNoRoom(const Task& task, const Bound& more) {
     if (!in_all || account == nullptr) continue;
     const Bound room = RoomIn(account);
     if (more.items > room.items || more.bytes > room.bytes) {
-      return Full(*account, account->held().items, more, task);
+      return Full(*account, account->held().items, asking);
     }
   }
-  return Full(total_, all, more, task);
+  return Full(total_, all, asking);
+}
+
+Lifecycle::Asking Lifecycle::AskFor(const Task& task, const Bound& more) {
+  return {.session = task.session.get(),
+          .more = more,
+          .alone = {.items = 1, .bytes = static_cast<int64_t>(task.bytes)}};
 }
 
 absl::Status Lifecycle::Admit(Task& task, const Task* instead_of, Task::State as) {
@@ -115,21 +119,26 @@ absl::Status Lifecycle::Admit(Task& task, const Task* instead_of, Task::State as
       static_cast<int64_t>(task.bytes) -
       (instead_of != nullptr ? static_cast<int64_t>(instead_of->bytes) : int64_t{0});
   const Room room = GetRoom(task.session.get());
-  if (!HasRoom(room, items, bytes)) return WhyNoRoom(task, {.items = items, .bytes = bytes});
+  if (!HasRoom(room, items, bytes))
+    return WhyNoRoom(AskFor(task, {.items = items, .bytes = bytes}));
   AdmitUnbounded(task, as);
   return absl::OkStatus();
 }
 
+absl::Status Lifecycle::CheckBatch(const Session& session, const Bound& batch) {
+  if (HasRoom(GetRoom(&session), batch.items, batch.bytes)) return absl::OkStatus();
+  for (int64_t i = 1; i < batch.items; ++i) ledger_.Refuse();
+  return WhyNoRoom({.session = &session, .more = batch, .alone = batch, .batch = true});
+}
+
 absl::Status Lifecycle::AdmitBatch(absl::Span<Task* const> tasks) {
-  Group batch = BeginGroup(*tasks.front()->session);
+  Group batch{.session = tasks.front()->session.get()};
   for (const Task* const task : tasks) {
     ++batch.items;
     batch.bytes += static_cast<int64_t>(task->bytes);
   }
-  if (!HasRoom(batch.room, batch.items, batch.bytes)) {
-    for (size_t i = 1; i < tasks.size(); ++i) ledger_.Refuse();
-    return WhyNoRoom(*tasks.front(), {.items = batch.items, .bytes = batch.bytes});
-  }
+  absl::Status room = CheckBatch(*batch.session, {.items = batch.items, .bytes = batch.bytes});
+  if (!room.ok()) return room;
   for (const Task* const task : tasks) task->operation->statistics().admitted.fetch_add(1);
   AdmitGroup(batch);
   return absl::OkStatus();
@@ -145,8 +154,8 @@ bool Lifecycle::HasRoom(const Task& task, const Group& group) const {
 
 absl::Status Lifecycle::Add(Task& task, Group& group) {
   if (!HasRoom(task, group)) {
-    return WhyNoRoom(
-        task, {.items = group.items + 1, .bytes = group.bytes + static_cast<int64_t>(task.bytes)});
+    return WhyNoRoom(AskFor(
+        task, {.items = group.items + 1, .bytes = group.bytes + static_cast<int64_t>(task.bytes)}));
   }
   ++group.items;
   group.bytes += static_cast<int64_t>(task.bytes);
@@ -159,47 +168,46 @@ void Lifecycle::AdmitGroup(const Group& group) {
   Hold(group.session, group.items, group.bytes);
 }
 
-Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Task& task) {
-  if (task.session != nullptr && &account == task.session->account_.get()) {
+Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Session* session) {
+  if (session != nullptr && &account == session->account_.get()) {
     return {.bound = "session", .in_words = "the session"};
   }
   const bool all = account.holder() == "runtime";
   return {.bound = account.holder(), .in_words = all ? "the runtime" : account.holder()};
 }
 
-absl::Status Lifecycle::TooLarge(const Account& account, const Task& task, const Bound& alone) {
+absl::Status Lifecycle::TooLarge(const Account& account, const Asking& asking) {
   ledger_.Refuse();
-  const Names names = NamesOf(account, task);
-  const bool by_items = alone.items > account.bound().items;
+  const Names names = NamesOf(account, asking.session);
+  const bool by_items = asking.alone.items > account.bound().items;
   const std::string limit = Say(account.bound(), by_items);
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                   absl::StrCat("this ", WhatIs(task), " has ", Say(alone, by_items), ", and ",
-                                names.in_words, " may have ", limit,
+                   absl::StrCat("this ", asking.what(), " has ", Say(asking.alone, by_items),
+                                ", and ", names.in_words, " may have ", limit,
                                 " unfinished: it can never fit; raise the bound, or send less"),
                    {{"bound", names.bound}, {"limit", limit}});
 }
 
-absl::Status Lifecycle::Full(const Account& account, int64_t items, const Bound& more,
-                             const Task& task) {
+absl::Status Lifecycle::Full(const Account& account, int64_t items, const Asking& asking) {
   ledger_.Refuse();
   const Bound& bound = account.bound();
+  const Bound& more = asking.more;
   const bool by_items = more.bytes <= 0 || account.held().bytes + more.bytes <= bound.bytes;
-  const Names names = NamesOf(account, task);
+  const Names names = NamesOf(account, asking.session);
   const std::string limit = Say(bound, by_items);
-  const Bound held{.items = items, .bytes = account.held().bytes};
-  const bool says_how_much = !by_items || task.batch != nullptr;
+  const bool says_how_much = !by_items || asking.batch;
   const std::string holder =
-      largest_holder_(&account == &total_ ? nullptr : &account, task.session.get());
-  absl::Status status = MakeError(
-      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
-      absl::StrCat("the queue is full: ", names.in_words, " has ",
-                   by_items ? held.items : held.bytes, " of ", limit, " unfinished",
-                   says_how_much
-                       ? absl::StrCat(", and this ", WhatIs(task), " has ", Say(more, by_items))
-                       : "",
-                   holder.empty() ? "" : absl::StrCat("; most are of ", holder),
-                   "; try again when some have ended"),
-      {{"bound", names.bound}, {"limit", limit}, {"holder", holder}});
+      largest_holder_(&account == &total_ ? nullptr : &account, asking.session);
+  absl::Status status =
+      MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_QUEUE_FULL,
+                absl::StrCat("the queue is full: ", names.in_words, " has ",
+                             by_items ? items : account.held().bytes, " of ", limit, " unfinished",
+                             says_how_much ? absl::StrCat(", and this ", asking.what(), " has ",
+                                                          Say(asking.alone, by_items))
+                                           : "",
+                             holder.empty() ? "" : absl::StrCat("; most are of ", holder),
+                             "; try again when some have ended"),
+                {{"bound", names.bound}, {"limit", limit}, {"holder", holder}});
   // By then an eighth of what is unfinished should have run.
   const absl::Duration hint =
       absl::Nanoseconds(mean_run_nanos_.load()) * std::max<int64_t>(1, items / 8);

@@ -51,7 +51,9 @@ class Lifecycle {
   // The same without looking at bounds.
   void AdmitUnbounded(Task& task, Task::State as = Task::State::kQueued);
 
-  // As Admit, of all of them or of none; they are of one session.
+  // As Admit, of all of them or of none; they are of one session. What is refused is counted as so
+  // many.
+  absl::Status CheckBatch(const Session& session, const Bound& batch);
   absl::Status AdmitBatch(absl::Span<Task* const> tasks);
 
   // What is left of each bound.
@@ -118,14 +120,22 @@ class Lifecycle {
     std::string bound;
     std::string in_words;
   };
-  static Names NamesOf(const Account& account, const Task& task);
+  static Names NamesOf(const Account& account, const Session* session);
   Room GetRoom(const Session* session) const;
   static bool HasRoom(const Room& room, int64_t items, int64_t bytes);
-  // Why there is no room for so much `more`: a task, after others of its group, or a batch, whose
-  // first `task` is.
-  absl::Status WhyNoRoom(const Task& task, const Bound& more);
-  absl::Status TooLarge(const Account& account, const Task& task, const Bound& alone);
-  absl::Status Full(const Account& account, int64_t items, const Bound& more, const Task& task);
+  // Who asks for room, for how much more, after others of a group, and of that for what alone.
+  struct Asking {
+    const Session* session = nullptr;
+    Bound more, alone;
+    bool batch = false;
+
+    const char* what() const { return batch ? "batch" : "request"; }
+  };
+  static Asking AskFor(const Task& task, const Bound& more);
+  // Why there is no room.
+  absl::Status WhyNoRoom(const Asking& asking);
+  absl::Status TooLarge(const Account& account, const Asking& asking);
+  absl::Status Full(const Account& account, int64_t items, const Asking& asking);
   // About how much there is, to be held against the bound of all.
   int64_t unfinished() const {
     return ledger_.unfinished() + stale_.load() + closures_->unfinished();

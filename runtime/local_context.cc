@@ -130,11 +130,13 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
 
   // Before anybody but the task knows of this.
   void SetTask(std::weak_ptr<OperationTask> task) { task_ = std::move(task); }
-  // It was refused.
+  // It was refused. The thread that dispatches it, as refused.
   void Refuse(absl::Status why) {
+    refused_ = true;
     use_ = nullptr;
     Finish(std::move(why));
   }
+  bool refused() const { return refused_; }
   void Deliver(std::shared_ptr<OperationTask> task) override {
     const std::shared_ptr<SessionUse> used = std::move(use_);
     absl::StatusOr<std::unique_ptr<google::protobuf::Message>> outcome = task->TakeOutcome();
@@ -177,6 +179,7 @@ class LocalInvocation final : public InvocationState, public OutcomeSink {
   std::shared_ptr<SessionUse> use_;  // until it has its outcome
   std::weak_ptr<OperationTask> task_;
   std::atomic<bool> stopped_{false};  // set before it is given up for this
+  bool refused_ = false;
 };
 
 // The in-process way to a runtime: messages move as they are.
@@ -269,7 +272,7 @@ class LocalTarget final : public DispatchTarget {
   static Invocations TryUntil(absl::Time deadline, Attempt attempt) {
     while (true) {
       Invocations invocations = attempt();
-      if (!invocations.front()->done()) return invocations;
+      if (!invocations.front()->refused()) return invocations;
       const absl::Status refusal = invocations.front()->Await(absl::ZeroDuration());
       const absl::Duration delay = RetryDelayOf(refusal).value_or(absl::Milliseconds(10));
       if (ReasonOf(refusal) != v1::ERROR_REASON_QUEUE_FULL ||

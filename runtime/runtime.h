@@ -40,6 +40,9 @@ struct RuntimeOptions {
   RuntimeThread thread = RuntimeThread::kBind;
   // How much work may be unfinished; more is refused.
   WorkBounds bounds;
+  // The highest priority that a worker in a role may have, whatever it asks for: what is urgent
+  // holds up all others.
+  Priority role_priority = Priority::kDefault;
   // How many buffers there may be, and of what size.
   BufferBounds buffer_bounds;
   // What may wait for one subscriber in another process: of a session, or of one call of

@@ -155,11 +155,12 @@ class RuntimeContext {
     return DispatchAsync<Reply>(operation, std::move(request), options, where);
   }
 
-  // Queues a batch (batch.h), and returns at once: one invocation for each operation, in the order
-  // in which they were added; WaitAll (wait.h) awaits them. On the runtime thread nothing else of
-  // the queue starts between them, whatever its priority, though the loop may give the platform's
-  // own events a turn. All are taken in or none: a refusal is the outcome of each then, such as
-  // MESSAGE_TOO_LARGE for more than fits into one message or a bound, at once.
+  // Queues a batch (batch.h), and returns at once, but for WhenFull::kWait: one invocation for each
+  // operation, in the order in which they were added; WaitAll (wait.h) awaits them. On the runtime
+  // thread nothing else of the queue starts between them, whatever its priority, though the loop
+  // may give the platform's own events a turn. All are taken in or none: a refusal is the outcome
+  // of each then, such as MESSAGE_TOO_LARGE for more than fits into one message or a bound, at
+  // once.
   //
   // Each has its own outcome and may be cancelled alone. One that defers its completion does not
   // hold up those behind it.

@@ -62,7 +62,8 @@ class Session : public std::enable_shared_from_this<Session> {
     PeerIdentity peer;
     std::string transport;  // `stream`, `call`, `local`: what status shows, unless it has changed
     absl::Time start_time;  // of day
-    // In process: it shares the queue's one lane with closures, and is bounded by the total alone.
+    // In process: it shares a lane with closures of its priority, and is bounded by the total
+    // alone.
     bool in_process = false;
     Priority priority = Priority::kDefault;
   };

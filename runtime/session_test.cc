@@ -327,6 +327,50 @@ TEST_F(SessionTest, WhoHoldsMostIsLookedUpOnceInAWhile) {
   operations_->LetGo();
 }
 
+TEST_F(SessionTest, ABatchIsHeldAgainstTheBoundsAsAWhole) {
+  Start({.bounds = {.total = {.items = 100, .bytes = 100'000},
+                    .user = {.items = 6, .bytes = 5'000},
+                    .session = {.items = 6, .bytes = 3'000}}});
+  RemoteSession a(*runtime_, {.pid = 11, .uid = 1000}), b(*runtime_, {.pid = 12, .uid = 1000});
+  const auto dispatch = [](RemoteSession& session, size_t count, size_t bytes) {
+    std::vector<internal::RuntimeCore::Call> calls;
+    for (size_t i = 0; i < count; ++i) {
+      calls.push_back({.operation = *session.core().FindOperation(kEcho),
+                       .request = std::make_unique<EchoRequest>(Payload(bytes)),
+                       .session = session->shared_from_this()});
+    }
+    return session.core().DispatchBatch(std::move(calls), false).status();
+  };
+  const auto held = [&](const std::string& holder) {
+    for (const BoundStatus& bound : runtime_->GetSnapshot().bounds) {
+      if (bound.holder == holder) return bound.held.items;
+    }
+    return int64_t{-1};
+  };
+  const absl::Status many = dispatch(a, 7, 10);
+  EXPECT_EQ(ReasonOf(many), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_THAT(std::string(many.message()), HasSubstr("this batch has 7 invocations"));
+  const absl::Status large = dispatch(a, 4, 1'000);  // each of them would fit
+  EXPECT_EQ(ReasonOf(large), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_THAT(std::string(large.message()), HasSubstr("may have 3000 bytes unfinished"));
+  const auto hold = Hold(b);
+  const absl::Status full = dispatch(a, 6, 10);
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_QUEUE_FULL);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("uid 1000 has 1 of 6"));
+  EXPECT_EQ(held("uid 1000"), 1);
+  EXPECT_EQ(runtime_->GetSnapshot().ledger.refused, 7u + 4 + 6);
+  EXPECT_TRUE(dispatch(a, 5, 10).ok());
+  EXPECT_EQ(held("uid 1000"), 6);
+  // What is queued of it ends with its session, while the thread is stuck.
+  a->End();
+  const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
+  EXPECT_EQ(ledger.abandoned, 5u);
+  EXPECT_EQ(ledger.queued, 0u);
+  EXPECT_EQ(held("uid 1000"), 1);
+  EXPECT_EQ(ReasonOf(dispatch(a, 2, 10)), v1::ERROR_REASON_SESSION_ENDED);
+  operations_->LetGo();
+}
+
 TEST_F(SessionTest, ARoleMayHaveSoManySessionsThatAreOpenOrClosing) {
   Start();
   RemoteSession host(*runtime_);

@@ -37,7 +37,7 @@ void TaskQueue::Join(QueueItem* item, Lane& lane) {
     if (item->is_closure()) return;
     auto* const task = static_cast<Task*>(item);
     task->place_ = Task::Place::kLine;
-    task->Prefetch();
+    if (lane.in_line <= kLaneDepth) task->Prefetch();
   } else {
     if (lane.waiting.empty()) waiting_lanes_.insert(&lane);
     if (!item->is_closure()) static_cast<Task*>(item)->place_ = Task::Place::kLane;
@@ -99,7 +99,7 @@ void TaskQueue::Refill(Lane& lane) {
       auto* const task = static_cast<Task*>(lane.waiting.first);
       lane.waiting.Unlink(task);
       task->place_ = Task::Place::kLine;
-      task->Prefetch();
+      if (lane.in_line < kLaneDepth) task->Prefetch();
       next.Append(task);
     }
     lane.in_line += next.size;
@@ -131,25 +131,33 @@ void TaskQueue::TakePosts(absl::Time now) {
 }
 
 void TaskQueue::NoteUrgent() {
-  const bool urgent = !lines_[LevelOf(Priority::kInteractive)].empty();
+  const bool urgent = !lines_[LevelOf(Priority::kInteractive)].empty() || ContinuesBatch();
   if (urgent_.load(std::memory_order_relaxed) != urgent) {
     urgent_.store(urgent, std::memory_order_relaxed);
   }
 }
 
-std::optional<size_t> TaskQueue::NextLevel(bool closures_in_hand) const {
+bool TaskQueue::Waits(size_t level) const {
+  return !lines_[level].empty() || (level == kClosures && taken_ > 0);
+}
+
+std::optional<size_t> TaskQueue::NextLevel() const {
   std::optional<size_t> next;
   for (size_t level = 0; level < lines_.size(); ++level) {
-    const bool waits = !lines_[level].empty() || (closures_in_hand && level == kClosures);
-    if (waits && (!next.has_value() || passed_by_[level] + 1 >= kTurnEvery[level])) next = level;
+    if (Waits(level) && (!next.has_value() || passed_by_[level] + 1 >= kTurnEvery[level]))
+      next = level;
   }
   return next;
 }
 
 void TaskQueue::CountTurn(size_t level, size_t count) {
-  passed_by_[level] = 0;
+  passed_by_[level] -= std::min(passed_by_[level], kTurnEvery[level] * count);
   for (size_t other = level + 1; other < lines_.size(); ++other) {
-    if (!lines_[other].empty()) passed_by_[other] += count;
+    if (Waits(other)) {
+      passed_by_[other] += count;
+    } else {
+      passed_by_[other] = 0;
+    }
   }
 }
 
@@ -177,7 +185,7 @@ void TaskQueue::Close(absl::Time now) {
 TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  const std::optional<size_t> level = ContinuesBatch() ? batch_level_ : NextLevel(closures_in_hand);
+  const std::optional<size_t> level = ContinuesBatch() ? batch_level_ : NextLevel();
   if (!level.has_value()) return {};
   if (closures_in_hand && *level == kClosures) {
     CountTurn(kClosures, 1);
@@ -192,6 +200,7 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
     CountTurn(*level, 1);
     batch_ = task->batch;
     batch_level_ = *level;
+    NoteUrgent();
     if (line.first != nullptr && !line.first->is_closure()) {
       const auto& next = static_cast<const Task&>(*line.first);
       __builtin_prefetch(next.payload);
@@ -329,8 +338,12 @@ void TaskQueue::LookAtFirst(absl::Time now, size_t most,
                             absl::FunctionRef<void(const Task*, const ClosureNode*)> look) {
   absl::MutexLock lock(&intake_);
   TakePosts(now);
-  for (const ItemList& line : lines_) {
-    for (QueueItem* item = line.first; item != nullptr && most > 0; item = item->next_, --most) {
+  const size_t first = ContinuesBatch() ? batch_level_ : 0;
+  for (size_t i = 0; i < lines_.size(); ++i) {
+    // The others stay in their order.
+    const size_t level = i == 0 ? first : i <= first ? i - 1 : i;
+    for (QueueItem* item = lines_[level].first; item != nullptr && most > 0;
+         item = item->next_, --most) {
       if (item->is_closure()) {
         look(nullptr, static_cast<ClosureNode*>(item));
       } else {

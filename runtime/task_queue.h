@@ -34,7 +34,8 @@ struct Lane {
 // is such a line for each priority.
 //
 // Priorities: what is more urgent is taken first, but while something is in a line at most
-// kTurnEvery - 1 tasks of more urgent ones are taken before it has its turn.
+// kTurnEvery - 1 tasks of more urgent ones are taken before it has its turn; a batch that is longer
+// than what is left of them is made up for by as many turns.
 //
 // Batches: tasks that are pushed together and share a TaskBatch stand in the line one behind the
 // other, and are taken in a row, whatever the priority of what else waits. They join the line
@@ -116,13 +117,15 @@ class TaskQueue {
   // True if some of it is in another lane than closures are: then the runtime thread does intake
   // between two closures, too. Cheap.
   bool others_have_posts() const { return others_posted_.load(std::memory_order_acquire); }
-  // True if, at the last intake, something more urgent than closures was in line. Cheap.
+  // True if, at the last intake, something came before closures that were taken: what is more
+  // urgent, or the rest of a batch that has begun. Cheap.
   bool urgent() const { return urgent_.load(std::memory_order_relaxed); }
 
   // Does intake; when what is queued and has waited longest was posted, or InfiniteFuture.
   absl::Time OldestIntake(absl::Time now) ABSL_LOCKS_EXCLUDED(intake_);
 
-  // Does intake, then shows what stands first in the line, at most so many: a task, or a closure.
+  // Does intake, then shows what stands first, at most so many, tasks and closures: first the rest
+  // of a batch that has begun, then line by line, the most urgent first.
   // `look` is called under the lock: it must be quick and not come back here.
   void LookAtFirst(absl::Time now, size_t most,
                    absl::FunctionRef<void(const Task*, const ClosureNode*)> look)
@@ -145,9 +148,10 @@ class TaskQueue {
   // True if what has joined the line last is of the batch.
   bool ContinuesLine(const ItemList& line, const QueueItem* item) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  // Whose turn it is; none: nothing is in line.
-  std::optional<size_t> NextLevel(bool closures_in_hand) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Something is in the line, or was taken out of it and has not started.
+  bool Waits(size_t level) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Whose turn it is; none: nothing waits.
+  std::optional<size_t> NextLevel() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // So many of a line have their turn.
   void CountTurn(size_t level, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   bool lines_empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
@@ -178,8 +182,8 @@ class TaskQueue {
   std::atomic<bool> urgent_{false};
 
   mutable absl::Mutex intake_;
-  // Of each priority: its line, how many of more urgent ones were taken since it had its turn,
-  // while something is in it, and this process's lane.
+  // Of each priority: its line, how many of more urgent ones were taken while it waits and are not
+  // made up for by a turn, and this process's lane.
   std::array<ItemList, kPriorities> lines_ ABSL_GUARDED_BY(intake_);
   std::array<size_t, kPriorities> passed_by_ ABSL_GUARDED_BY(intake_) = {};
   std::array<Lane, kPriorities> own_lanes_ ABSL_GUARDED_BY(intake_);

@@ -280,14 +280,108 @@ TEST(TaskQueueTest, ABatchIsTakenInARow) {
 
 TEST(TaskQueueTest, WhatIsTakenOutOfABatchDoesNotBreakIt) {
   TaskQueue queue(kNoneStarted);
-  Lane lane, other;
-  const std::vector<NumberedTask*> batch = PushBatch(queue, lane, 1, 4);
-  PushMany(queue, other, 2, 1);
-  for (const size_t i : {0, 2}) {
+  Lane lane, other, urgent;
+  urgent.priority = Priority::kInteractive;
+  PushMany(queue, lane, 1, 1);
+  const std::vector<NumberedTask*> batch = PushBatch(queue, lane, 2, 70);
+  PushMany(queue, other, 3, 1);
+  const auto take = [&](size_t i) {
     ASSERT_TRUE(queue.Take(*batch[i], absl::Now()));
     batch[i]->Release();
+  };
+  take(0);   // before it begins
+  take(69);  // its last one
+  std::vector<int> popped, expected = {1000};
+  while (Task* const task = queue.Pop(absl::Now()).task) {
+    const auto& numbered = static_cast<const NumberedTask&>(*task);
+    popped.push_back(numbered.producer * 1000 + numbered.number);
+    if (popped.back() == 2001) {
+      PushMany(queue, urgent, 9, 1);
+      take(2);  // what would come next
+      take(40);
+    }
+    task->Release();
   }
-  EXPECT_EQ(PopAll(queue), (std::vector<int>{1001, 1003, 2000}));
+  for (int i = 1; i < 69; ++i) {
+    if (i != 2 && i != 40) expected.push_back(2000 + i);
+  }
+  expected.push_back(9000);
+  expected.push_back(3000);
+  EXPECT_EQ(popped, expected);
+}
+
+TEST(TaskQueueTest, ABatchThatPassesOthersIsMadeUpFor) {
+  TaskQueue queue(kNoneStarted);
+  Lane urgent, lane;
+  urgent.priority = Priority::kInteractive;
+  PushBatch(queue, urgent, 1, 80);
+  PushMany(queue, urgent, 2, 20);
+  PushMany(queue, lane, 3, 30);
+  const std::vector<int> popped = PopAll(queue);
+  ASSERT_EQ(popped.size(), 130u);
+  // 80 have passed the other line, and so ten of it follow before the next.
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(popped[80 + i], 3000 + i);
+  EXPECT_EQ(popped[90], 2000);
+}
+
+// Closures that Pop has given, as RuntimeCore deals with them.
+class ClosuresInHand : public testing::Test {
+ protected:
+  static constexpr size_t kTaken = 5;
+  ClosuresInHand() {
+    for (ClosureNode& node : nodes_) {
+      node.Emplace([] {}, CallSite());
+      EXPECT_TRUE(queue_.Push(&node));
+    }
+    EXPECT_EQ(queue_.Pop(absl::Now()).closures, &nodes_[0]);
+    urgent_.priority = Priority::kInteractive;
+    background_.priority = Priority::kBackground;
+  }
+  ~ClosuresInHand() override {
+    for (ClosureNode& node : nodes_) node.Drop();
+    while (Task* const task = queue_.Pop(absl::Now()).task) task->Release();
+  }
+  // The producer of what comes before the next closure; 0: it is the closure's turn.
+  int Next() {
+    Task* const task = queue_.Pop(absl::Now(), /*closures_in_hand=*/true).task;
+    if (task == nullptr) return 0;
+    const int producer = static_cast<NumberedTask*>(task)->producer;
+    task->Release();
+    return producer;
+  }
+
+  std::atomic<uint64_t> started_{0};
+  TaskQueue queue_{started_};
+  Lane urgent_, background_;
+  ClosureNode nodes_[kTaken];
+};
+
+TEST_F(ClosuresInHand, HaveTheirTurnHoweverMuchIsUrgent) {
+  PushMany(queue_, urgent_, 1, 100);
+  for (size_t closure = 0; closure < kTaken; ++closure) {
+    for (int i = 0; i < 7; ++i) ASSERT_EQ(Next(), 1);
+    ASSERT_EQ(Next(), 0);
+    started_.fetch_add(1);
+  }
+}
+
+TEST_F(ClosuresInHand, ComeAfterABatchThatHasBegun) {
+  PushMany(queue_, urgent_, 1, 64);
+  PushBatch(queue_, background_, 2, 3);
+  for (int next = Next(); next != 2; next = Next()) {
+    if (next == 0) started_.fetch_add(1);
+  }
+  // Nothing is urgent any more, and the batch goes on all the same.
+  for (Task* const task : queue_.TakeIf(absl::Now(), nullptr, [](Task& task) {
+         return task.priority == Priority::kInteractive;
+       })) {
+    task->Release();
+  }
+  EXPECT_TRUE(queue_.urgent());
+  EXPECT_EQ(Next(), 2);
+  EXPECT_EQ(Next(), 2);
+  EXPECT_FALSE(queue_.urgent());
+  EXPECT_EQ(Next(), 0);
 }
 
 }  // namespace

@@ -140,6 +140,52 @@ TEST_P(BatchTest, IsTakenInAsAWholeOrNotAtAll) {
   EXPECT_THAT(operations_->record(), SizeIs(0));
 }
 
+// By what carries it: a short message, one that the runtime thread reads, one that another thread
+// reads since it holds many, and one that is longer than a ring.
+TEST_P(BatchTest, OfAnySizeIsTheSame) {
+  Start();
+  const RuntimeContext context = Context();
+  for (const auto& [count, bytes] : {std::pair(3, 10), {100, 100}, {500, 100}, {100, 10'000}}) {
+    Batch batch;
+    for (int i = 0; i < count; ++i) {
+      test::v1::EchoRequest request = Echo(std::to_string(i));
+      request.set_payload(std::string(static_cast<size_t>(bytes), 'x'));
+      batch.Add<test::v1::EchoReply>(kEcho, std::move(request));
+    }
+    const std::vector<Invocation> invocations = context.DispatchBatch(std::move(batch));
+    ASSERT_THAT(invocations, SizeIs(count));
+    for (int i = 0; i < count; ++i) {
+      const auto reply = invocations[static_cast<size_t>(i)].AwaitReply<test::v1::EchoReply>(
+          absl::InfiniteDuration());
+      ASSERT_TRUE(reply.ok()) << reply.status();
+      EXPECT_EQ(reply->text(), std::to_string(i));
+      EXPECT_EQ(reply->payload_size(), static_cast<uint64_t>(bytes));
+    }
+  }
+}
+
+TEST_P(BatchTest, EndsWithItsRuntimeInTheMiddle) {
+  Start();
+  const RuntimeContext context = Context();
+  Batch batch;
+  batch.Add(kRecord, Record(1, 0)).Add(kHold, test::v1::HoldRequest());
+  for (uint64_t i = 1; i < 50; ++i) batch.Add(kRecord, Record(1, i));
+  const std::vector<Invocation> invocations = context.DispatchBatch(std::move(batch));
+  operations_->AwaitHeld();
+  runtime_->BeginDrain();
+  Batch late;
+  late.Add(kRecord, Record(2, 0)).Add(kRecord, Record(2, 1));
+  EXPECT_THAT(ReasonsOf(context.DispatchBatch(std::move(late))),
+              ElementsAre(v1::ERROR_REASON_DRAINING, v1::ERROR_REASON_DRAINING));
+  // What was taken in before still runs, all of it.
+  operations_->LetGo();
+  EXPECT_TRUE(WaitAll(invocations, absl::InfiniteDuration()).ok());
+  EXPECT_THAT(operations_->record(), SizeIs(50));
+  const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
+  EXPECT_EQ(ledger.admitted, 51u);
+  EXPECT_EQ(ledger.refused, 2u);
+}
+
 TEST_P(BatchTest, WaitsForRoomAsAWhole) {
   Start(RuntimeThread::kSpawn, {.total = {.items = 4, .bytes = int64_t{1} << 20},
                                 .user = {.items = 4, .bytes = int64_t{1} << 20},
@@ -147,6 +193,11 @@ TEST_P(BatchTest, WaitsForRoomAsAWhole) {
   const RuntimeContext context = Context();
   const Invocation hold = Hold(context);
   const Invocation before = context.DispatchAsync(kRecord, Record(1, 0));
+  Batch refused;
+  for (uint64_t i = 1; i <= 4; ++i) refused.Add(kRecord, Record(2, i));
+  EXPECT_THAT(ReasonsOf(context.DispatchBatch(std::move(refused))),
+              testing::Each(v1::ERROR_REASON_QUEUE_FULL));
+  // Let go by what it does not wait for: the caller blocks meanwhile.
   std::thread lets_go([&] { operations_->LetGo(); });
   Batch batch;
   for (uint64_t i = 1; i <= 4; ++i) batch.Add(kRecord, Record(1, i));
@@ -181,27 +232,6 @@ TEST_P(BatchTest, ExpiresAndEndsWithItsSession) {
   operations_->LetGo();
   EXPECT_TRUE(hold.Await(absl::InfiniteDuration()).ok());
   EXPECT_THAT(operations_->record(), SizeIs(0));
-}
-
-// In a message larger than a ring, which goes by a buffer.
-TEST_P(BatchTest, MayHoldMuch) {
-  Start();
-  const RuntimeContext context = Context();
-  Batch batch;
-  for (int i = 0; i < 100; ++i) {
-    test::v1::EchoRequest request = Echo(std::to_string(i));
-    request.set_payload(std::string(10'000, 'x'));
-    batch.Add<test::v1::EchoReply>(kEcho, std::move(request));
-  }
-  const std::vector<Invocation> invocations = context.DispatchBatch(std::move(batch));
-  ASSERT_THAT(invocations, SizeIs(100));
-  for (int i = 0; i < 100; ++i) {
-    const auto reply = invocations[static_cast<size_t>(i)].AwaitReply<test::v1::EchoReply>(
-        absl::InfiniteDuration());
-    ASSERT_TRUE(reply.ok()) << reply.status();
-    EXPECT_EQ(reply->text(), std::to_string(i));
-    EXPECT_EQ(reply->payload_size(), 10'000u);
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, BatchTest, testing::ValuesIn(kPaths), PathName);

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <array>
+#include <functional>
 #include <vector>
 
 #include "runloop/runtime/wait.h"
@@ -30,13 +32,12 @@ class PriorityTest : public ContractTest {
     return *context;
   }
 
-  // Waits until the runtime has admitted so many that have not ended.
-  void AwaitUnfinished(uint64_t count) const {
-    const auto waits = [&] {
-      const Ledger::Counts ledger = runtime_->GetSnapshot().ledger;
-      return ledger.queued + ledger.running < count;
-    };
-    while (waits()) std::this_thread::yield();
+  // Waits until all that the context has dispatched is queued: what is cancelled was taken in
+  // behind it.
+  static void AwaitQueued(const RuntimeContext& context) {
+    const Invocation last = context.DispatchAsync(kRecord, Record(99, 0));
+    last.Cancel();
+    ASSERT_EQ(ReasonOf(last.Await(absl::InfiniteDuration())), v1::ERROR_REASON_CANCELLED);
   }
 
   // How many of each producer are among the first `count`.
@@ -64,7 +65,7 @@ TEST_P(PriorityTest, WithAFloodInEachTheUrgentComeFirstAndNothingStarves) {
           kRecord, Record(static_cast<uint32_t>(level), i)));
     }
   }
-  AwaitUnfinished(kPriorities * kEach + 1);
+  for (const RuntimeContext& context : contexts) AwaitQueued(context);
   operations_->LetGo();
   ASSERT_TRUE(WaitAll(invocations, absl::InfiniteDuration()).ok());
   ASSERT_TRUE(hold.Await(absl::InfiniteDuration()).ok());
@@ -98,9 +99,9 @@ TEST_P(PriorityTest, ALoneUrgentOneWaitsForNoFlood) {
   for (uint64_t i = 0; i < 500; ++i) {
     invocations.push_back(flood.DispatchAsync(kRecord, Record(2, i)));
   }
-  AwaitUnfinished(501);
   const Invocation first = urgent.DispatchAsync(kRecord, Record(0, 0));
-  AwaitUnfinished(502);
+  AwaitQueued(flood);
+  AwaitQueued(urgent);
   operations_->LetGo();
   ASSERT_TRUE(first.Await(absl::InfiniteDuration()).ok());
   ASSERT_TRUE(WaitAll(invocations, absl::InfiniteDuration()).ok());
@@ -117,7 +118,7 @@ TEST_P(PriorityTest, ABatchIsNotSplitByWhatIsMoreUrgent) {
   const std::vector<Invocation> invocations = background.DispatchBatch(std::move(batch));
   operations_->AwaitHeld();  // the batch has begun
   const Invocation late = urgent.DispatchAsync(kRecord, Record(0, 0));
-  AwaitUnfinished(52);
+  AwaitQueued(urgent);
   operations_->LetGo();
   ASSERT_TRUE(WaitAll(invocations, absl::InfiniteDuration()).ok());
   ASSERT_TRUE(late.Await(absl::InfiniteDuration()).ok());
@@ -184,6 +185,63 @@ TEST_P(LocalPriorityTest, AnUrgentClosureWaitsForNoOthersThatWereTakenBefore) {
   ASSERT_TRUE(hold.Await(absl::InfiniteDuration()).ok());
   ASSERT_EQ(order.size(), 21u);
   EXPECT_EQ(order[5], 0);
+}
+
+// Each urgent one brings the next, so that one always waits.
+TEST_P(LocalPriorityTest, ClosuresThatWereTakenHaveTheirTurnBesideUrgentOnesWithoutEnd) {
+  Start();
+  const LocalRuntimeContext local = runtime_->context();
+  const LocalRuntimeContext urgent = local.WithPriority(Priority::kInteractive);
+  std::vector<int> order;
+  bool over = false;
+  std::function<void()> next = [&] {
+    order.push_back(0);
+    if (over) return;
+    ASSERT_TRUE(urgent.RunOnRuntimeThreadAsync([&next] { next(); }).ok());
+  };
+  const Invocation hold = Hold(local.AsRuntimeContext());
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(local
+                    .RunOnRuntimeThreadAsync([&, i] {
+                      order.push_back(1);
+                      if (i == 0) next();
+                      if (i == 4) over = true;
+                    })
+                    .ok());
+  }
+  operations_->LetGo();
+  ASSERT_TRUE(local.RunOnRuntimeThreadBlocking([] {}).ok());
+  ASSERT_TRUE(hold.Await(absl::InfiniteDuration()).ok());
+  ASSERT_EQ(std::count(order.begin(), order.end(), 1), 5);
+  const auto last = std::find(order.rbegin(), order.rend(), 1).base() - order.begin();
+  EXPECT_EQ(last, 1 + 1 + 4 * 8);  // of eight one is not urgent; one more ran in place
+}
+
+TEST_P(LocalPriorityTest, AnUrgentTimerComesBetweenClosuresThatWereTaken) {
+  Start();
+  const LocalRuntimeContext local = runtime_->context();
+  std::vector<int> order;
+  const Invocation hold = Hold(local.AsRuntimeContext());
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(local
+                    .RunOnRuntimeThreadAsync([&, i] {
+                      order.push_back(1);
+                      if (i != 0) return;
+                      ASSERT_TRUE(local.WithPriority(Priority::kInteractive)
+                                      .RunAfter(absl::Nanoseconds(1), [&] { order.push_back(0); })
+                                      .ok());
+                      // It is due when this ends.
+                      const absl::Time begin = Clock::Monotonic()->Now();
+                      while (Clock::Monotonic()->Now() < begin + absl::Milliseconds(3)) {
+                      }
+                    })
+                    .ok());
+  }
+  operations_->LetGo();
+  ASSERT_TRUE(local.RunOnRuntimeThreadBlocking([] {}).ok());
+  ASSERT_TRUE(hold.Await(absl::InfiniteDuration()).ok());
+  ASSERT_EQ(order.size(), 21u);
+  EXPECT_EQ(order[1], 0);
 }
 
 TEST_P(LocalPriorityTest, AClosureThatThrowsIsCountedAsAnyOther) {

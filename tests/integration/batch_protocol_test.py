@@ -76,6 +76,34 @@ class BatchTest(harness.TestCase):
         ledger = self.daemon.status().ledger
         self.assertEqual(ledger.running + ledger.queued, 0)
 
+    def test_the_daemons_bounds_are_held_against_all_of_it(self):
+        daemon = self.start_daemon(socket=self.socket + '2', args=[
+            '--session_bound=10,1MiB', '--user_bound=12,64MiB', '--max_message_bytes=1MiB'])
+        raw, other = Raw(daemon.address), Raw(daemon.address)
+        self.addCleanup(raw.cut)
+        self.addCleanup(other.cut)
+        before = daemon.status().ledger
+
+        def refused(session, reason, *dispatches):
+            session.say(dispatches=batch(*dispatches))
+            numbers = [each.invocation_id for each in dispatches]
+            self.assertEqual(self.reasons(session, len(numbers)), dict.fromkeys(numbers, reason))
+
+        # More than ever fits.
+        refused(raw, 'MESSAGE_TOO_LARGE', *(record(number) for number in range(1, 12)))
+        # What others of the user have is in the way.
+        held = daemon.hold()
+        other.say(dispatches=[record(number) for number in range(1, 9)])
+        daemon.await_status(lambda status: status.ledger.queued == 8, 'they are queued')
+        refused(raw, 'QUEUE_FULL', *(record(number) for number in range(31, 36)))
+        raw.say(dispatches=batch(*(record(number) for number in range(41, 44))))
+        daemon.await_status(lambda status: status.ledger.queued == 11, 'what fits is queued')
+        daemon.let_go()
+        held.result(harness.DEADLINE)
+        ledger = daemon.status().ledger
+        self.assertEqual(ledger.refused - before.refused, 11 + 5)
+        harness.wait_until(lambda: len(daemon.watch.record()[0]) == 11, 'what was taken in has run')
+
     def test_what_is_no_batch_ends_the_session(self):
         inner = batch(record(1), record(2), record(3))
         inner[1].batch_size = 2

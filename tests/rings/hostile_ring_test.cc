@@ -145,6 +145,34 @@ TEST_F(HostileRingTest, AMessageThatIsNotShortWithTwoDispatches) {
   }
 }
 
+TEST_F(HostileRingTest, AMessageThatIsNotShortWithABatchAndSomethingElse) {
+  Start();
+  const RuntimeContext honest = ConnectByRing();
+  // A batch alone may be as long, be it read by the runtime thread or, with many, by another.
+  for (const uint32_t count : {100u, 600u}) {
+    for (const bool more : {false, true}) {
+      Raw raw(path());
+      v1::SessionRequest request;
+      for (uint64_t id = 1; id <= count + (more ? 1 : 0); ++id) {
+        v1::Dispatch& dispatch = *request.add_dispatches();
+        dispatch.set_invocation_id(id);
+        dispatch.set_operation_name(kEcho);
+        if (id == 1) dispatch.set_batch_size(count);
+        if (id == count) dispatch.set_reply_wanted(true);
+      }
+      ASSERT_GT(request.ByteSizeLong(), 4096u);
+      raw.ring.Say(request);
+      raw.ring.RingBell();
+      if (more) {
+        ExpectViolation(raw, "holds one");
+      } else {
+        EXPECT_EQ(raw.ring.Outcome(count), absl::OkStatus());
+      }
+      ExpectOnly(honest);
+    }
+  }
+}
+
 TEST_F(HostileRingTest, BytesThatAreNoRequest) {
   Start();
   const RuntimeContext honest = ConnectByRing();
