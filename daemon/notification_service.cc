@@ -130,7 +130,7 @@ class NotificationService::SubscribeCall final
     if (queue_ == nullptr) return;
     finished_ = true;
     service_.core_->hub().Remove(*queue_);
-    (void)queue_->End(absl::CancelledError());
+    (void)queue_->Drop(absl::CancelledError());
   }
 
   NotificationService& service_;

@@ -681,6 +681,23 @@ TEST_F(SessionStreamTest, ADrainIsAnnouncedAndEndsTheStreamWhenItsWorkIsDone) {
   EXPECT_TRUE(result.drained);
 }
 
+TEST_F(SessionStreamTest, AWorkerThatReadsNoNotificationsHoldsNoDrainUp) {
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  request.add_subscribes()->set_subscription_id(1);
+  request.mutable_subscribes(0)->set_topic_name(kEvery);
+  worker.Send(request);
+  Await([](const auto& snapshot) { return snapshot.topics[0]->statistics().subscriptions == 1; });
+  test::v1::Item item;
+  item.set_text(std::string(4000, 'x'));
+  // More than the connection holds.
+  for (int i = 0; i < 250; ++i) ASSERT_TRUE(runtime_->context().Publish(kEvery, item).ok());
+  EXPECT_TRUE(host_->Drain(absl::InfiniteDuration()).drained);
+  EXPECT_FALSE(worker.Finish().ok());
+}
+
 TEST_F(SessionStreamTest, StreamsThatAreOpenWhenTheHostGoesEnd) {
   Start();
   Worker worker(Connect());

@@ -74,10 +74,13 @@ std::shared_ptr<Session> RuntimeCore::AddSession(Session::Info info,
 
 void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
   buffers_->EndSession(*session);
-  hub_.EndSession(*session, draining_.load()
-                                ? MakeError(absl::StatusCode::kUnavailable,
-                                            v1::ERROR_REASON_DRAINING, "the daemon is draining")
-                                : SessionEndedError(*session));
+  const bool draining = draining_.load();
+  hub_.EndSession(*session,
+                  draining ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
+                                       "the daemon is draining")
+                           : SessionEndedError(*session),
+                  // What waits for a peer counts in no bound once its session has ended.
+                  /*drops=*/!draining && !session->info().in_process);
   AbandonQueued(session);
   AbortDeferred(session.get(), MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SESSION_ENDED,
                                          "the session ended before the operation finished",

@@ -155,7 +155,7 @@ void NotificationHub::Remove(NotificationQueue& queue) {
   }
 }
 
-void NotificationHub::EndSession(const Session& session, const absl::Status& why) {
+void NotificationHub::EndSession(const Session& session, const absl::Status& why, bool drops) {
   Queues ended;
   {
     absl::MutexLock lock(&mutex_);
@@ -168,7 +168,7 @@ void NotificationHub::EndSession(const Session& session, const absl::Status& why
     }
   }
   for (const auto& queue : ended) {
-    if (queue->End(why)) queue->Wake();
+    if (drops ? queue->Drop(why) : queue->End(why)) queue->Wake();
   }
 }
 

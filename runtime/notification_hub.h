@@ -68,8 +68,8 @@ class NotificationHub {
   // All subscriptions of `queue`.
   void Remove(NotificationQueue& queue);
 
-  // Ends all queues of a session, or of all.
-  void EndSession(const Session& session, const absl::Status& why);
+  // Ends all queues of a session, or of all. What waits can still be taken, unless it `drops` that.
+  void EndSession(const Session& session, const absl::Status& why, bool drops);
   void Stop(const absl::Status& why);
 
   // Where subscribers of this process are called, unless they have an executor.

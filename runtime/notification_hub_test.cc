@@ -22,7 +22,7 @@ using testing::ElementsAre;
 
 class NotificationHubTest : public testing::Test {
  protected:
-  NotificationHubTest() {
+  void SetUp() override {
     OperationRegistry registry;
     RegisterTestTopics(registry);
     runtime_ = *Runtime::Create({.operations = std::move(registry)});
@@ -177,17 +177,52 @@ TEST_F(NotificationHubTest, OnlyASleeperIsWokenAndOnce) {
   EXPECT_EQ(wakes_, 1);
 }
 
-TEST_F(NotificationHubTest, ASessionsEndDropsWhatWaitsAndTakesNoMore) {
-  const auto session = NewSession();
-  const auto queue = NewQueue({}, session);
+TEST_F(NotificationHubTest, ASessionsEndTakesNoMoreAndDropsWhatWaitsForAPeer) {
+  const auto session = NewSession(), of_peer = NewSession(/*in_process=*/false);
+  const auto queue = NewQueue({}, session), of_peers = NewQueue({}, of_peer);
   ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(hub().Subscribe(of_peers, 1, TopicOf(kEvery)).ok());
   Publish(kEvery, 1);
+  of_peer->End();
   session->End();
-  EXPECT_TRUE(queue->empty());
+  EXPECT_TRUE(of_peers->empty());
+  EXPECT_EQ(ReasonOf(of_peers->status()), v1::ERROR_REASON_SESSION_ENDED);
+  Publish(kEvery, 2);
+  EXPECT_EQ(queue->status(), absl::OkStatus());
+  EXPECT_FALSE(queue->Sleep());
+  EXPECT_THAT(TakeAll(*queue), ElementsAre(1));
   EXPECT_EQ(ReasonOf(queue->status()), v1::ERROR_REASON_SESSION_ENDED);
   EXPECT_EQ(TopicOf(kEvery)->statistics().subscriptions, 0u);
   EXPECT_EQ(ReasonOf(hub().Subscribe(queue, 2, TopicOf(kEvery))), v1::ERROR_REASON_SESSION_ENDED);
   EXPECT_EQ(ReasonOf(session->Publish(kEvery, Item())), v1::ERROR_REASON_SESSION_ENDED);
+}
+
+TEST_F(NotificationHubTest, WhatWaitsWhenTheRuntimeEndsCanBeTaken) {
+  for (const bool drains : {true, false}) {
+    SetUp();
+    const auto mine = NewQueue(), of_peers = NewQueue({}, NewSession(/*in_process=*/false));
+    for (const auto& queue : {mine, of_peers}) {
+      ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+      ASSERT_TRUE(queue->Sleep());
+    }
+    Publish(kEvery, 1);
+    if (drains) runtime_->Drain(absl::InfiniteDuration());
+    runtime_.reset();
+    for (const auto& queue : {mine, of_peers}) {
+      EXPECT_THAT(TakeAll(*queue), ElementsAre(1));
+      EXPECT_EQ(ReasonOf(queue->status()),
+                drains ? v1::ERROR_REASON_DRAINING : v1::ERROR_REASON_RUNTIME_STOPPED);
+    }
+  }
+}
+
+TEST_F(NotificationHubTest, WhoSleepsIsWokenByTheEnd) {
+  const auto session = NewSession();
+  const auto queue = NewQueue({}, session);
+  ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());
+  ASSERT_TRUE(queue->Sleep());
+  session->End();
+  EXPECT_EQ(wakes_, 1);
 }
 
 TEST_F(NotificationHubTest, SubscriptionsOfAPeerAreBoundedBySessionAndByRole) {

@@ -15,7 +15,7 @@ bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
   // Released outside the lock.
   std::shared_ptr<const Publication> replaced;
   absl::MutexLock lock(&mutex_);
-  if (finished_ || !status_.ok()) return false;
+  if (finished_ || !why_ended_.ok()) return false;
   const size_t size = notification.publication->size();
   if (size > bounds_.bytes || bounds_.items == 0) {
     CountDropped(std::move(notification));
@@ -113,7 +113,7 @@ bool NotificationQueue::Sleep() {
 
 void NotificationQueue::Rest() {
   absl::MutexLock lock(&mutex_);
-  asleep_ = status_.ok();
+  asleep_ = why_ended_.ok();
 }
 
 bool NotificationQueue::empty() const {
@@ -136,10 +136,15 @@ void NotificationQueue::Finish() {
 }
 
 bool NotificationQueue::End(absl::Status why) {
+  absl::MutexLock lock(&mutex_);
+  if (why_ended_.ok()) why_ended_ = std::move(why);
+  return TakeSleep();
+}
+
+bool NotificationQueue::Drop(absl::Status why) {
   Notifications dropped;  // released outside the lock
   absl::MutexLock lock(&mutex_);
-  if (!status_.ok()) return false;
-  status_ = std::move(why);
+  if (why_ended_.ok()) why_ended_ = std::move(why);
   dropped.swap(waiting_);
   held_.clear();
   bytes_ = 0;
@@ -148,7 +153,7 @@ bool NotificationQueue::End(absl::Status why) {
 
 absl::Status NotificationQueue::status() const {
   absl::MutexLock lock(&mutex_);
-  return status_;
+  return waiting_.empty() ? why_ended_ : absl::OkStatus();
 }
 
 }  // namespace runloop::internal

@@ -67,9 +67,12 @@ class NotificationQueue {
   void Forget(uint64_t subscription);
   // Takes nothing more; what waits can be taken.
   void Finish();
-  // Nor that. `why` is not OK. True: Wake is to be called.
+  // As Finish, and once that is taken, it has ended as `why` says, which is not OK. True: Wake is
+  // to be called.
   [[nodiscard]] bool End(absl::Status why);
-  // OK until End.
+  // As End, and what waits is gone. After End that is all it does.
+  [[nodiscard]] bool Drop(absl::Status why);
+  // Why it has ended; OK until then, and while something waits.
   absl::Status status() const;
 
  private:
@@ -82,7 +85,7 @@ class NotificationQueue {
   using Notifications = std::deque<QueuedNotification>;
 
   bool ended_or_has_any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !waiting_.empty() || !status_.ok();
+    return !waiting_.empty() || !why_ended_.ok();
   }
   bool Fits(size_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return waiting_.size() < bounds_.items && bytes_ + bytes <= bounds_.bytes;
@@ -103,7 +106,7 @@ class NotificationQueue {
   absl::flat_hash_map<uint64_t, Held> held_ ABSL_GUARDED_BY(mutex_);  // by subscription
   bool asleep_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  absl::Status why_ended_ ABSL_GUARDED_BY(mutex_);  // OK until End
 };
 
 }  // namespace internal

@@ -142,9 +142,12 @@ std::optional<Notification<Message>> ToNotification(const QueuedNotification& qu
 // destructor waits for a callback that is running, unless it is called by that; afterwards there is
 // none. So do not hold, while destroying it, a lock that the callback takes.
 //
-// It ends with the session of its context, when the last context is gone. Over a connection, what
-// is lost with a connection (client/connect.h) is subscribed to again by the next one, and the
-// first notification of that says so (Notification::gap).
+// It ends with the session of its context, when the last context is gone, or, in process, when the
+// runtime drains or stops: what waits then can still be taken. Callbacks go on for that as long as
+// there is a context. Over a connection, a daemon that drains sends what waits before it ends the
+// session, as far as this side reads it within a second; and what is lost with a connection
+// (client/connect.h) is subscribed to again by the next one, and the first notification of that
+// says so (Notification::gap).
 template <typename Message>
 class Subscription {
  public:
@@ -182,7 +185,7 @@ class Subscription {
 
   // How many were dropped before what was taken so far.
   uint64_t dropped() const { return state_->dropped(); }
-  // OK while notifications may come, also while the client connects again. NOT_FOUND
+  // OK while there may be notifications, also while the client connects again. NOT_FOUND
   // (UNKNOWN_TOPIC), RESOURCE_EXHAUSTED (SUBSCRIPTIONS_FULL): the daemon has none for it, and is
   // asked again in the next session. ABORTED (SESSION_ENDED), UNAVAILABLE (RUNTIME_STOPPED,
   // DRAINING, NOT_CONNECTED): it has ended.

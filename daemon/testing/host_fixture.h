@@ -16,6 +16,7 @@
 #include "runloop/runtime/runtime.h"
 #include "runloop/test/v1/test_operations.grpc.pb.h"
 #include "runloop/tests/testing/test_operations.h"
+#include "runloop/tests/testing/test_topics.h"
 #include "runloop/v1/diagnostics.grpc.pb.h"
 #include "runloop/v1/dispatcher.grpc.pb.h"
 
@@ -37,6 +38,7 @@ class HostFixture : public ::testing::Test {
   void Start(HostOptions options = {}) {
     OperationRegistry registry;
     operations_ = TestOperations::Register(registry);
+    RegisterTestTopics(registry);
     const LogSink quiet = [](LogSeverity, std::string_view) {};
     runtime_ = *Runtime::Create(
         {.operations = std::move(registry), .thread = RuntimeThread::kSpawn, .log = quiet});

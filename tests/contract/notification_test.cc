@@ -322,6 +322,38 @@ TEST_P(NotificationTest, AfterTheDaemonCameAgainItIsSubscribedAndTheGapIsTold) {
   EXPECT_TRUE(next->gap);
 }
 
+TEST_P(NotificationTest, WhatWaitsWhenTheLastWorkOfADrainIsDoneIsDelivered) {
+  constexpr uint64_t kMany = 200;
+  Start();
+  const RuntimeContext context = Context();
+  auto subscription = context.Subscribe<Item>(kEvery, {.bounds = {.items = kMany}});
+  ASSERT_TRUE(subscription.ok()) << subscription.status();
+  const Invocation held = context.DispatchAsync(kHold, test::v1::HoldRequest());
+  operations_->AwaitHeld();
+  PublishRequest last;
+  last.set_topic(kEvery);
+  last.set_count(kMany);
+  last.set_text(std::string(3000, 'x'));  // more than one message holds
+  const Invocation published = context.DispatchAsync(kPublish, last);
+  while (runtime_->GetSnapshot().ledger.queued == 0) std::this_thread::yield();
+  Runtime::DrainResult result;
+  std::thread drain(
+      [&] { result = host_ != nullptr ? host_->Drain(kLong) : runtime_->Drain(kLong); });
+  operations_->LetGo();
+  drain.join();
+  EXPECT_TRUE(result.drained);
+  EXPECT_EQ(published.Await(kLong), absl::OkStatus());
+  for (uint64_t i = 0; i < kMany; ++i) {
+    EXPECT_EQ(subscription->status(), absl::OkStatus());
+    const auto next = subscription->Next(kLong);
+    ASSERT_TRUE(next.has_value()) << i << ": " << subscription->status();
+    ASSERT_EQ(next->message->index(), i);
+  }
+  if (GetParam() != Path::kLocal) return;  // else the client waits for another daemon
+  EXPECT_FALSE(subscription->Next(kLong).has_value());
+  EXPECT_EQ(ReasonOf(subscription->status()), v1::ERROR_REASON_DRAINING);
+}
+
 TEST_P(NotificationTest, ASubscriptionEndsWithItsContext) {
   Start();
   std::optional<RuntimeContext> context = Context();

@@ -115,6 +115,20 @@ class NotificationsTest(harness.TestCase):
         self.assert_fails(lambda: next(stream), grpc.StatusCode.UNAVAILABLE, 'DRAINING')
         self.assertEqual(self.daemon.wait(), 0)
 
+    def test_what_waits_at_the_end_of_a_drain_is_streamed_before_the_end(self):
+        stream = self.subscribe(self.channel(), EVERY)
+        self.daemon.hold()
+        publisher = threading.Thread(target=self.publish, args=(self.channel(), EVERY, 0, 200), kwargs={'text': 'x' * 3000})
+        publisher.start()
+        self.daemon.await_status(lambda status: status.ledger.queued == 1, 'it is queued')
+        self.daemon.signal(15)
+        self.daemon.await_status(lambda status: status.draining, 'the drain has begun')
+        self.daemon.let_go()
+        self.assertEqual([self.item(next(stream)) for _ in range(200)], list(range(200)))
+        self.assert_fails(lambda: next(stream), grpc.StatusCode.UNAVAILABLE, 'DRAINING')
+        self.assertEqual(self.daemon.wait(), 0)
+        publisher.join()
+
     def test_a_hostile_session_gets_results_and_loses_nothing_of_its_own(self):
         """Thousands of subscriptions, most of them refused, and then a dispatch."""
         stop = threading.Event()

@@ -33,6 +33,7 @@
 #include "runloop/runtime/error.h"
 #include "runloop/runtime/runtime.h"
 #include "runloop/tests/testing/test_operations.h"
+#include "runloop/tests/testing/test_topics.h"
 #include "runloop/v1/dispatcher.grpc.pb.h"
 #include "runloop/v1/side_channel.pb.h"
 
@@ -347,6 +348,7 @@ class RingsFixture : public testing::Test {
 
   void Start(HostOptions host = {}, RuntimeOptions runtime = {.thread = RuntimeThread::kSpawn}) {
     operations_ = TestOperations::Register(runtime.operations);
+    RegisterTestTopics(runtime.operations);
     const LogSink quiet = [](LogSeverity, std::string_view) {};
     runtime.log = quiet;
     runtime_ = *Runtime::Create(std::move(runtime));

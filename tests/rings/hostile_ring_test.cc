@@ -352,6 +352,23 @@ TEST_F(HostileRingTest, AWorkerThatReadsNothingIsNotReadFrom) {
 
 // ---- the side channel ----
 
+TEST_F(HostileRingTest, AWorkerThatReadsNoNotificationsHoldsNoDrainUp) {
+  Start();
+  Raw raw(path());
+  v1::SessionRequest subscribe;
+  subscribe.add_subscribes()->set_subscription_id(1);
+  subscribe.mutable_subscribes(0)->set_topic_name(kEvery);
+  raw.ring.Say(subscribe);
+  EXPECT_TRUE(
+      Await([&] { return runtime_->GetSnapshot().topics[0]->statistics().subscriptions == 1; }));
+  test::v1::Item item;
+  item.set_text(std::string(4000, 'x'));
+  // More than the ring holds.
+  for (int i = 0; i < 250; ++i) ASSERT_TRUE(runtime_->context().Publish(kEvery, item).ok());
+  EXPECT_TRUE(host_->Drain(absl::InfiniteDuration()).drained);
+  EXPECT_FALSE(raw.session.End().ok());
+}
+
 TEST_F(HostileRingTest, DescriptorsByTheSideChannelOfARing) {
   Start();
   const RuntimeContext honest = ConnectByRing();
