@@ -3,10 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
+#include <map>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "runloop/runtime/core.h"
@@ -123,6 +128,126 @@ TEST_F(NotificationHubTest, ATopicThatFloodsCostsAnotherNothing) {
   Publish(kNewest, 1);
   for (uint64_t i = 10; i < 100; ++i) Publish(kEvery, i);
   EXPECT_THAT(TakeAll(*queue), ElementsAre(1, 97, 98, 99));
+}
+
+// What a queue is to do, in a few lines, each of which looks at all that waits.
+class SlowQueue {
+ public:
+  explicit SlowQueue(NotificationBounds bounds) : bounds_(bounds) {}
+
+  void Push(uint64_t subscription, uint64_t sequence, size_t size, bool latest) {
+    const auto older = std::find_if(waiting_.begin(), waiting_.end(), [&](const Item& item) {
+      return item.subscription == subscription;
+    });
+    const Item item{.subscription = subscription, .sequence = sequence, .size = size};
+    if (size > bounds_.bytes) {
+      ++dropped_[subscription];
+    } else if (latest && older != waiting_.end()) {
+      *older = item;
+      while (bytes() > bounds_.bytes) DropOne();
+    } else {
+      while (waiting_.size() == bounds_.items || bytes() + size > bounds_.bytes) DropOne();
+      waiting_.push_back(item);
+    }
+  }
+  // Its subscription, its sequence, and how many were dropped before it.
+  std::optional<std::tuple<uint64_t, uint64_t, uint64_t>> Take() {
+    if (waiting_.empty()) return std::nullopt;
+    const Item item = waiting_.front();
+    waiting_.pop_front();
+    return std::make_tuple(item.subscription, item.sequence,
+                           std::exchange(dropped_[item.subscription], 0));
+  }
+  void Forget(uint64_t subscription) {
+    std::erase_if(waiting_, [&](const Item& item) { return item.subscription == subscription; });
+    dropped_.erase(subscription);
+  }
+
+ private:
+  struct Item {
+    uint64_t subscription, sequence;
+    size_t size;
+  };
+
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const Item& item : waiting_) sum += item.size;
+    return sum;
+  }
+  void DropOne() {
+    const bool by_bytes = waiting_.size() < bounds_.items;
+    std::map<uint64_t, size_t> held;
+    for (const Item& item : waiting_) held[item.subscription] += by_bytes ? item.size : 1;
+    const auto most = std::max_element(held.begin(), held.end(), [](const auto& a, const auto& b) {
+      return a.second <= b.second && (a.second < b.second || a.first < b.first);
+    });
+    const auto oldest = std::find_if(waiting_.begin(), waiting_.end(), [&](const Item& item) {
+      return item.subscription == most->first;
+    });
+    ++dropped_[most->first];
+    waiting_.erase(oldest);
+  }
+
+  const NotificationBounds bounds_;
+  std::deque<Item> waiting_;
+  std::map<uint64_t, uint64_t> dropped_;
+};
+
+TEST_F(NotificationHubTest, DropsWhatASlowerQueueDrops) {
+  for (uint32_t seed = 0; seed < 300; ++seed) {
+    std::mt19937 random(seed);
+    const auto below = [&](size_t bound) { return static_cast<size_t>(random()) % bound; };
+    const NotificationBounds bounds{.items = 1 + below(40), .bytes = 1 + below(400)};
+    const size_t subscriptions = 1 + below(30);
+    NotificationQueue queue(bounds, [] {});
+    SlowQueue slow(bounds);
+    for (uint64_t sequence = 1; sequence <= 1000; ++sequence) {
+      const uint64_t subscription = 1 + below(subscriptions);
+      const bool latest = subscription % 3 == 0;
+      const size_t size = below(below(4) == 0 ? 100 : 20);
+      switch (below(8)) {
+        case 0:
+          queue.Forget(subscription);
+          slow.Forget(subscription);
+          break;
+        case 1: {
+          const auto taken = queue.Take();
+          const auto expected = slow.Take();
+          ASSERT_EQ(taken.has_value(), expected.has_value()) << "seed " << seed;
+          if (!taken.has_value()) break;
+          ASSERT_EQ(std::make_tuple(taken->subscription, taken->sequence, taken->dropped),
+                    *expected)
+              << "seed " << seed;
+          break;
+        }
+        default:
+          (void)queue.Push({.subscription = subscription,
+                            .publication = std::make_shared<const Publication>(
+                                std::string(size, 'x'), absl::UnixEpoch()),
+                            .sequence = sequence},
+                           latest);
+          slow.Push(subscription, sequence, size, latest);
+      }
+    }
+  }
+}
+
+// So many that it ends in time only if a publication costs each of them the same.
+TEST_F(NotificationHubTest, ASubscriberWithVeryManySubscriptionsThatTakesNothing) {
+  constexpr uint64_t kMany = 200'000;
+  const auto queue = NewQueue({.items = kMany, .bytes = size_t{1} << 30});
+  for (uint64_t id = 1; id <= kMany; ++id) {
+    ASSERT_TRUE(hub().Subscribe(queue, id, TopicOf(kEvery)).ok());
+  }
+  Publish(kEvery, 1);
+  Publish(kEvery, 2);
+  for (uint64_t taken = 1; taken <= kMany; ++taken) {
+    const auto next = queue->Take();
+    ASSERT_TRUE(next.has_value());
+    ASSERT_EQ(IndexOf(*next), 2u);
+    ASSERT_EQ(next->dropped, 1u);
+  }
+  EXPECT_TRUE(queue->empty());
 }
 
 TEST_F(NotificationHubTest, ANewerOneTakesThePlaceOfOneThatWaits) {

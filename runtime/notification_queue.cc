@@ -2,10 +2,17 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "runloop/runtime/session.h"
 
 namespace runloop::internal {
+namespace {
+
+// So few subscriptions are compared each time.
+constexpr size_t kFew = 8;
+
+}  // namespace
 
 NotificationQueue::NotificationQueue(NotificationBounds bounds, std::function<void()> wake,
                                      std::shared_ptr<Session> session)
@@ -21,27 +28,49 @@ bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
     CountDropped(std::move(notification));
     return false;
   }
-  if (latest && held_[notification.subscription].items > 0) {
-    QueuedNotification& older = *FirstOf(notification.subscription);
+  Held& held = held_[notification.subscription];
+  if (latest && held.items > 0) {
+    QueuedNotification& older = held.first->notification;
     if (const auto& topic = older.publication->topic(); topic != nullptr) {
       topic->statistics().replaced.fetch_add(1, std::memory_order_relaxed);
     }
     notification.dropped += older.dropped;
     notification.gap |= older.gap;
-    const size_t before = older.publication->size();
-    bytes_ += size - before;
-    held_[notification.subscription].bytes += size - before;
+    SetHeld(notification.subscription, held, held.items,
+            held.bytes + size - older.publication->size());
     replaced = std::exchange(older, std::move(notification)).publication;
     while (bytes_ > bounds_.bytes) DropOne();
     return TakeSleep();
   }
   while (!Fits(size)) DropOne();
-  Held& held = held_[notification.subscription];
-  ++held.items;
-  held.bytes += size;
-  bytes_ += size;
-  waiting_.push_back(std::move(notification));
+  const uint64_t subscription = notification.subscription;
+  const Place place = waiting_.insert(waiting_.end(), {.notification = std::move(notification)});
+  (held.items == 0 ? held.first : held.last->next) = place;
+  held.last = place;
+  SetHeld(subscription, held, held.items + 1, held.bytes + size);
   return TakeSleep();
+}
+
+void NotificationQueue::SetHeld(uint64_t subscription, Held& held, size_t items, size_t bytes) {
+  if (ranked_) {
+    // Nodes are used again.
+    const auto move = [&](Rank& rank, size_t from, size_t to) {
+      Rank::node_type node;
+      if (held.items > 0) node = rank.extract({from, subscription});
+      if (items == 0) return;
+      if (node.empty()) {
+        rank.emplace(to, subscription);
+      } else {
+        node.value().first = to;
+        rank.insert(std::move(node));
+      }
+    };
+    move(by_items_, held.items, items);
+    move(by_bytes_, held.bytes, bytes);
+  }
+  bytes_ += bytes - held.bytes;
+  held.items = items;
+  held.bytes = bytes;
 }
 
 void NotificationQueue::CountDropped(QueuedNotification dropped) {
@@ -57,27 +86,35 @@ void NotificationQueue::CountDropped(QueuedNotification dropped) {
 }
 
 void NotificationQueue::DropOne() {
-  const bool by_bytes = waiting_.size() < bounds_.items;
-  const auto most = std::max_element(held_.begin(), held_.end(), [&](const auto& a, const auto& b) {
-    return by_bytes ? a.second.bytes < b.second.bytes : a.second.items < b.second.items;
-  });
-  CountDropped(Remove(FirstOf(most->first)));
+  CountDropped(RemoveFirst(Largest(/*by_bytes=*/waiting_.size() < bounds_.items)));
 }
 
-NotificationQueue::Notifications::iterator NotificationQueue::FirstOf(uint64_t subscription) {
-  return std::find_if(waiting_.begin(), waiting_.end(), [&](const QueuedNotification& waiting) {
-    return waiting.subscription == subscription;
-  });
+uint64_t NotificationQueue::Largest(bool by_bytes) {
+  if (held_.size() <= kFew) {
+    const auto rank = [&](const auto& each) {
+      return std::make_pair(by_bytes ? each.second.bytes : each.second.items, each.first);
+    };
+    return std::max_element(held_.begin(), held_.end(),
+                            [&](const auto& a, const auto& b) { return rank(a) < rank(b); })
+        ->first;
+  }
+  if (!std::exchange(ranked_, true)) {
+    for (const auto& [subscription, held] : held_) {
+      if (held.items == 0) continue;
+      by_items_.emplace(held.items, subscription);
+      by_bytes_.emplace(held.bytes, subscription);
+    }
+  }
+  return (by_bytes ? by_bytes_ : by_items_).rbegin()->second;
 }
 
-QueuedNotification NotificationQueue::Remove(Notifications::iterator place) {
-  QueuedNotification removed = std::move(*place);
+QueuedNotification NotificationQueue::RemoveFirst(uint64_t subscription) {
+  Held& held = held_[subscription];
+  const Place place = std::exchange(held.first, held.first->next);
+  QueuedNotification removed = std::move(place->notification);
   waiting_.erase(place);
-  const size_t size = removed.publication->size();
-  Held& held = held_[removed.subscription];
-  --held.items;
-  held.bytes -= size;
-  bytes_ -= size;
+  SetHeld(subscription, held, held.items - 1, held.bytes - removed.publication->size());
+  if (waiting_.empty()) ranked_ = false;  // and nobody is in it
   return removed;
 }
 
@@ -85,8 +122,10 @@ bool NotificationQueue::TakeSleep() { return std::exchange(asleep_, false); }
 
 std::optional<QueuedNotification> NotificationQueue::Take(size_t most_bytes) {
   absl::MutexLock lock(&mutex_);
-  if (waiting_.empty() || waiting_.front().publication->size() > most_bytes) return std::nullopt;
-  QueuedNotification taken = Remove(waiting_.begin());
+  if (waiting_.empty()) return std::nullopt;
+  const QueuedNotification& oldest = waiting_.front().notification;
+  if (oldest.publication->size() > most_bytes) return std::nullopt;
+  QueuedNotification taken = RemoveFirst(oldest.subscription);
   Held& held = held_[taken.subscription];
   taken.dropped += std::exchange(held.dropped, 0);
   taken.gap |= std::exchange(held.gap, false);
@@ -122,12 +161,12 @@ bool NotificationQueue::empty() const {
 }
 
 void NotificationQueue::Forget(uint64_t subscription) {
-  Notifications forgotten;  // released outside the lock
+  std::vector<QueuedNotification> forgotten;  // released outside the lock
   absl::MutexLock lock(&mutex_);
-  for (auto place = FirstOf(subscription); place != waiting_.end(); place = FirstOf(subscription)) {
-    forgotten.push_back(Remove(place));
-  }
-  held_.erase(subscription);
+  const auto held = held_.find(subscription);
+  if (held == held_.end()) return;
+  while (held->second.items > 0) forgotten.push_back(RemoveFirst(subscription));
+  held_.erase(held);
 }
 
 void NotificationQueue::Finish() {
@@ -147,6 +186,9 @@ bool NotificationQueue::Drop(absl::Status why) {
   if (why_ended_.ok()) why_ended_ = std::move(why);
   dropped.swap(waiting_);
   held_.clear();
+  ranked_ = false;
+  by_items_.clear();
+  by_bytes_.clear();
   bytes_ = 0;
   return TakeSleep();
 }

@@ -3,11 +3,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <limits>
+#include <list>
 #include <memory>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -35,8 +37,11 @@ struct QueuedNotification {
 // that keeps the newest, one of each subscription, in the place of the first that waited.
 //
 // Bounded: whatever is too much makes room by dropping the oldest of the subscription that holds
-// most, so that a topic that floods costs others nothing. What is larger than the bound is dropped
-// itself. The next one of the subscription tells how many were.
+// most, of several the newest, so that a topic that floods costs others nothing. What is larger
+// than the bound is dropped itself. The next one of the subscription tells how many were.
+//
+// A Push costs next to nothing more where there are many subscriptions, also if it drops: whoever
+// publishes pushes to all of them, and others wait meanwhile.
 //
 // Threads: any. Nothing of a subscriber's runs with the lock held.
 class NotificationQueue {
@@ -76,13 +81,21 @@ class NotificationQueue {
   absl::Status status() const;
 
  private:
+  struct Waiting {
+    QueuedNotification notification;
+    std::list<Waiting>::iterator next{};  // of the same subscription, if there is one
+  };
+  using Notifications = std::list<Waiting>;
+  using Place = Notifications::iterator;
+  // Of one subscription.
   struct Held {
     size_t items = 0;
     size_t bytes = 0;
-    uint64_t dropped = 0;  // to be told
-    bool gap = false;      // to be told
+    Place first{}, last{};  // if there are items
+    uint64_t dropped = 0;   // to be told
+    bool gap = false;       // to be told
   };
-  using Notifications = std::deque<QueuedNotification>;
+  using Rank = std::set<std::pair<size_t, uint64_t>>;  // how much, and whose
 
   bool ended_or_has_any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !waiting_.empty() || !why_ended_.ok();
@@ -92,8 +105,13 @@ class NotificationQueue {
   }
   void CountDropped(QueuedNotification dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  QueuedNotification Remove(Notifications::iterator place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Notifications::iterator FirstOf(uint64_t subscription) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Who holds most. Something waits.
+  uint64_t Largest(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The oldest of a subscription, which has one.
+  QueuedNotification RemoveFirst(uint64_t subscription) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Counts what `subscription` holds anew.
+  void SetHeld(uint64_t subscription, Held& held, size_t items, size_t bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeSleep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const NotificationBounds bounds_;
@@ -104,6 +122,9 @@ class NotificationQueue {
   Notifications waiting_ ABSL_GUARDED_BY(mutex_);
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Held> held_ ABSL_GUARDED_BY(mutex_);  // by subscription
+  // Those that hold something, once many of them had to be compared; until nothing waits.
+  bool ranked_ ABSL_GUARDED_BY(mutex_) = false;
+  Rank by_items_ ABSL_GUARDED_BY(mutex_), by_bytes_ ABSL_GUARDED_BY(mutex_);
   bool asleep_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status why_ended_ ABSL_GUARDED_BY(mutex_);  // OK until End
