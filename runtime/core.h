@@ -284,8 +284,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   void SetTimerWake();
   // The loop is going to sleep: sets its timer. False: something is due.
   bool SleepUntilDue();
-  // The service thread, in place of the loop's timer or of a thread that is stuck.
-  void JoinDueInstead(absl::Time now);
+  // The service thread, in place of the loop's timer or of a thread that is stuck. True if anything
+  // was due.
+  bool JoinDueInstead(absl::Time now);
+  // Something that is delayed has this deadline, which the service thread sees to.
+  void WatchDelayed(absl::Time deadline);
   void WakeLoop();
   // After a dispatch that others wait for.
   void PassOn(const Chain& chain);
@@ -316,6 +319,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   struct Noticed {
     bool expired = false;           // queued tasks may have
     bool deferred_expired = false;  // deferred tasks have
+    bool delayed_expired = false;   // delayed ones may have
     bool closing_overdue = false;   // objects should have closed
     bool due = false;               // what was delayed may be
     bool stuck = false;             // the runtime thread does no intake
@@ -323,8 +327,8 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     std::string line;
 
     bool any() const {
-      return expired || deferred_expired || closing_overdue || due || stuck || slow ||
-             !line.empty();
+      return expired || deferred_expired || delayed_expired || closing_overdue || due || stuck ||
+             slow || !line.empty();
     }
   };
   void Serve();
@@ -425,9 +429,10 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   uint64_t last_turn_ ABSL_GUARDED_BY(service_mutex_) = 0;
   absl::Time next_expiry_scan_ ABSL_GUARDED_BY(service_mutex_) = absl::InfinitePast();
   absl::Time drain_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
-  // No deferred task has an earlier deadline, and no object that closes; those that have ended may
-  // have had it.
+  // No deferred or delayed task has an earlier deadline, and no object that closes; those that have
+  // ended may have had it.
   absl::Time deferred_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
+  absl::Time delayed_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   absl::Time closing_deadline_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();
   // When to let join what is due, in place of a loop that keeps no time.
   absl::Time timer_wake_ ABSL_GUARDED_BY(service_mutex_) = absl::InfiniteFuture();

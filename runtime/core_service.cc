@@ -40,7 +40,9 @@ void RuntimeCore::Serve() {
       }
     }
     // What others wrote runs without the lock.
-    if (noticed.due || noticed.stuck) JoinDueInstead(now);
+    const bool joins = noticed.due || noticed.stuck || noticed.delayed_expired;
+    const bool joined = joins && JoinDueInstead(now);
+    if (noticed.delayed_expired) WatchDelayed(timers_.earliest_deadline());
     if (noticed.stuck) {
       ServeIntakeInstead();
       queue_.Intake(now);
@@ -56,7 +58,9 @@ void RuntimeCore::Serve() {
       deferred_deadline_ = std::min(deferred_deadline_, next);
     }
     // Those whose sessions it serves are told, even if the runtime thread does not come to it.
-    if (noticed.expired || noticed.deferred_expired || noticed.due) ServeIntakeInstead();
+    if (noticed.expired || noticed.deferred_expired || (joined && !noticed.stuck)) {
+      ServeIntakeInstead();
+    }
     if (noticed.slow) LogSlow(now);
     if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
     if (!noticed.line.empty()) log_(LogSeverity::kWarning, noticed.line);
@@ -72,6 +76,10 @@ absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
     deferred_deadline_ = absl::InfiniteFuture();
     noticed.deferred_expired = true;
   }
+  if (delayed_deadline_ <= now) {
+    delayed_deadline_ = absl::InfiniteFuture();
+    noticed.delayed_expired = true;
+  }
   if (closing_deadline_ <= now) {
     closing_deadline_ = absl::InfiniteFuture();
     noticed.closing_overdue = true;
@@ -84,8 +92,8 @@ absl::Time RuntimeCore::Tick(absl::Time now, Noticed& noticed) {
     slow_due_ = absl::InfiniteFuture();
     noticed.slow = true;
   }
-  return std::min({drain_deadline_, deferred_deadline_, closing_deadline_, timer_wake_, slow_due_,
-                   TickWork(now, noticed)});
+  return std::min({drain_deadline_, deferred_deadline_, delayed_deadline_, closing_deadline_,
+                   timer_wake_, slow_due_, TickWork(now, noticed)});
 }
 
 absl::Time RuntimeCore::TickWork(absl::Time now, Noticed& noticed) {

@@ -68,11 +68,21 @@ bool RuntimeCore::CancelTimer(TimerTask& timer) {
 // ---- what is delayed, and when the loop wakes for it ----
 
 bool RuntimeCore::AddDelayed(Task& task, absl::Time due) {
+  const absl::Time deadline = task.deadline;  // it may have gone once it is added
   if (!timers_.Add(task, due)) return false;
   // A loop that is awake sets its timer before it sleeps.
   if (!loop_keeps_time_ || sleep_.asleep()) SetTimerWake();
+  // One that is stuck, in a task or not, looks at no timer.
+  if (deadline != absl::InfiniteFuture()) WatchDelayed(deadline);
   QuitIfDrained();  // it may have been seen on its way here
   return true;
+}
+
+void RuntimeCore::WatchDelayed(absl::Time deadline) {
+  absl::MutexLock lock(&service_mutex_);
+  if (deadline >= delayed_deadline_) return;
+  delayed_deadline_ = deadline;
+  service_changed_.Signal();
 }
 
 bool RuntimeCore::JoinDue(absl::Time now) {
@@ -106,7 +116,7 @@ bool RuntimeCore::SleepUntilDue() {
   return !timers_.IsDue(clock_->Now());
 }
 
-void RuntimeCore::JoinDueInstead(absl::Time now) {
+bool RuntimeCore::JoinDueInstead(absl::Time now) {
   bool any = false;
   while (timers_.IsDue(now) && JoinDue(now)) any = true;
   if (any) {
@@ -114,6 +124,7 @@ void RuntimeCore::JoinDueInstead(absl::Time now) {
     WakeLoop();
   }
   if (!loop_keeps_time_) SetTimerWake();
+  return any;
 }
 
 }  // namespace runloop::internal

@@ -22,6 +22,7 @@ bool TimerQueue::Add(Task& task, absl::Time due) {
   const Key key(Whole(due), ++last_number_);
   tasks_.emplace(key, &task);
   keys_[task.session.get()].emplace(&task, key);
+  if (task.deadline != absl::InfiniteFuture()) deadlines_.insert(Whole(task.deadline));
   NoteFirst();
   return true;
 }
@@ -44,6 +45,9 @@ void TimerQueue::Erase(Tasks::iterator entry) {
   const auto of_session = keys_.find(task->session.get());
   of_session->second.erase(task);
   if (of_session->second.empty()) keys_.erase(of_session);
+  if (task->deadline != absl::InfiniteFuture()) {
+    deadlines_.erase(deadlines_.find(Whole(task->deadline)));
+  }
   tasks_.erase(entry);
 }
 
@@ -119,8 +123,14 @@ std::vector<Task*> TimerQueue::Close() {
   for (const auto& [key, task] : tasks_) taken.push_back(task);
   tasks_.clear();
   keys_.clear();
+  deadlines_.clear();
   NoteFirst();
   return taken;
+}
+
+absl::Time TimerQueue::earliest_deadline() const {
+  absl::MutexLock lock(&mutex_);
+  return deadlines_.empty() ? absl::InfiniteFuture() : *deadlines_.begin();
 }
 
 void TimerQueue::SetWake(absl::FunctionRef<void(absl::Time)> set) {

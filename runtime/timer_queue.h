@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -59,6 +60,9 @@ class TimerQueue {
   // Nothing can be added any more; gives what is here, with the references.
   std::vector<Task*> Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // When the first deadline is of what waits, or InfiniteFuture.
+  absl::Time earliest_deadline() const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // True if something is due by `now`. Cheap.
   bool IsDue(absl::Time now) const {
     const int64_t first = first_due_.load();
@@ -92,13 +96,14 @@ class TimerQueue {
   std::atomic<int64_t> first_due_{kNone};
   std::atomic<bool> rests_{true};
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   Tasks tasks_ ABSL_GUARDED_BY(mutex_);
   // The same, by session, so that the end of one looks at no other's; null: this process's own.
   absl::flat_hash_map<const Session*, absl::flat_hash_map<Task*, Key>> keys_
       ABSL_GUARDED_BY(mutex_);
+  std::multiset<absl::Time> deadlines_ ABSL_GUARDED_BY(mutex_);  // of those that have one
   absl::Time wake_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
 };
 

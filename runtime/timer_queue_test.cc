@@ -26,8 +26,9 @@ class PlainTask final : public Task {
 
 class TimerQueueTest : public testing::Test {
  protected:
-  PlainTask& Add(absl::Duration in) {
+  PlainTask& Add(absl::Duration in, absl::Duration deadline = absl::InfiniteDuration()) {
     PlainTask& task = tasks_.emplace_back();
+    task.deadline = now_ + deadline;
     EXPECT_TRUE(lifecycle_.Admit(task, nullptr, Task::State::kDelayed).ok());
     EXPECT_TRUE(timers_.Add(task, now_ + in));
     return task;
@@ -97,6 +98,20 @@ TEST_F(TimerQueueTest, WhatIsDueWithinANanosecondIsNotDueNow) {
   now_ += absl::Nanoseconds(1);
   EXPECT_TRUE(timers_.IsDue(now_));
   EXPECT_EQ(Join(), 1u);
+}
+
+TEST_F(TimerQueueTest, KnowsTheFirstDeadlineOfWhatWaits) {
+  EXPECT_EQ(timers_.earliest_deadline(), absl::InfiniteFuture());
+  Add(kMs);
+  PlainTask& first = Add(5 * kMs, 2 * kMs);
+  // No earlier than it is due.
+  Add(3 * kMs, 3 * kMs + absl::Nanoseconds(1) / 4);
+  EXPECT_EQ(timers_.earliest_deadline(), now_ + 2 * kMs);
+  EXPECT_TRUE(timers_.Take(first));
+  EXPECT_EQ(timers_.earliest_deadline(), now_ + 3 * kMs + absl::Nanoseconds(1));
+  now_ += 3 * kMs;
+  EXPECT_EQ(Join(), 2u);
+  EXPECT_EQ(timers_.earliest_deadline(), absl::InfiniteFuture());
 }
 
 TEST_F(TimerQueueTest, GivesWhatIsLeftWhenItIsClosedAndTakesNothingMore) {

@@ -402,6 +402,32 @@ TEST_F(TimerTest, ABlockingCallTakesNoDelay) {
   EXPECT_TRUE(later.done());
 }
 
+// By the kernel's clock, so that it is the loop that keeps the time. The service thread need not.
+TEST(TimerLoopTest, WhatIsDelayedExpiresWhileTheThreadIsBusyWithWhatIsNoTask) {
+  for (const bool asleep : {true, false}) {
+    auto owned = std::make_unique<ExternalLoop>();
+    ExternalLoop& loop = *owned;
+    RuntimeOptions options{.loop = std::move(owned)};
+    const auto operations = TestOperations::Register(options.operations);
+    const auto runtime = *Runtime::Create(std::move(options));
+    for (int i = 0; i < 2; ++i) {
+      ASSERT_TRUE(runtime->context().RunOnRuntimeThreadAsync([] {}).ok());
+    }
+    while (loop.Drain({.tasks = 1}) && asleep) {
+    }
+    // From here on the loop is not run.
+    RemoteSession session(*runtime);
+    const absl::Time now = Clock::Monotonic()->Now();
+    const auto late =
+        session.Dispatch(kRecord, RecordRequest(), {.deadline = now + 20 * kMs, .delay = 10 * kMs});
+    const auto early = session.Dispatch(kRecord, RecordRequest(),
+                                        {.deadline = now + 10 * kMs, .delay = absl::Hours(1)});
+    EXPECT_EQ(ReasonOf(early->Await()), v1::ERROR_REASON_EXPIRED);
+    EXPECT_EQ(ReasonOf(late->Await()), v1::ERROR_REASON_EXPIRED);
+    EXPECT_EQ(runtime->GetSnapshot().ledger.delayed, 0u);
+  }
+}
+
 // ---- with a runtime thread of its own ----
 
 class TimerThreadTest : public testing::Test {
