@@ -1,6 +1,5 @@
 #include "runloop/runtime/notification_hub.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
