@@ -169,6 +169,36 @@ TEST(StatusTextTest, ShowsWhatBoundsUnfinishedWorkAndWhatSessionsHold) {
   EXPECT_THAT(text, HasSubstr("s1       -         0    0  -     -"));  // no name, no role
 }
 
+TEST(StatusTextTest, ShowsTopicsAndWhoIsSlowToTakeWhatIsPublished) {
+  v1::GetStatusResponse status;
+  v1::SessionStatus& idle = *status.add_sessions();
+  idle.set_session_id("s0");
+  idle.set_notifications_delivered(4);
+  EXPECT_THAT(StatusText(status, absl::UnixEpoch()), Not(HasSubstr("topics")));
+  v1::TopicStatus& topic = *status.add_topics();
+  topic.set_name("a.B/C\x1B[2J");
+  topic.set_subscriptions(2);
+  topic.set_published(10);
+  topic.set_delivered(15);
+  topic.set_dropped(3);
+  topic.set_replaced(1);
+  status.add_topics()->set_name("a.B/D");
+  v1::SessionStatus& subscribed = *status.add_sessions();
+  subscribed.set_session_id("s1");
+  subscribed.set_subscriptions(2);
+  subscribed.set_notifications_delivered(15);
+  v1::SessionStatus& slow = *status.add_sessions();
+  slow.set_session_id("s2\x1B");
+  slow.set_notifications_dropped(3);
+  EXPECT_THAT(
+      StatusText(status, absl::UnixEpoch()),
+      HasSubstr("topics   a.B/C?[2J: 2 subscribed; 10 published, 15 delivered, 3 dropped, 1 "
+                "replaced\n"
+                "         a.B/D: 0 subscribed; 0 published, 0 delivered, 0 dropped, 0 replaced\n"
+                "         session s1: 2 subscribed; 15 delivered, 0 dropped\n"
+                "         session s2?: 0 subscribed; 0 delivered, 3 dropped\n"));
+}
+
 TEST(StatusTextTest, JsonHasEveryFieldEvenThoseThatAreZero) {
   v1::GetStatusResponse status;
   status.add_bounds()->set_holder("runtime");
