@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <random>
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runloop/daemon/testing/session_request_check.h"
 #include "runloop/runtime/error.h"
@@ -152,6 +155,36 @@ TEST(SessionRequestReaderTest, BoundsHowManySimpleDispatchesAMessageHolds) {
   };
   EXPECT_TRUE(read(2 * kMaxUnfinished).ok());
   EXPECT_EQ(ReasonOf(read(2 * kMaxUnfinished + 1)), v1::ERROR_REASON_PROTOCOL_VIOLATION);
+}
+
+// By protobuf, of each kind for itself.
+TEST(SessionRequestReaderTest, BoundsHowManyOfEachKindAMessageHolds) {
+  using Add = void (*)(v1::SessionRequest&);
+  const std::pair<const char*, Add> kinds[] = {
+      {"dispatches", [](v1::SessionRequest& request) { request.add_dispatches(); }},
+      {"cancels", [](v1::SessionRequest& request) { request.add_cancels(); }},
+      {"waiting", [](v1::SessionRequest& request) { request.add_waiting(); }},
+      {"call sites", [](v1::SessionRequest& request) { request.add_call_sites(); }},
+      {"subscribes", [](v1::SessionRequest& request) { request.add_subscribes(); }},
+      {"unsubscribes", [](v1::SessionRequest& request) { request.add_unsubscribes(); }},
+  };
+  SessionRequestReader reader(kMaxUnfinished);
+  v1::SessionRequest all;
+  for (const auto& [kind, add] : kinds) {
+    v1::SessionRequest request;
+    for (int64_t i = 0; i < 2 * kMaxUnfinished; ++i) {
+      add(request);
+      if (i % 2 == 0) add(all);
+    }
+    EXPECT_EQ(reader.Read(request.SerializeAsString()), absl::OkStatus()) << kind;
+    add(request);
+    const absl::Status refused = reader.Read(request.SerializeAsString());
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_PROTOCOL_VIOLATION) << kind;
+    EXPECT_THAT(std::string(refused.message()),
+                testing::HasSubstr(absl::StrCat(2 * kMaxUnfinished + 1, " ", kind)));
+  }
+  // Together they may be more than one of them.
+  EXPECT_EQ(reader.Read(all.SerializeAsString()), absl::OkStatus());
 }
 
 }  // namespace
