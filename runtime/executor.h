@@ -10,8 +10,16 @@ namespace runloop {
 
 // Where callbacks run and coroutines go on: takes work from any thread, returns without waiting for
 // it, and runs it once, later or in place. It must not block and must not throw: it is called on
-// the thread that learns of an outcome. Work that it drops is destroyed without having run, so a
-// callback is not called then, and a coroutine stays suspended.
+// the thread that learns of an outcome.
+//
+// Work that it drops, because its loop has ended or it has none, is destroyed without having run:
+// at once or later, on any thread. The library keeps nothing of it, waits for none of it, and has
+// told the outcome, or queued the notification, before. So
+//   a callback of Watch or Then is destroyed uncalled, with what it captured;
+//   a coroutine stays suspended: it can be destroyed (Pending), by whoever owns it, which one that
+//     owns itself has not; so let nothing wait for it without end;
+//   of a subscription what has come waits, within its bounds; the next notification has it handed
+//     over again, and a callback that had its turn dropped so gets all of them in their order.
 //
 // Copies mean the same place. It must be usable for as long as something may be handed to it: an
 // invocation that is watched keeps a copy until it is done.

@@ -49,6 +49,22 @@ TEST(PendingTest, AnExecutorThatDropsItsWorkLeavesTheCoroutineToItsOwner) {
   EXPECT_EQ(outcomes, 0);
 }
 
+TEST(PendingTest, AnExecutorThatDropsItsWorkDestroysCallbacksUncalled) {
+  const Executor drops = [](absl::AnyInvocable<void() &&>) {};
+  const auto captured = std::make_shared<int>();
+  for (const bool known : {false, true}) {
+    const auto state = std::make_shared<InvocationState>();
+    if (known) state->Finish(absl::AbortedError(""));
+    Pending<void>(state).On(drops).Then(
+        [captured](const absl::Status&) { ADD_FAILURE() << "it was dropped"; });
+    const Invocation invocation(state);
+    invocation.Watch(drops, [captured](const absl::Status&) { ADD_FAILURE() << "and so was it"; });
+    if (!known) state->Finish(absl::AbortedError(""));
+    EXPECT_EQ(captured.use_count(), 1);
+    EXPECT_TRUE(absl::IsAborted(invocation.Await()));
+  }
+}
+
 TEST(PendingTest, TheOutcomeThatComesAsTheCoroutineSuspendsResumesItOnce) {
   for (const bool on_executor : {false, true}) {
     for (int round = 0; round < kRounds; ++round) {

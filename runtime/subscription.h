@@ -28,7 +28,8 @@ struct SubscribeOptions {
   // tells how many were (Notification::dropped).
   NotificationBounds bounds;
   // Runs what it is given, later, on the thread where callbacks are to run, such as by posting it
-  // to that thread's loop; it must not run it at once, must not block, and must not throw. Empty:
+  // to that thread's loop; it must not run it at once, must not block, and must not throw. What it
+  // drops is handed over again with the next notification (executor.h). Empty:
   // callbacks run on a thread of the library's: the one that runs Watch callbacks of a connection
   // (client/connect.h), in process one that is there for nothing else. They must not block there.
   Executor executor;

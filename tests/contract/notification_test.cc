@@ -208,6 +208,65 @@ TEST_P(NotificationTest, AnExecutorChoosesTheThread) {
   EXPECT_EQ(calls, 100);
 }
 
+TEST_P(NotificationTest, WhatAnExecutorDropsIsHandedOverAgainWithTheNextNotification) {
+  Start();
+  const RuntimeContext context = Context();
+  absl::Mutex mutex;
+  std::deque<absl::AnyInvocable<void() &&>> posted;
+  int turns = 0;
+  std::vector<uint64_t> indices;
+  auto subscription = context.Subscribe<Item>(
+      kEvery, [&](const Notification<Item>& got) { indices.push_back(got.message->index()); },
+      {.bounds = {.items = 10'000}, .executor = [&](absl::AnyInvocable<void() &&> closure) {
+         absl::MutexLock lock(&mutex);
+         if (++turns > 3) posted.push_back(std::move(closure));
+       }});
+  ASSERT_TRUE(subscription.ok()) << subscription.status();
+  uint64_t published = 0;
+  const auto has_posted = [&] { return !posted.empty(); };
+  // What comes before one has been dropped asks for no other.
+  for (bool posts = false; !posts;) {
+    Publish(context, kEvery, published++);
+    absl::MutexLock lock(&mutex);
+    posts = has_posted();
+  }
+  EXPECT_TRUE(indices.empty());
+  while (indices.size() < published) {  // on this thread
+    absl::AnyInvocable<void() &&> closure;
+    {
+      absl::MutexLock lock(&mutex);
+      ASSERT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&has_posted), kLong));
+      closure = std::move(posted.front());
+      posted.pop_front();
+    }
+    std::move(closure)();
+  }
+  for (uint64_t i = 0; i < published; ++i) EXPECT_EQ(indices[i], i);
+}
+
+TEST_P(NotificationTest, ASubscriptionThatHasItsWorkDroppedEndsAtOnce) {
+  Start();
+  const auto captured = std::make_shared<int>();
+  absl::Mutex mutex;
+  bool dropped = false;
+  {
+    const RuntimeContext context = Context();
+    auto subscription = context.Subscribe<Item>(
+        kEvery, [captured](const Notification<Item>&) { ADD_FAILURE() << "it was dropped"; },
+        {.executor = [&](absl::AnyInvocable<void() &&>) {
+          absl::MutexLock lock(&mutex);
+          dropped = true;
+        }});
+    ASSERT_TRUE(subscription.ok()) << subscription.status();
+    Publish(context, kEvery, 0, 3);
+    absl::MutexLock lock(&mutex);
+    ASSERT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&dropped), kLong));
+  }
+  host_.reset();
+  runtime_.reset();
+  EXPECT_EQ(captured.use_count(), 1);
+}
+
 TEST_P(NotificationTest, ASubscriptionMayEndInItsCallback) {
   Start();
   const RuntimeContext context = Context();
