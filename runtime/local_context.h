@@ -41,6 +41,10 @@ class LocalRuntimeContext {
   //
   // `where`, the call itself unless a function that wraps it passes on its own caller's, is what
   // status, notices and the slow-operation log name.
+  //
+  // It carries no trace context, nor do those of the functions below, unless they run in place:
+  // what it dispatches does not inherit that of the handler which handed it over. To go on with a
+  // trace, capture a copy of OperationContext::trace_parent and pass it in DispatchOptions.
   template <typename F>
   absl::Status RunOnRuntimeThreadAsync(F closure,
                                        SourceLocation where = SourceLocation::current()) const {

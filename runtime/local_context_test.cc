@@ -37,6 +37,56 @@ TEST(RunOnRuntimeThreadBlocking, GivesWhatTheClosureReturns) {
   EXPECT_EQ(**owned, 7);
 }
 
+TEST(RunOnRuntimeThreadAsync, CarriesNoTraceButWhatItCaptures) {
+  using test::v1::EchoReply;
+  using test::v1::EchoRequest;
+  using test::v1::RecordReply;
+  constexpr char kTrace[] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+  struct Traces {
+    std::string in_place, inherited, captured;
+  } traces;
+  OperationRegistry operations;
+  ASSERT_TRUE((operations.Register<EchoRequest, EchoReply>(kEcho, [](OperationContext& context,
+                                                                     const EchoRequest&) {
+                EchoReply reply;
+                reply.set_text(std::string(context.trace_parent()));
+                return reply;
+              })).ok());
+  ASSERT_TRUE(
+      (operations.Register<test::v1::RecordRequest, RecordReply>(
+           kRecord,
+           [&](OperationContext& context,
+               const test::v1::RecordRequest&) -> absl::StatusOr<RecordReply> {
+             const LocalRuntimeContext local = context.runtime();
+             const auto trace_of = [remote =
+                                        local.AsRuntimeContext()](const DispatchOptions& options) {
+               return remote.DispatchBlocking<EchoReply>(kEcho, EchoRequest(), options)->text();
+             };
+             traces.in_place =
+                 *local.RunOnRuntimeThreadBlocking([&] { return trace_of(DispatchOptions()); });
+             absl::Status posted = local.RunOnRuntimeThreadAsync(
+                 [&, trace_of, kept = std::string(context.trace_parent())] {
+                   traces.inherited = trace_of(DispatchOptions());
+                   DispatchOptions options;
+                   options.trace_parent = kept;
+                   traces.captured = trace_of(options);
+                 });
+             if (!posted.ok()) return posted;
+             return RecordReply();
+           }))
+          .ok());
+  auto runtime = Spawn({.operations = std::move(operations)});
+  DispatchOptions options;
+  options.trace_parent = kTrace;
+  const auto reply = runtime->context().AsRuntimeContext().DispatchBlocking<RecordReply>(
+      kRecord, test::v1::RecordRequest(), options);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  ASSERT_TRUE(runtime->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_EQ(traces.in_place, kTrace);
+  EXPECT_EQ(traces.inherited, "");
+  EXPECT_EQ(traces.captured, kTrace);
+}
+
 TEST(RunOnRuntimeThreadBlocking, GivesAStatusForAClosureThatReturnsNothing) {
   auto runtime = Spawn();
   bool ran = false;

@@ -60,7 +60,8 @@ class OperationContext {
   // Where in its caller's source it was dispatched; a worker's own words, and perhaps not known.
   CallSite call_site() const;
   // The W3C trace context that it was dispatched with (`traceparent`); empty: none. What the
-  // handler dispatches itself inherits it; what it does later, on other threads, does not.
+  // handler dispatches itself inherits it; what it does later, on other threads or in closures that
+  // it hands over, does not.
   std::string_view trace_parent() const;
   // Hands closures to the runtime thread, from any thread: for platform callbacks that come on
   // others.

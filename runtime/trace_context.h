@@ -14,6 +14,12 @@ namespace runloop::internal {
 // W3C trace context, level 1, version 00, as in the HTTP header `traceparent`:
 // `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`: version, trace id, parent id, flags.
 // This library carries it and makes none: whoever dispatches without one has none.
+//
+// Operations alone carry one. A closure that is queued or delayed has none, also if a handler has
+// handed it over, and what it dispatches inherits none: its node is one cache line, which is full
+// (closure_node.h), and floods of closures, of which hardly any dispatches, would pay for it. One
+// that does is to keep a copy of OperationContext::trace_parent, and to name it in DispatchOptions.
+// What runs in place, inside a handler, is part of that.
 
 // Digits of hexadecimal, in lower case; neither id all zeros.
 bool IsTraceParent(std::string_view text);
