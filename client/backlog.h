@@ -36,6 +36,11 @@ class Backlog {
   // Nothing is due earlier.
   absl::Time next_due() const { return next_due_; }
 
+  // How long the one waits for a session that waits the shortest; they wait equally long.
+  absl::Time connect_until() const {
+    return size_ == 0 ? absl::InfiniteFuture() : slots_.front().entry.connect_until;
+  }
+
   // Removes and returns it, and what does not run without it: those behind it in a batch that stops
   // at a failure. Empty if it is not here.
   std::vector<std::shared_ptr<RemoteInvocation>> Take(uint64_t id);

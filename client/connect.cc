@@ -218,7 +218,8 @@ absl::StatusOr<RuntimeContext> Connect(const ConnectOptions& options) {
                             .before_session_lost = options.internal.before_session_lost,
                             .offers_ring = options.ring,
                             .resumes = options.resume,
-                            .priority = options.priority});
+                            .priority = options.priority,
+                            .attach_timeout = options.internal.attach_timeout});
   if (!client.ok()) return client.status();
   auto target = std::make_shared<RemoteTarget>(*std::move(client), options);
   if (absl::Status status = target->WaitUntilConnected(); !status.ok()) return status;

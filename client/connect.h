@@ -46,6 +46,8 @@ struct ConnectOptions {
   struct Internal {
     // How long a DispatchBlocking whose timeout has passed waits for the daemon's word on it.
     absl::Duration give_up_grace = absl::Milliseconds(500);
+    // How long the daemon may take for each step of attaching a ring, within connect_timeout.
+    absl::Duration attach_timeout = absl::Seconds(1);
     // Announces a call of on_session_lost: called before the outcomes that come with the loss, on
     // the same thread.
     std::function<void()> before_session_lost;

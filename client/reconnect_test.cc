@@ -285,6 +285,31 @@ TEST_F(ReconnectTest, ConnectGivesUpOnADaemonThatIsStuck) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("does not answer"));
 }
 
+TEST_F(ReconnectTest, ConnectGivesUpOnTheRingOfADaemonThatIsStuckAndHasTheSession) {
+  ConnectOptions options = Options();
+  options.connect_timeout = absl::Seconds(2);
+  options.internal.attach_timeout = absl::InfiniteDuration();
+  daemon_.SetWelcome(std::nullopt);
+  std::optional<RuntimeContext> context;
+  std::thread connects([&] { context = Context(options); });
+  daemon_.AwaitSessions(1);
+  // What has the stream from now on answers no side channel.
+  std::filesystem::remove(socket());
+  const absl::StatusOr<UniqueFd> stuck = ListenUnix(*ParseAddress(daemon_.address()));
+  ASSERT_TRUE(stuck.ok()) << stuck.status();
+  v1::SessionResponse welcome = Welcome(0, 0);
+  welcome.mutable_welcome()->set_transport(v1::TRANSPORT_RING);
+  welcome.mutable_welcome()->set_session_id("s1");
+  welcome.mutable_welcome()->set_side_channel_token("t");
+  daemon_.Send(welcome);
+  connects.join();
+  const Invocation sent = context->DispatchAsync("a.B/C", Text(""));
+  EXPECT_TRUE(daemon_.Next().has_value());
+  daemon_.Send(Succeeded(1));
+  EXPECT_EQ(sent.Await(), absl::OkStatus());
+  EndSession();
+}
+
 TEST_F(ReconnectTest, TheLastContextDoesNotWaitForADaemonThatIsGone) {
   ConnectOptions options = Noting();
   options.connect_timeout = absl::InfiniteDuration();

@@ -44,7 +44,7 @@ class ScriptedDaemon::Reactor final
         return;
       }
       daemon_.session_ = this;
-      Send(daemon_.welcome_);
+      if (daemon_.welcome_.has_value()) Send(*daemon_.welcome_);
     } else {
       daemon_.requests_.emplace_back(std::move(request_));
     }
@@ -118,7 +118,7 @@ ScriptedDaemon::ScriptedDaemon()
     : directory_("/tmp/scripted-XXXXXX"), service_(std::make_unique<Service>(*this)) {
   if (mkdtemp(directory_.data()) == nullptr) std::abort();
   address_ = "unix:" + directory_ + "/s";
-  v1::Welcome& welcome = *welcome_.mutable_welcome();
+  v1::Welcome& welcome = *welcome_.emplace().mutable_welcome();
   welcome.set_version(1);
   v1::OperationId& operation = *welcome.add_operations();
   operation.set_id(7);
@@ -144,7 +144,7 @@ void ScriptedDaemon::Stop() {
   server_.reset();
 }
 
-void ScriptedDaemon::SetWelcome(v1::SessionResponse welcome) {
+void ScriptedDaemon::SetWelcome(std::optional<v1::SessionResponse> welcome) {
   absl::MutexLock lock(&mutex_);
   welcome_ = std::move(welcome);
 }

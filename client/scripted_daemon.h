@@ -26,8 +26,9 @@ class ScriptedDaemon {
   void Stop();
   const std::string& address() const { return address_; }
 
-  // What the next sessions are answered with, and instead of it a status to refuse them with.
-  void SetWelcome(v1::SessionResponse welcome);
+  // What the next sessions are answered with, nullopt: nothing, until Send; and instead of it a
+  // status to refuse them with.
+  void SetWelcome(std::optional<v1::SessionResponse> welcome);
   void SetRefusal(std::optional<grpc::Status> refusal);
 
   // The client's next message after its Hello; nullopt once it has half-closed or left. Blocks
@@ -66,7 +67,7 @@ class ScriptedDaemon {
 
   mutable absl::Mutex mutex_;
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
-  v1::SessionResponse welcome_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::SessionResponse> welcome_ ABSL_GUARDED_BY(mutex_);
   std::optional<grpc::Status> refusal_ ABSL_GUARDED_BY(mutex_);
   v1::Hello hello_ ABSL_GUARDED_BY(mutex_);
   int sessions_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -64,6 +64,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     bool offers_ring = true;
     bool resumes = true;
     Priority priority = Priority::kDefault;
+    absl::Duration attach_timeout;  // ConnectOptions::Internal
   };
 
   // Begins to connect.
@@ -152,6 +153,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // False: closed before a session stood.
   bool Connect();
   absl::Status TryConnect();
+  // Until when a ring may be waited for, by an attempt that ends at `deadline`: nothing else is
+  // looked at meanwhile.
+  absl::Time AttachUntil(absl::Time deadline);
   v1::Hello NewHello();
   // Opens a session, or goes on with the one that is suspended. An error: the daemon has broken the
   // protocol.

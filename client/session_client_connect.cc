@@ -18,8 +18,6 @@ namespace {
 constexpr uint32_t kVersion = 1;
 // How often a wait for a daemon that does not answer looks at what has become due.
 constexpr absl::Duration kHandshakeSlice = absl::Milliseconds(100);
-// How long the daemon may take for each step of attaching a ring.
-constexpr absl::Duration kAttachTimeout = absl::Seconds(1);
 
 absl::Time Now() { return Clock::Monotonic()->Now(); }
 
@@ -105,13 +103,21 @@ absl::Status SessionClient::TryConnect() {
     }
   }
   if (status->ok() && !(*stream)->welcome().resumed()) LoseSuspended();
-  if (status->ok()) status = (*stream)->AttachRing(kAttachTimeout);
+  if (status->ok()) {
+    status = (*stream)->AttachRing(options_.attach_timeout, AttachUntil(deadline));
+  }
   if (status->ok()) status = BeginSession(resumes);
   if (!status->ok()) {
     absl::MutexLock lock(&mutex_);
     stream_.reset();
   }
   return *std::move(status);
+}
+
+absl::Time SessionClient::AttachUntil(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  if (!first_result_.has_value()) deadline = std::min(deadline, first_deadline_);
+  return std::min(deadline, backlog_.connect_until());
 }
 
 void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) {

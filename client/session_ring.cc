@@ -28,9 +28,10 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 
 absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& address,
                                                                  const v1::Welcome& welcome,
-                                                                 absl::Duration timeout) {
-  absl::StatusOr<std::unique_ptr<SideChannel>> channel =
-      SideChannel::Attach(address, welcome.session_id(), welcome.side_channel_token(), timeout);
+                                                                 absl::Duration timeout,
+                                                                 absl::Time until) {
+  absl::StatusOr<std::unique_ptr<SideChannel>> channel = SideChannel::Attach(
+      address, welcome.session_id(), welcome.side_channel_token(), timeout, until);
   if (!channel.ok()) return channel.status();
   v1::SideChannelRequest request;
   request.mutable_attach_ring();
@@ -48,7 +49,7 @@ absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& 
   if (absl::Status nudge = ring->nudge_.status(); !nudge.ok()) return nudge;
   // Until this the daemon goes on with the stream.
   if (!ring->Knock()) return absl::UnavailableError("the daemon has closed the side channel");
-  if (!ring->AwaitByte(Now() + timeout)) {
+  if (!ring->AwaitByte(std::min(Now() + timeout, until))) {
     return absl::AbortedError("the daemon gave the session a ring and does not serve it");
   }
   return ring;

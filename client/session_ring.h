@@ -29,11 +29,13 @@ namespace runloop::internal {
 // reads a worker's.
 class SessionRing {
  public:
-  // Asks the daemon for rings, and waits until it serves them. An error: the session goes on
-  // without; but ABORTED: it is of no more use.
+  // Asks the daemon for rings, and waits until it serves them: for `timeout` at each step, and no
+  // longer than `until` of Clock::Monotonic(). An error: the session goes on without; but ABORTED:
+  // it is of no more use.
   static absl::StatusOr<std::unique_ptr<SessionRing>> Attach(const Address& address,
                                                              const v1::Welcome& welcome,
-                                                             absl::Duration timeout);
+                                                             absl::Duration timeout,
+                                                             absl::Time until);
 
   enum class Event {
     kMessage,

@@ -42,10 +42,10 @@ class SessionStream {
   // no more use.
   std::optional<absl::Status> Handshake(absl::Time deadline);
   const v1::Welcome& welcome() const { return welcome_; }
-  // If the daemon offers rings, asks for them, for at most `timeout` a step; if it gives none,
-  // messages go by the stream. After the handshake, before anything is written. An error:
-  // the stream is of no more use.
-  absl::Status AttachRing(absl::Duration timeout);
+  // If the daemon offers rings, asks for them, for at most `timeout` a step, and no longer than
+  // `until`; if it gives none, messages go by the stream. After the handshake, before anything is
+  // written. An error: the stream is of no more use.
+  absl::Status AttachRing(absl::Duration timeout, absl::Time until);
 
   enum class Event {
     kMessage,      // message() is new

@@ -25,7 +25,8 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 absl::StatusOr<std::unique_ptr<SideChannel>> SideChannel::Attach(const Address& address,
                                                                  const std::string& session_id,
                                                                  const std::string& token,
-                                                                 absl::Duration timeout) {
+                                                                 absl::Duration timeout,
+                                                                 absl::Time until) {
   absl::StatusOr<UniqueFd> socket = ConnectToDaemon(address);
   if (!socket.ok()) return socket.status();
   // So little goes into a new socket at once or not at all.
@@ -33,7 +34,7 @@ absl::StatusOr<std::unique_ptr<SideChannel>> SideChannel::Attach(const Address& 
   if (!io.ok() || io->bytes != kSideChannelMagic.size()) {
     return NotConnected("the daemon closed the side channel");
   }
-  std::unique_ptr<SideChannel> channel(new SideChannel(*std::move(socket), timeout));
+  std::unique_ptr<SideChannel> channel(new SideChannel(*std::move(socket), timeout, until));
   v1::SideChannelRequest request;
   request.mutable_attach_session()->set_session_id(session_id);
   request.mutable_attach_session()->set_token(token);
@@ -41,6 +42,8 @@ absl::StatusOr<std::unique_ptr<SideChannel>> SideChannel::Attach(const Address& 
   if (!attached.ok()) return attached.status();
   return channel;
 }
+
+absl::Time SideChannel::Deadline() const { return std::min(Now() + timeout_, until_); }
 
 absl::Status SideChannel::Break(const std::string& why) {
   socket_.Reset();
@@ -62,7 +65,7 @@ absl::Status SideChannel::Send(const v1::SideChannelRequest& request, int fd) {
   if (!socket_.valid()) return NotConnected("the side channel to the daemon is closed");
   const absl::StatusOr<std::string> frame = EncodeSideChannelFrame(request);
   if (!frame.ok()) return frame.status();
-  const absl::Time deadline = Now() + timeout_;
+  const absl::Time deadline = Deadline();
   std::string_view left = *frame;
   std::vector<int> fds;
   if (fd >= 0) fds.push_back(fd);
@@ -80,7 +83,7 @@ absl::Status SideChannel::Send(const v1::SideChannelRequest& request, int fd) {
 }
 
 absl::StatusOr<v1::SideChannelResponse> SideChannel::Receive(bool wait) {
-  const absl::Time deadline = Now() + timeout_;
+  const absl::Time deadline = Deadline();
   while (true) {
     const absl::StatusOr<std::optional<std::string>> message = decoder_.Next();
     if (!message.ok()) return Break(std::string(message.status().message()));

@@ -26,11 +26,11 @@ namespace runloop::internal {
 // later call is UNAVAILABLE (NOT_CONNECTED).
 class SideChannel {
  public:
-  // Connects, and attaches to the session.
-  static absl::StatusOr<std::unique_ptr<SideChannel>> Attach(const Address& address,
-                                                             const std::string& session_id,
-                                                             const std::string& token,
-                                                             absl::Duration timeout);
+  // Connects, and attaches to the session. The daemon may take `timeout` to take each request, and
+  // to answer it, but for all of them no longer than `until`, of Clock::Monotonic().
+  static absl::StatusOr<std::unique_ptr<SideChannel>> Attach(
+      const Address& address, const std::string& session_id, const std::string& token,
+      absl::Duration timeout, absl::Time until = absl::InfiniteFuture());
   SideChannel(const SideChannel&) = delete;
   SideChannel& operator=(const SideChannel&) = delete;
 
@@ -47,8 +47,10 @@ class SideChannel {
   void Tell(const v1::SideChannelRequest& request);
 
  private:
-  SideChannel(UniqueFd socket, absl::Duration timeout)
-      : timeout_(timeout), socket_(std::move(socket)) {}
+  SideChannel(UniqueFd socket, absl::Duration timeout, absl::Time until)
+      : timeout_(timeout), until_(until), socket_(std::move(socket)) {}
+
+  absl::Time Deadline() const;
 
   absl::Status Send(const v1::SideChannelRequest& request, int fd)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -59,6 +61,7 @@ class SideChannel {
   absl::Status Break(const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const absl::Duration timeout_;
+  const absl::Time until_;
   absl::Mutex mutex_;
   UniqueFd socket_ ABSL_GUARDED_BY(mutex_);
   size_t told_ ABSL_GUARDED_BY(mutex_) = 0;  // answers on their way that nobody waits for
