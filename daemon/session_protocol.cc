@@ -167,6 +167,7 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
       if (outcome.ok() && *outcome == nullptr) {
         acknowledges_ |= window_.SettleIfExpected(number);
       } else if (window_.Expects(number)) {
+        if (outcome.ok()) outcome = WithinBound(*std::move(outcome), *task->operation);
         Tell(number, std::move(outcome));
       }
     }
@@ -174,19 +175,21 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
   taken.clear();
 }
 
-void SessionProtocol::FillOutcome(uint64_t id, Outcome& outcome, v1::Outcome& told) {
+void SessionProtocol::FillOutcome(uint64_t id, const Outcome& outcome, v1::Outcome& told) {
   told.set_invocation_id(id);
   if (outcome.ok()) {
-    const google::protobuf::Message& reply = **outcome;
-    const int64_t limit = terms_.max_message_bytes - kEnvelopeBytes;
-    const size_t size = reply.ByteSizeLong();
-    if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) {
-      reply.SerializeToString(told.mutable_reply());
-      return;
-    }
-    outcome = ReplyTooLarge(reply.GetTypeName(), size, limit);
+    (*outcome)->SerializeToString(told.mutable_reply());
+  } else {
+    *told.mutable_status() = runloop::ToProto(outcome.status());
   }
-  *told.mutable_status() = runloop::ToProto(outcome.status());
+}
+
+Outcome SessionProtocol::WithinBound(std::unique_ptr<google::protobuf::Message> reply,
+                                     const Operation& operation) const {
+  const int64_t limit = terms_.max_message_bytes - kEnvelopeBytes;
+  const size_t size = reply->ByteSizeLong();
+  if (size <= static_cast<size_t>(std::max<int64_t>(limit, 0))) return reply;
+  return ReplyTooLarge(operation.name(), size, limit);
 }
 
 absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore::Group& group) {

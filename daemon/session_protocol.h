@@ -124,7 +124,10 @@ class SessionProtocol {
   }
   // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished(SessionTools& tools);
-  void FillOutcome(uint64_t id, Outcome& outcome, v1::Outcome& told);
+  static void FillOutcome(uint64_t id, const Outcome& outcome, v1::Outcome& told);
+  // An error instead of a reply that is larger than a message may be.
+  Outcome WithinBound(std::unique_ptr<google::protobuf::Message> reply,
+                      const Operation& operation) const;
   // The worker has been told of it.
   void Keep(uint64_t id, Untold told);
   // INVALID_ARGUMENT: it has received more than it was told.

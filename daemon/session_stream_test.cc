@@ -354,6 +354,26 @@ TEST_F(SessionStreamTest, ALongTextOfAnErrorIsCutAndManyOfThemArrive) {
   }
 }
 
+TEST_F(SessionStreamTest, AReplyThatIsLargerThanAMessageIsAnErrorThatNamesTheOperation) {
+  Start({.max_message_bytes = 4096});
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest request;
+  worker.Add(request, kDefer).set_reply_wanted(true);
+  worker.Add(request, kDefer).set_reply_wanted(true);
+  worker.Send(request);
+  test::v1::DeferReply reply;
+  reply.set_text(std::string(4096 - 64 - 3, 'x'));  // with its tag and length as much as may be
+  operations_->TakeDeferred().Finish(reply);
+  reply.mutable_text()->push_back('x');
+  operations_->TakeDeferred().Finish(reply);
+  worker.AwaitEnded(2);
+  EXPECT_TRUE(worker.outcomes_[1].has_reply());
+  EXPECT_EQ(worker.ReasonOf(2), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_EQ(worker.MetadataOf(2)["operation"], kDefer);
+  EXPECT_EQ(worker.outcomes_[2].status().message().rfind(kDefer, 0), 0u);
+}
+
 TEST_F(SessionStreamTest, AMessageWithFarMoreThanMayBeUnfinishedEndsTheStream) {
   Start({.max_unfinished = 600});
   v1::SessionRequest dispatches, cancels;
