@@ -24,7 +24,7 @@ struct RingServerOptions {
   SessionTerms terms;
   // Of each of a session's two rings; IsRingSize.
   size_t ring_bytes = 0;
-  // What takes in long messages.
+  // What takes in long messages, and writes long replies.
   std::shared_ptr<CompletionThread> completion;
   // What long messages that were not taken in yet may hold, of all sessions by the main sockets
   // together, and of all with a role; if it is passed, the session that holds most is ended.

@@ -76,6 +76,12 @@ class SessionProtocol {
     return outbox_->bytes() + unsent_bytes_ + resent_bytes_ + notifications_.unsent_bytes();
   }
 
+  // Of the outcome that the next response begins with, as far as what has finished was gathered.
+  size_t next_outcome_bytes() const {
+    if (resent_ > 0) return kept_[kept_.size() - resent_].bytes;
+    return unsent_.empty() ? 0 : unsent_.front().bytes;
+  }
+
   // And of those that are kept, to be told again.
   size_t held_bytes() const { return outbox_->bytes() + unsent_bytes_ + kept_bytes_; }
   // The next outcome or notification wakes; false: there is something to tell.
@@ -88,7 +94,7 @@ class SessionProtocol {
     return !notifications_.has_any();
   }
 
-  // While nothing carries it: takes what has finished, so that its bytes are counted.
+  // Takes what has finished, so that its bytes are counted.
   void Gather(SessionTools& tools) { TakeFinished(tools); }
   // True if nothing was missed for good by a worker that has received so many outcomes.
   bool CanResume(uint64_t outcomes_received) const;

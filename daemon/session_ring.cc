@@ -130,6 +130,11 @@ absl::StatusOr<size_t> SessionRing::Read(std::string_view message, SessionTools&
 }
 
 absl::Status SessionRing::HandleLong(SessionTools& tools) {
+  if (long_reply_) {
+    absl::Status written = WriteOne(tools).status();
+    if (end_.TakeBell()) RingWorker();
+    return written;
+  }
   internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
   absl::Status status = Read(*long_message_, tools).status();
   if (status.ok()) status = protocol_->Handle(tools, group);
@@ -142,19 +147,29 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   RingWriter& writer = end_.writer();
   if (absl::Status status = writer.Flush(); !status.ok()) return Violation(status.message());
   // Some: others publish as fast as the worker reads.
-  for (int i = 0;
-       i < kResponsesAtOnce && writer.left() == 0 && protocol_->FillResponse(tools, response_);
-       ++i) {
-    if (!response_.SerializeToString(&bytes_))
-      return absl::InternalError("a response is too large");
-    const std::string_view message = bytes_;
-    absl::Status status = writer.Write(absl::MakeConstSpan(&message, 1));
-    const bool large = bytes_.capacity() > kKeptBytes;
-    if (large) bytes_ = std::string();
-    if (large || response_.outcomes_size() > kKeptOutcomes) response_ = v1::SessionResponse();
-    if (!status.ok()) return Violation(status.message());
+  for (int i = 0; i < kResponsesAtOnce && writer.left() == 0; ++i) {
+    protocol_->Gather(tools);
+    if (protocol_->next_outcome_bytes() > kLongReply) {
+      long_reply_ = true;
+      break;
+    }
+    const absl::StatusOr<bool> any = WriteOne(tools);
+    if (!any.ok()) return any.status();
+    if (!*any) break;
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SessionRing::WriteOne(SessionTools& tools) {
+  if (!protocol_->FillResponse(tools, response_)) return false;
+  if (!response_.SerializeToString(&bytes_)) return absl::InternalError("a response is too large");
+  const std::string_view message = bytes_;
+  absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1));
+  const bool large = bytes_.capacity() > kKeptBytes;
+  if (large) bytes_ = std::string();
+  if (large || response_.outcomes_size() > kKeptOutcomes) response_ = v1::SessionResponse();
+  if (!status.ok()) return Violation(status.message());
+  return true;
 }
 
 bool SessionRing::IsClaimed() const {

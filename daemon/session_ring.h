@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runloop/daemon/session_protocol.h"
 #include "runloop/ipc/ring.h"
@@ -35,15 +36,20 @@ class RingOwner {
 //
 // Threads: its server's, which serves it under a lock, but for HandleLong.
 //
+// A request of more than kLong bytes or with a large batch is taken in, and a reply of more than
+// kLongReply written, by another thread, and nothing else of the session meanwhile: so everything
+// keeps its order.
+//
 // What is distrusted: all of the memory (ipc/ring.h), and every message (SessionProtocol). How much
 // is taken in at once is bounded in items and bytes: a message of more than kShort bytes may hold
-// one thing only, or one batch, and one of more than kLong, or a large batch, is taken in by
-// another thread. A worker that rings again and again, or says that there is something, for
-// nothing, loses the session.
+// one thing only, or one batch. A worker that rings again and again, or says that there is
+// something, for nothing, loses the session.
 class SessionRing {
  public:
   static constexpr size_t kShort = size_t{4} << 10;
   static constexpr size_t kLong = size_t{64} << 10;
+  // What takes about as long to write as the other thread takes to come.
+  static constexpr size_t kLongReply = size_t{256} << 10;
 
   struct Options {
     std::shared_ptr<Session> session;
@@ -63,11 +69,14 @@ class SessionRing {
 
   // Takes in some requests, and writes what there is to answer. An error ends the session.
   absl::Status Serve(SessionTools& tools);
-  // A message that takes long was met: Serve does nothing more until another thread has taken it
-  // in, with tools of its own and without the lock. An error ends the session.
-  bool has_long() const { return long_message_.has_value(); }
+  // A long request or reply was met: Serve does nothing more until another thread has dealt with
+  // it, with tools of its own and without the lock. An error ends the session.
+  bool has_long() const { return long_message_.has_value() || long_reply_; }
   absl::Status HandleLong(SessionTools& tools);
-  void EndLong() { long_message_.reset(); }
+  void EndLong() {
+    long_message_.reset();
+    long_reply_ = false;
+  }
 
   // True if Serve would do something.
   bool HasWork() const;
@@ -116,6 +125,8 @@ class SessionRing {
   // Reads it into the tools' reader; how many things it holds.
   absl::StatusOr<size_t> Read(std::string_view message, SessionTools& tools) const;
   absl::Status WriteResponses(SessionTools& tools);
+  // Writes the next response. False: there is none.
+  absl::StatusOr<bool> WriteOne(SessionTools& tools);
 
   RingServer& server_;
   const SessionTerms& terms_;
@@ -131,6 +142,7 @@ class SessionRing {
   std::string bytes_;  // of the response
   // In the reader's memory, which is left alone meanwhile.
   std::optional<std::string_view> long_message_;
+  bool long_reply_ = false;
   bool more_ = false;  // requests have arrived that Serve has left for the next time
   bool requests_end_ = false;
   bool draining_ = false;

@@ -644,6 +644,25 @@ class ArrivingTest : public testing::Test {
       }));
       return !owner->why().has_value();
     }
+    // The ids of the next invocations that have ended with an outcome of their own.
+    std::vector<uint64_t> Outcomes(size_t count) {
+      std::vector<uint64_t> ids;
+      EXPECT_TRUE(Await([&] {
+        const absl::StatusOr<std::optional<std::string_view>> message = end->reader().Next();
+        EXPECT_TRUE(message.ok()) << message.status();
+        if (end->TakeReadBell()) (void)eventfd_write(bell.get(), 1);
+        if (!message.ok()) return true;
+        v1::SessionResponse response;
+        if (message->has_value()) {
+          EXPECT_TRUE(response.ParseFromString(std::string(**message)));
+        }
+        for (const v1::Outcome& outcome : response.outcomes()) {
+          ids.push_back(outcome.invocation_id());
+        }
+        return ids.size() >= count;
+      }));
+      return ids;
+    }
     // Has been told of the end of its one invocation.
     bool Told() {
       return Await([&] { return end->reader().has_bytes(); });
@@ -725,6 +744,52 @@ TEST_F(ArrivingTest, TheLargestIsEndedWhenTheirBytesPassTheBound) {
   role.Say(std::string_view(message).substr(400'000));
   ASSERT_TRUE(Await([&] { return role.owner->why().has_value(); }));
   EXPECT_EQ(ReasonOf(*role.owner->why()), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+}
+
+// What keeps the other thread, which is to write it, keeps no shorter reply, and not the runtime
+// thread.
+TEST_F(ArrivingTest, ALongReplyIsWrittenByAnotherThreadInItsOrder) {
+  Worker worker(*this, ""), other(*this, "");
+  v1::SessionRequest message;
+  for (uint64_t id = 1; id <= 3; ++id) {
+    v1::Dispatch& dispatch = *message.add_dispatches();
+    dispatch.set_invocation_id(id);
+    dispatch.set_operation_name(kDefer);
+    dispatch.set_reply_wanted(true);
+  }
+  absl::Mutex mutex;
+  bool held = false, let_go = false;
+  completion_->Post([&] {
+    absl::MutexLock lock(&mutex);
+    held = true;
+    mutex.Await(absl::Condition(&let_go));
+  });
+  {
+    absl::MutexLock lock(&mutex);
+    mutex.Await(absl::Condition(&held));
+  }
+  worker.Say(Framed(message.SerializeAsString()));
+  test::v1::DeferReply short_reply, long_reply;
+  long_reply.set_text(std::string(500'000, 'r'));
+  operations_->TakeDeferred().Finish(short_reply);
+  EXPECT_EQ(worker.Outcomes(1), std::vector<uint64_t>{1});
+  operations_->TakeDeferred().Finish(long_reply);
+  operations_->TakeDeferred().Finish(short_reply);
+  for (uint64_t id = 1; id <= 100; ++id) {
+    v1::SessionRequest echo;
+    v1::Dispatch& dispatch = *echo.add_dispatches();
+    dispatch.set_invocation_id(id);
+    dispatch.set_operation_name(kEcho);
+    dispatch.set_reply_wanted(true);
+    other.Say(Framed(echo.SerializeAsString()));
+    ASSERT_EQ(other.Outcomes(1), std::vector<uint64_t>{id});
+  }
+  EXPECT_FALSE(worker.end->reader().has_bytes());
+  {
+    absl::MutexLock lock(&mutex);
+    let_go = true;
+  }
+  EXPECT_EQ(worker.Outcomes(2), (std::vector<uint64_t>{2, 3}));
 }
 
 }  // namespace
