@@ -26,10 +26,7 @@ namespace runloop::sequence {
 // Both ends are in this process, and the daemon's takes things in when the worker's has sent them,
 // on the calling thread: nothing waits, and nothing is left to chance.
 //
-// With Transport::kRing all of it runs but the side channel, by which a worker is given its ring
-// (daemon/side_channel_server_test.cc). With kStream it is what a session stream does with a
-// message, and whence it takes an answer; the gRPC that carries both is tested elsewhere
-// (daemon/session_stream_test.cc).
+// What carries them: ring_session.h, stream_session.h.
 //
 // How the steps of a program become messages:
 //   kOpen           A session, and its ring or protocol. While the runtime drains it gets none: a
@@ -48,9 +45,8 @@ namespace runloop::sequence {
 //   kKill           Half of the time the worker goes, and nobody hears what becomes of its work;
 //                   else the runtime ends the session, and the worker hears all of it.
 //   kCut            The next time that there is something to say or to hear its connection is lost,
-//   and with it the
-//                   request or what the daemon has answered. The worker resumes the session by
-//                   another one, and sends again. Nobody else notices.
+//                   and with it the request or what the daemon has answered. The worker resumes the
+//                   session by another one, and sends again. Nobody else notices.
 //   kBeginDrain, kDrain, kStop  Calls, as the host makes them; the worker is told that it drains.
 //   kClosure, kComplete, kFinishClosing, kAdvance, kRun  As ever: they happen in the process.
 //   In-process sessions and their steps: as ever, they have no messages.
@@ -133,25 +129,6 @@ class MessageSession {
   std::optional<absl::Duration> drain_;
   int drains_heard_ = 0;
   bool ranges_first_ = false;
-};
-
-// The daemon's part that all message sessions of one runtime share.
-class MessageServer {
- public:
-  // Takes things in for the runtime from here on.
-  MessageServer(Transport transport, std::shared_ptr<internal::RuntimeCore> core,
-                Observed& observed);
-
-  // Null: the session has ended, so there is nothing that could be carried.
-  std::unique_ptr<MessageSession> Open(const std::shared_ptr<Session>& session);
-
-  const daemon::SessionTerms& terms() const { return terms_; }
-
- private:
-  Observed& observed_;
-  const daemon::SessionTerms terms_;
-  daemon::SessionTools tools_;
-  std::shared_ptr<daemon::RingServer> rings_;  // null: streams
 };
 
 }  // namespace runloop::sequence

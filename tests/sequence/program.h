@@ -16,6 +16,11 @@ using Millis = int64_t;
 // another. A step names what it works on by `pick` and `aim`, not by number: the model looks up
 // what there is when the step's turn comes. So a program stays a program when steps are taken out
 // of it.
+//
+// A new kind of step has its weight in program.cc; what it works on, and what must come of it, in
+// one of script_*.cc; what it does to the model in one of reference_*.cc; the call that it is in
+// one of driver_*.cc, and in driver_messages.cc the message, if it is one; its words in
+// describe.cc; and each of its outcomes in coverage.cc.
 enum class StepKind {
   kOpen,           // a session
   kDispatch,       // an operation, in a session

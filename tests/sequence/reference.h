@@ -36,7 +36,7 @@ struct Event {
 // nothing of how the runtime does it: no locks, no atomics, no service thread; whatever the promise
 // leaves to chance (which of several outcomes of one moment comes first) it does not say.
 //
-// Outcomes and answers are text: a status' code and its reason, `CANCELLED CANCELLED`.
+// Outcomes and answers are text (outcome_text.h).
 class Reference {
  public:
   enum class State { kRefused, kDelayed, kQueued, kRunning, kDeferred, kEnded };
@@ -156,20 +156,26 @@ class Reference {
   Expected TakeExpected();
 
  private:
+  // ---- what is taken in (reference_admission.cc) ----
   std::string Refusal(int session, const Step& step, const Invocation* instead_of) const;
+
+  // ---- running (reference.cc) ----
   void Start(int invocation);
   void Behave(Invocation& invocation);
   void RunEntry(const Entry& entry);
   bool RunSlice(int count);
+  // A task of the runtime's own, unless nothing more is taken.
+  void Push(Entry entry);
+  void Happens(Event::Kind kind, int id) { expected_.events.push_back({kind, id}); }
 
-  // How an invocation ends: unstarted and already out of the line, or running or deferred.
+  // ---- how an invocation ends (reference_outcomes.cc) ----
+  // Unstarted and already out of the line, or running or deferred.
   void EndUnstarted(int invocation, OutcomeKind kind, const char* how);
   void Finish(int invocation, const std::string& outcome, const char* how);
   std::vector<int> TakeOut(const std::function<bool(const Invocation&)>& wanted);
   void AbortDeferred(int session, const std::string& outcome, const char* how);
-  bool Reached(bool work) const;
 
-  // What has a delay (reference_delays.cc).
+  // ---- what has a delay (reference_delays.cc) ----
   void Delay(int invocation);
   // Lets what is due join the line, or end, if its deadline has passed.
   void JoinDue();
@@ -177,7 +183,7 @@ class Reference {
   std::vector<int> TakeDelayed(const std::function<bool(const Invocation&)>& wanted);
   static bool IsTimer(const Invocation& of) { return of.session == kNone && of.step.delay > 0; }
 
-  // Objects: from here to Watch as runtime/handle.h tells it.
+  // ---- objects (reference_objects.cc): from here to Watch as runtime/handle.h tells it ----
   int NewObject(int session, int maker, Closes closes);
   std::string Keep(int invocation, int object);
   void BeginClose(int object);
@@ -188,9 +194,8 @@ class Reference {
   size_t DestroyAll(int session);
   void Watch(Millis close_by) { watch_closing_ = std::min(watch_closing_, close_by); }
 
-  // A task of the runtime's own, unless nothing more is taken.
-  void Push(Entry entry);
-  void Happens(Event::Kind kind, int id) { expected_.events.push_back({kind, id}); }
+  // ---- the end (reference_ends.cc) ----
+  bool Reached(bool work) const;
 
   const Setup setup_;
   const std::function<void(int)> meanwhile_;

@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_TESTS_SEQUENCE_SCRIPT_H_
 #define RUNLOOP_TESTS_SEQUENCE_SCRIPT_H_
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
@@ -43,24 +44,45 @@ class Script {
   const std::vector<Action>& Meanwhile(int invocation) const;
 
   Reference& reference() { return reference_; }
+  const Reference& reference() const { return reference_; }
   // Counts how everything ended.
   void CountOutcomes();
 
  private:
   void Resolve(const Step& step, std::vector<Action>& actions);
-  void Open(const Step& step, std::vector<Action>& actions);
+
+  // ---- work (script_work.cc) ----
+  Step PrepareWork(const Step& step) const;
+  std::string Answer(const std::string& answer, const char* row);
   void Dispatch(const Step& step, std::vector<Action>& actions);
-  void CancelTimer(const Step& step, std::vector<Action>& actions);
   void Fill(const Step& step, std::vector<Action>& actions);
-  void Kill(const Step& step, std::vector<Action>& actions);
+
+  // ---- what was handed over, and what it has made (script_invocations.cc) ----
+  void Cancel(const Step& step, std::vector<Action>& actions);
+  void GiveUp(const Step& step, std::vector<Action>& actions);
+  void Forget(const Step& step, std::vector<Action>& actions);
+  void CancelTimer(const Step& step, std::vector<Action>& actions);
   void Complete(const Step& step, std::vector<Action>& actions);
+  void FinishClosing(const Step& step, std::vector<Action>& actions);
+
+  // ---- sessions (script_sessions.cc) ----
+  void Open(const Step& step, std::vector<Action>& actions);
+  void Kill(const Step& step, std::vector<Action>& actions);
+  void Disconnect(const Step& step, std::vector<Action>& actions);
+  // Those that were to end once they are idle, and are.
+  void EndIdle(std::vector<Action>& actions);
+  void Cut(const Step& step, std::vector<Action>& actions);
+
+  // ---- the runtime (script_runtime.cc) ----
   void Advance(const Step& step, std::vector<Action>& actions);
   void Run(const Step& step, std::vector<Action>& actions);
+  void BeginDrain(const Step& step, std::vector<Action>& actions);
   void Drain(const Step& step, std::vector<Action>& actions);
   void Stop(std::vector<Action>& actions);
-  // Sessions that were to end once they are idle, and are.
-  void EndIdle(std::vector<Action>& actions);
 
+  // ---- what a step works on (script_picks.cc) ----
+  // kNone: there is nothing.
+  static int Pick(const std::vector<int>& among, uint32_t pick);
   int PickSession(const Step& step) const;
   // Somebody can ask for something to be done with it.
   bool HasAsker(const Reference::Invocation& invocation) const;
@@ -69,8 +91,6 @@ class Script {
   // Such a handle as `step` wants, in `session`; and a session that has one.
   int PickHandle(const Step& step, int session) const;
   int PickOwner(const Step& step) const;
-  Step PrepareWork(const Step& step) const;
-  std::string Answer(const std::string& answer, const char* row);
 
   const Transport transport_;
   Coverage& coverage_;

@@ -15,10 +15,10 @@
 #include "absl/time/clock.h"
 #include "runloop/runtime/planted_bugs.h"
 #include "runloop/tests/sequence/coverage.h"
-#include "runloop/tests/sequence/driver.h"
 #include "runloop/tests/sequence/other_thread.h"
 #include "runloop/tests/sequence/program.h"
 #include "runloop/tests/sequence/reference.h"
+#include "runloop/tests/sequence/run_program.h"
 #include "runloop/tests/sequence/transport.h"
 
 ABSL_FLAG(int, programs, 10'000, "random programs to run");

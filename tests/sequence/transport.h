@@ -1,6 +1,8 @@
 #ifndef RUNLOOP_TESTS_SEQUENCE_TRANSPORT_H_
 #define RUNLOOP_TESTS_SEQUENCE_TRANSPORT_H_
 
+#include <cstdint>
+
 namespace runloop::sequence {
 
 // What the sessions of other processes are carried by.
@@ -13,6 +15,9 @@ enum class Transport {
 // Every request fits in so few bytes and can be padded to any number from here on: by messages no
 // smaller one is sent, since what a request counts for is what it has.
 inline constexpr int kLeastRequestBytes = 13;
+
+// What the daemon allows of one message; none here is so large.
+inline constexpr int64_t kMaxMessageBytes = int64_t{1} << 20;
 
 }  // namespace runloop::sequence
 
