@@ -121,6 +121,24 @@ TEST_F(NotificationHubTest, BytesAreBoundedToo) {
   EXPECT_EQ(queue->Take()->sequence, 7u);
 }
 
+TEST_F(NotificationHubTest, WhatIsTooLargeIsToldByTheNextThatComesAndNotByOneThatWaits) {
+  for (const char* const topic : {kEvery, kNewest}) {
+    SCOPED_TRACE(topic);
+    const auto queue = NewQueue({.items = 100, .bytes = 250});
+    ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(topic)).ok());
+    Publish(topic, 1);
+    Publish(topic, 2, 1000);
+    const auto first = queue->Take();
+    EXPECT_EQ(first->sequence, 1u);
+    EXPECT_EQ(first->dropped, 0u);
+    Publish(topic, 3, 1000);
+    Publish(topic, 4);
+    const auto next = queue->Take();
+    EXPECT_EQ(next->sequence, 4u);
+    EXPECT_EQ(next->dropped, 2u);
+  }
+}
+
 TEST_F(NotificationHubTest, ATopicThatFloodsCostsAnotherNothing) {
   const auto queue = NewQueue({.items = 4, .bytes = 1000});
   ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kEvery)).ok());

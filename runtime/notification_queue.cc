@@ -1,6 +1,7 @@
 #include "runloop/runtime/notification_queue.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,27 +25,31 @@ bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
   absl::MutexLock lock(&mutex_);
   if (finished_ || !why_ended_.ok()) return false;
   const size_t size = notification.publication->size();
+  const uint64_t subscription = notification.subscription;
+  Held& held = held_[subscription];
   if (size > bounds_.bytes || bounds_.items == 0) {
-    CountDropped(std::move(notification));
+    CountDropped(notification, held.before_next);
     return false;
   }
-  Held& held = held_[notification.subscription];
+  notification.dropped += std::exchange(held.before_next.dropped, 0);
+  notification.gap |= std::exchange(held.before_next.gap, false);
   if (latest && held.items > 0) {
-    QueuedNotification& older = held.first->notification;
+    QueuedNotification& older = held.last->notification;
     if (const auto& topic = older.publication->topic(); topic != nullptr) {
       topic->statistics().replaced.fetch_add(1, std::memory_order_relaxed);
     }
     notification.dropped += older.dropped;
     notification.gap |= older.gap;
-    SetHeld(notification.subscription, held, held.items,
-            held.bytes + size - older.publication->size());
+    SetHeld(subscription, held, held.items, held.bytes - older.publication->size());
     replaced = std::exchange(older, std::move(notification)).publication;
-    while (bytes_ > bounds_.bytes) DropOne();
+    // Not counted yet, so others make room for it.
+    while (bytes_ + size > bounds_.bytes) DropOne(/*by_bytes=*/true);
+    SetHeld(subscription, held, held.items, held.bytes + size);
     return TakeSleep();
   }
-  while (!Fits(size)) DropOne();
-  const uint64_t subscription = notification.subscription;
-  const Place place = waiting_.insert(waiting_.end(), {.notification = std::move(notification)});
+  while (!Fits(size)) DropOne(/*by_bytes=*/waiting_.size() < bounds_.items);
+  const Place place = waiting_.insert(
+      waiting_.end(), {.notification = std::move(notification), .number = ++last_number_});
   (held.items == 0 ? held.first : held.last->next) = place;
   held.last = place;
   SetHeld(subscription, held, held.items + 1, held.bytes + size);
@@ -52,16 +57,17 @@ bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
 }
 
 void NotificationQueue::SetHeld(uint64_t subscription, Held& held, size_t items, size_t bytes) {
+  const uint64_t age = items > 0 ? ~held.first->number : 0;
   if (ranked_) {
     // Nodes are used again.
     const auto move = [&](Rank& rank, size_t from, size_t to) {
       Rank::node_type node;
-      if (held.items > 0) node = rank.extract({from, subscription});
+      if (held.items > 0) node = rank.extract({from, held.age});
       if (items == 0) return;
       if (node.empty()) {
-        rank.emplace(to, subscription);
+        rank.emplace(std::make_pair(to, age), subscription);
       } else {
-        node.value().first = to;
+        node.key() = {to, age};
         rank.insert(std::move(node));
       }
     };
@@ -71,12 +77,12 @@ void NotificationQueue::SetHeld(uint64_t subscription, Held& held, size_t items,
   bytes_ += bytes - held.bytes;
   held.items = items;
   held.bytes = bytes;
+  held.age = age;
 }
 
-void NotificationQueue::CountDropped(QueuedNotification dropped) {
-  Held& held = held_[dropped.subscription];
-  held.dropped += 1 + dropped.dropped;
-  held.gap |= dropped.gap;
+void NotificationQueue::CountDropped(const QueuedNotification& dropped, Missed& missed) {
+  missed.dropped += 1 + dropped.dropped;
+  missed.gap |= dropped.gap;
   if (const auto& topic = dropped.publication->topic(); topic != nullptr) {
     topic->statistics().dropped.fetch_add(1, std::memory_order_relaxed);
   }
@@ -85,14 +91,18 @@ void NotificationQueue::CountDropped(QueuedNotification dropped) {
   }
 }
 
-void NotificationQueue::DropOne() {
-  CountDropped(RemoveFirst(Largest(/*by_bytes=*/waiting_.size() < bounds_.items)));
+void NotificationQueue::DropOne(bool by_bytes) {
+  const uint64_t subscription = Largest(by_bytes);
+  const QueuedNotification dropped = RemoveFirst(subscription);
+  CountDropped(dropped, held_.at(subscription).before_first);
 }
 
 uint64_t NotificationQueue::Largest(bool by_bytes) {
   if (held_.size() <= kFew) {
+    // What holds nothing is behind all others.
     const auto rank = [&](const auto& each) {
-      return std::make_pair(by_bytes ? each.second.bytes : each.second.items, each.first);
+      const Held& held = each.second;
+      return std::make_tuple(held.items > 0, by_bytes ? held.bytes : held.items, held.age);
     };
     return std::max_element(held_.begin(), held_.end(),
                             [&](const auto& a, const auto& b) { return rank(a) < rank(b); })
@@ -101,8 +111,8 @@ uint64_t NotificationQueue::Largest(bool by_bytes) {
   if (!std::exchange(ranked_, true)) {
     for (const auto& [subscription, held] : held_) {
       if (held.items == 0) continue;
-      by_items_.emplace(held.items, subscription);
-      by_bytes_.emplace(held.bytes, subscription);
+      by_items_.emplace(std::make_pair(held.items, held.age), subscription);
+      by_bytes_.emplace(std::make_pair(held.bytes, held.age), subscription);
     }
   }
   return (by_bytes ? by_bytes_ : by_items_).rbegin()->second;
@@ -127,9 +137,9 @@ std::optional<QueuedNotification> NotificationQueue::Take(size_t most_bytes) {
   if (oldest.publication->size() > most_bytes) return std::nullopt;
   QueuedNotification taken = RemoveFirst(oldest.subscription);
   Held& held = held_[taken.subscription];
-  taken.dropped += std::exchange(held.dropped, 0);
-  taken.gap |= std::exchange(held.gap, false);
-  if (held.items == 0) held_.erase(taken.subscription);
+  taken.dropped += std::exchange(held.before_first.dropped, 0);
+  taken.gap |= std::exchange(held.before_first.gap, false);
+  if (held.items == 0 && !held.before_next.any()) held_.erase(taken.subscription);
   if (const auto& topic = taken.publication->topic(); topic != nullptr) {
     topic->statistics().delivered.fetch_add(1, std::memory_order_relaxed);
   }

@@ -6,9 +6,9 @@
 #include <functional>
 #include <limits>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -37,8 +37,9 @@ struct QueuedNotification {
 // that keeps the newest, one of each subscription, in the place of the first that waited.
 //
 // Bounded: whatever is too much makes room by dropping the oldest of the subscription that holds
-// most, of several the newest, so that a topic that floods costs others nothing. What is larger
-// than the bound is dropped itself. The next one of the subscription tells how many were.
+// most of what there is too much of, items or bytes, so that a topic that floods costs others
+// nothing; of several that hold as much, the oldest. What is larger than the bound is dropped
+// itself. The next one of the subscription tells how many were.
 //
 // A Push costs next to nothing more where there are many subscriptions, also if it drops: whoever
 // publishes pushes to all of them, and others wait meanwhile.
@@ -83,19 +84,28 @@ class NotificationQueue {
  private:
   struct Waiting {
     QueuedNotification notification;
+    uint64_t number = 0;                  // counts up
     std::list<Waiting>::iterator next{};  // of the same subscription, if there is one
   };
   using Notifications = std::list<Waiting>;
   using Place = Notifications::iterator;
+  // To be told.
+  struct Missed {
+    uint64_t dropped = 0;
+    bool gap = false;
+    bool any() const { return dropped > 0 || gap; }
+  };
   // Of one subscription.
   struct Held {
     size_t items = 0;
     size_t bytes = 0;
     Place first{}, last{};  // if there are items
-    uint64_t dropped = 0;   // to be told
-    bool gap = false;       // to be told
+    uint64_t age = 0;       // the more, the longer the first has waited
+    Missed before_first;    // the next that is taken tells
+    Missed before_next;  // the next that comes tells: it was too large, and others wait before it
   };
-  using Rank = std::set<std::pair<size_t, uint64_t>>;  // how much, and whose
+  // Whose, by how much and how old.
+  using Rank = std::map<std::pair<size_t, uint64_t>, uint64_t>;
 
   bool ended_or_has_any() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !waiting_.empty() || !why_ended_.ok();
@@ -103,9 +113,10 @@ class NotificationQueue {
   bool Fits(size_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return waiting_.size() < bounds_.items && bytes_ + bytes <= bounds_.bytes;
   }
-  void CountDropped(QueuedNotification dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DropOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Who holds most. Something waits.
+  void CountDropped(const QueuedNotification& dropped, Missed& missed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropOne(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Who holds most, and of those that hold as much the oldest. Something waits.
   uint64_t Largest(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The oldest of a subscription, which has one.
   QueuedNotification RemoveFirst(uint64_t subscription) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -120,6 +131,7 @@ class NotificationQueue {
 
   mutable absl::Mutex mutex_;
   Notifications waiting_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Held> held_ ABSL_GUARDED_BY(mutex_);  // by subscription
   // Those that hold something, once many of them had to be compared; until nothing waits.
