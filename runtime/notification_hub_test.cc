@@ -285,6 +285,22 @@ TEST_F(NotificationHubTest, ANewerOneTakesThePlaceOfOneThatWaits) {
   EXPECT_TRUE(queue->empty());
 }
 
+TEST_F(NotificationHubTest, ANewerOneThatIsLargerMakesOthersGoAndNotItself) {
+  // Whatever the bound is that is met.
+  for (const size_t items : {size_t{2}, size_t{100}}) {
+    SCOPED_TRACE(items);
+    const auto queue = NewQueue({.items = items, .bytes = 250});
+    ASSERT_TRUE(hub().Subscribe(queue, 1, TopicOf(kNewest)).ok());
+    ASSERT_TRUE(hub().Subscribe(queue, 2, TopicOf(kEvery)).ok());
+    Publish(kNewest, 1);
+    Publish(kEvery, 2, 100);
+    Publish(kNewest, 3, 200);
+    EXPECT_THAT(TakeAll(*queue), ElementsAre(3));
+    Publish(kEvery, 4);
+    EXPECT_EQ(queue->Take()->dropped, 1u);
+  }
+}
+
 TEST_F(NotificationHubTest, WhatIsForOneSessionGoesToNoOther) {
   const auto session = NewSession();
   const auto its = NewQueue({}, session), other = NewQueue();
