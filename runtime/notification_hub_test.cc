@@ -148,24 +148,50 @@ TEST_F(NotificationHubTest, ATopicThatFloodsCostsAnotherNothing) {
   EXPECT_THAT(TakeAll(*queue), ElementsAre(1, 97, 98, 99));
 }
 
+TEST_F(NotificationHubTest, OfSubscriptionsThatHoldAsMuchTheOldestGoesFirst) {
+  // Whatever their numbers are.
+  for (uint64_t first = 1; first <= 16; ++first) {
+    SCOPED_TRACE(first);
+    const auto queue = NewQueue({.items = 3, .bytes = 1000});
+    ASSERT_TRUE(hub().Subscribe(queue, first, TopicOf(kEvery)).ok());
+    ASSERT_TRUE(hub().Subscribe(queue, 17 - first, TopicOf(kNewest)).ok());
+    ASSERT_TRUE(hub().Subscribe(queue, 17 + first, TopicOf(kEvery)).ok());
+    Publish(kNewest, 1);
+    Publish(kEvery, 2);
+    Publish(kEvery, 3);
+    Publish(kEvery, 4);
+    EXPECT_THAT(TakeAll(*queue), ElementsAre(3, 4, 4));
+  }
+}
+
 // What a queue is to do, in a few lines, each of which looks at all that waits.
 class SlowQueue {
  public:
   explicit SlowQueue(NotificationBounds bounds) : bounds_(bounds) {}
 
   void Push(uint64_t subscription, uint64_t sequence, size_t size, bool latest) {
-    const auto older = std::find_if(waiting_.begin(), waiting_.end(), [&](const Item& item) {
-      return item.subscription == subscription;
-    });
-    const Item item{.subscription = subscription, .sequence = sequence, .size = size};
     if (size > bounds_.bytes) {
-      ++dropped_[subscription];
-    } else if (latest && older != waiting_.end()) {
-      *older = item;
-      while (bytes() > bounds_.bytes) DropOne();
+      ++too_large_[subscription];
+      return;
+    }
+    Item item{.subscription = subscription,
+              .sequence = sequence,
+              .dropped = std::exchange(too_large_[subscription], 0)};
+    const auto newest = std::find_if(waiting_.rbegin(), waiting_.rend(), [&](const Item& waiting) {
+      return waiting.subscription == subscription;
+    });
+    if (latest && newest != waiting_.rend()) {
+      item.dropped += newest->dropped;
+      *newest = item;
+      while (bytes() + size > bounds_.bytes) DropOne(true);
     } else {
-      while (waiting_.size() == bounds_.items || bytes() + size > bounds_.bytes) DropOne();
+      while (waiting_.size() == bounds_.items || bytes() + size > bounds_.bytes) {
+        DropOne(waiting_.size() < bounds_.items);
+      }
       waiting_.push_back(item);
+    }
+    for (Item& waiting : waiting_) {
+      if (waiting.subscription == subscription && waiting.sequence == sequence) waiting.size = size;
     }
   }
   // Its subscription, its sequence, and how many were dropped before it.
@@ -174,17 +200,19 @@ class SlowQueue {
     const Item item = waiting_.front();
     waiting_.pop_front();
     return std::make_tuple(item.subscription, item.sequence,
-                           std::exchange(dropped_[item.subscription], 0));
+                           item.dropped + std::exchange(dropped_[item.subscription], 0));
   }
   void Forget(uint64_t subscription) {
     std::erase_if(waiting_, [&](const Item& item) { return item.subscription == subscription; });
     dropped_.erase(subscription);
+    too_large_.erase(subscription);
   }
 
  private:
   struct Item {
     uint64_t subscription, sequence;
-    size_t size;
+    size_t size = 0;
+    uint64_t dropped = 0;
   };
 
   size_t bytes() const {
@@ -192,23 +220,21 @@ class SlowQueue {
     for (const Item& item : waiting_) sum += item.size;
     return sum;
   }
-  void DropOne() {
-    const bool by_bytes = waiting_.size() < bounds_.items;
+  void DropOne(bool by_bytes) {
     std::map<uint64_t, size_t> held;
     for (const Item& item : waiting_) held[item.subscription] += by_bytes ? item.size : 1;
-    const auto most = std::max_element(held.begin(), held.end(), [](const auto& a, const auto& b) {
-      return a.second <= b.second && (a.second < b.second || a.first < b.first);
-    });
+    size_t most = 0;
+    for (const auto& [subscription, much] : held) most = std::max(most, much);
     const auto oldest = std::find_if(waiting_.begin(), waiting_.end(), [&](const Item& item) {
-      return item.subscription == most->first;
+      return held[item.subscription] == most;
     });
-    ++dropped_[most->first];
+    dropped_[oldest->subscription] += 1 + oldest->dropped;
     waiting_.erase(oldest);
   }
 
   const NotificationBounds bounds_;
   std::deque<Item> waiting_;
-  std::map<uint64_t, uint64_t> dropped_;
+  std::map<uint64_t, uint64_t> dropped_, too_large_;
 };
 
 TEST_F(NotificationHubTest, DropsWhatASlowerQueueDrops) {
