@@ -42,7 +42,8 @@ absl::Status RemoteSubscriptions::Add(const std::shared_ptr<RemoteSubscription>&
       return status;
     by_id_[subscription->id] = subscription;
   }
-  all_.insert(subscription);
+  subscription->place = ++last_place_;
+  all_[subscription->place] = subscription;
   return absl::OkStatus();
 }
 
@@ -75,7 +76,7 @@ absl::Status RemoteSubscriptions::Subscribe(RemoteSubscription& subscription, Op
 
 void RemoteSubscriptions::Remove(const std::shared_ptr<RemoteSubscription>& subscription,
                                  OpenSession* session) {
-  if (all_.erase(subscription) == 0 || by_id_.erase(subscription->id) == 0) return;
+  if (all_.erase(subscription->place) == 0 || by_id_.erase(subscription->id) == 0) return;
   if (session != nullptr) session->AddUnsubscribe(subscription->id);
 }
 
@@ -85,7 +86,7 @@ void RemoteSubscriptions::BeginSession(const v1::Welcome& welcome, OpenSession& 
   max_subscriptions_ = welcome.limits().max_subscriptions();
   // In one that goes on, what was asked for before may still come.
   if (!welcome.resumed()) last_id_ = 0;
-  for (const auto& subscription : all_) {
+  for (const auto& [place, subscription] : all_) {
     absl::Status status = Subscribe(*subscription, session, true);
     if (status.ok()) by_id_[subscription->id] = subscription;
     subscription->SetStatus(std::move(status));
@@ -94,7 +95,7 @@ void RemoteSubscriptions::BeginSession(const v1::Welcome& welcome, OpenSession& 
 
 void RemoteSubscriptions::EndSession() {
   by_id_.clear();
-  for (const auto& subscription : all_) {
+  for (const auto& [place, subscription] : all_) {
     subscription->id = 0;
     subscription->gap = true;
   }
@@ -137,8 +138,9 @@ absl::Status RemoteSubscriptions::Receive(v1::SessionResponse& message, Queues& 
 
 std::vector<std::shared_ptr<RemoteSubscription>> RemoteSubscriptions::TakeAll() {
   by_id_.clear();
-  std::vector<std::shared_ptr<RemoteSubscription>> all(all_.begin(), all_.end());
-  all_.clear();
+  std::vector<std::shared_ptr<RemoteSubscription>> all;
+  for (auto& [place, subscription] : std::exchange(all_, {}))
+    all.push_back(std::move(subscription));
   return all;
 }
 

@@ -2,12 +2,12 @@
 #define RUNLOOP_CLIENT_REMOTE_SUBSCRIPTIONS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "runloop/client/open_session.h"
 #include "runloop/runtime/subscription.h"
@@ -22,7 +22,9 @@ class RemoteSubscription final : public SubscriptionState {
  public:
   static std::shared_ptr<RemoteSubscription> New(Call call, std::weak_ptr<SessionClient> client);
 
-  // The client's, under its lock. Its number in the session that is open; 0: it has none.
+  // The client's, under its lock.
+  uint64_t place = 0;  // among all, in the order in which they were asked for
+  // Its number in the session that is open; 0: it has none.
   uint64_t id = 0;
   bool latest = false;
   // A session was lost, and nothing has come since.
@@ -49,7 +51,8 @@ class RemoteSubscriptions {
   absl::Status Add(const std::shared_ptr<RemoteSubscription>& subscription, OpenSession* session);
   void Remove(const std::shared_ptr<RemoteSubscription>& subscription, OpenSession* session);
 
-  // A session stands, or goes on by another connection: subscribes in it.
+  // A session stands, or goes on by another connection: subscribes in it, in the order of before,
+  // so that the first ones stand if it allows fewer.
   void BeginSession(const v1::Welcome& welcome, OpenSession& session);
   void EndSession();
 
@@ -64,7 +67,8 @@ class RemoteSubscriptions {
  private:
   absl::Status Subscribe(RemoteSubscription& subscription, OpenSession& session, bool must);
 
-  absl::flat_hash_set<std::shared_ptr<RemoteSubscription>> all_;
+  std::map<uint64_t, std::shared_ptr<RemoteSubscription>> all_;  // by their places
+  uint64_t last_place_ = 0;
 
   // Of the session that is open.
   absl::flat_hash_map<std::string, v1::TopicId> topics_;
