@@ -91,6 +91,7 @@ absl::Status SessionNotifications::Subscribe(const v1::Subscribe& subscribe) {
     queue_ = std::make_shared<internal::NotificationQueue>(
         QueueBounds(core_.hub(), max_message_bytes_), wake_, session_);
     (void)queue_->Sleep();
+    if (finished_) queue_->Finish();
   }
   absl::Status status = core_.hub().Subscribe(queue_, subscribe.subscription_id(), *topic);
   if (status.ok()) topics_[subscribe.subscription_id()] = *std::move(topic);
@@ -101,6 +102,7 @@ void SessionNotifications::Restart() {
   for (const auto& [id, topic] : topics_) core_.hub().Unsubscribe(*queue_, id, *topic);
   topics_.clear();
   queue_.reset();
+  finished_ = false;
   results_.clear();
   result_bytes_ = 0;
   passed_over_ = last_id_;
@@ -143,6 +145,7 @@ bool SessionNotifications::has_any() const {
 }
 
 void SessionNotifications::Finish() {
+  finished_ = true;
   if (queue_ != nullptr) queue_->Finish();
 }
 

@@ -43,7 +43,8 @@ class SessionNotifications {
   bool used() const { return last_id_ > 0; }
   // Another connection carries the session on: the worker subscribes anew, with other ids.
   void Restart();
-  // From now on what is published is not for this worker. What waits can be told.
+  // From now on what is published is not for this worker, whatever it subscribes to. What waits can
+  // be told.
   void Finish();
 
  private:
@@ -57,6 +58,7 @@ class SessionNotifications {
 
   std::shared_ptr<internal::NotificationQueue> queue_;  // null before the first subscription
   absl::flat_hash_map<uint64_t, std::shared_ptr<const Topic>> topics_;  // of subscriptions, by id
+  bool finished_ = false;
   uint64_t last_id_ = 0;
   uint64_t passed_over_ = 0;                 // ids up to it come again, of before Restart
   std::deque<v1::SubscribeResult> results_;  // to be told
