@@ -89,21 +89,24 @@ bool OpenSession::HasRoom(const Amount& more, size_t others) const {
            unfinished_.request_bytes() <= limits_.max_unfinished_bytes() - more.request_bytes));
 }
 
-absl::Status OpenSession::CheckFits(const Amount& more) const {
-  if (more.batch && limits_.max_batch() == 0) {
+absl::Status OpenSession::CheckBatch(uint64_t invocations) const {
+  if (limits_.max_batch() == 0) {
     return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_VERSION_MISMATCH,
                      "the daemon knows no batches: update it");
   }
-  for (const auto& [bound, most] :
-       {std::pair<std::string, uint64_t>("batch", limits_.max_batch()),
-        std::pair<std::string, uint64_t>("session", limits_.max_unfinished())}) {
-    if (!more.batch || most == 0 || more.invocations <= most) continue;
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-        absl::StrCat("a batch of ", more.invocations, " invocations; the daemon allows ", most,
-                     bound == "batch" ? " in one" : " unfinished in one session",
-                     ": dispatch several"),
-        {{"bound", bound}, {"limit", absl::StrCat(most)}});
+  const bool in_one = invocations > limits_.max_batch();
+  const uint64_t most = in_one ? limits_.max_batch() : limits_.max_unfinished();
+  if (most == 0 || invocations <= most) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+      absl::StrCat("a batch of ", invocations, " invocations; the daemon allows ", most,
+                   in_one ? " in one" : " unfinished in one session", ": dispatch several"),
+      {{"bound", in_one ? "batch" : "session"}, {"limit", absl::StrCat(most)}});
+}
+
+absl::Status OpenSession::CheckFits(const Amount& more) const {
+  if (more.batch) {
+    if (absl::Status batch = CheckBatch(more.invocations); !batch.ok()) return batch;
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
   if (limit == 0 || more.request_bytes <= limit) return absl::OkStatus();

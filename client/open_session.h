@@ -147,6 +147,7 @@ class OpenSession {
   size_t bound() const;
   uint32_t IdOf(const std::string& operation) const;
   absl::Status CheckMessageBytes(size_t size) const;
+  absl::Status CheckBatch(uint64_t invocations) const;
   RequestWriter& MessageFor(size_t bytes);
   // For what ends with the connection: no other connection sends it again.
   RequestWriter& MessageForSubscriptions();

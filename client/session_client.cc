@@ -433,7 +433,9 @@ void SessionClient::Run() {
   }
   FinishAll(std::move(rest));
   for (const auto& subscription : subscriptions) {
-    (void)subscription->queue()->End(NotConnected("the session was closed"));
+    if (subscription->queue()->End(NotConnected("the session was closed"))) {
+      subscription->queue()->Wake();
+    }
   }
 }
 

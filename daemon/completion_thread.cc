@@ -4,6 +4,7 @@
 #include <grpc/support/time.h>
 #include <grpcpp/security/server_credentials.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,7 @@ namespace {
 
 // How often what was posted goes before what the queue has, in a row.
 constexpr int kPostsInARow = 16;
+constexpr std::chrono::milliseconds kPostsFor{1};
 
 // Registers a completion queue of another server's with a server that is being built. The C library
 // lets servers share a queue; the C++ one has no call for it, but hands its server to the
@@ -106,7 +108,13 @@ bool CompletionThread::CompleteNext(bool wait) {
 void CompletionThread::Serve() {
   bool serves = true;
   while (serves) {
-    for (int i = 0; i < kPostsInARow && RunPosted(); ++i) expecting_ = false;
+    std::chrono::steady_clock::time_point until;
+    for (int i = 0; i < kPostsInARow && RunPosted(); ++i) {
+      expecting_ = false;
+      const auto now = std::chrono::steady_clock::now();
+      if (i == 0) until = now + kPostsFor;
+      if (now >= until) break;
+    }
     if (std::exchange(expecting_, false) &&
         spin_.Until([this] { return has_posted_.load(std::memory_order_acquire); })) {
       continue;

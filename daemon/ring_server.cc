@@ -262,8 +262,8 @@ void RingServer::ServeOne(SessionRing& ring) {
     if (ring.closed) return;
   }
   if (ring.has_long()) {
-    options_.completion->Post(
-        [self = shared_from_this(), long_ring = rings_.at(&ring)] { self->HandleLong(long_ring); });
+    long_rings_.push_back(rings_.at(&ring));
+    if (long_rings_.size() == 1) PostLong();
     return;
   }
   if (ring.TakeSettled()) ring.owner().OnRingEnd(absl::OkStatus());
@@ -285,15 +285,26 @@ void RingServer::EndLargest(bool with_role) {
                           "this session's most: send smaller ones, or use buffers"));
 }
 
+void RingServer::PostLong() {
+  options_.completion->Post([self = shared_from_this()] { self->HandleLong(); });
+}
+
 // Nobody else serves it meanwhile, or closes it: that is this thread's, too.
-void RingServer::HandleLong(const std::shared_ptr<SessionRing>& ring) {
+void RingServer::HandleLong() {
+  std::shared_ptr<SessionRing> ring;
+  bool closed;
   {
     absl::MutexLock lock(&mutex_);
-    if (ring->closed) return;
+    ring = long_rings_.front();
+    closed = ring->closed;
   }
-  absl::Status status = ring->HandleLong(long_tools_);
+  absl::Status status;
+  if (!closed) status = ring->HandleLong(long_tools_);
+  long_tools_.TrimTo(kKeptTasks);
   {
     absl::MutexLock lock(&mutex_);
+    long_rings_.pop_front();
+    if (!long_rings_.empty()) PostLong();
     ring->EndLong();
     if (ring->closed) return;
     CountLong(*ring);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -94,8 +95,10 @@ class RingServer final : public internal::IntakeSource,
   void TakePoked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Activate(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ServeOne(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Has the first of long_rings_ dealt with, later.
+  void PostLong() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The completion-queue thread.
-  void HandleLong(const std::shared_ptr<SessionRing>& ring);
+  void HandleLong();
   void EndLargest(bool with_role) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Not served any more, and its owner is told.
   void End(SessionRing& ring, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -111,6 +114,8 @@ class RingServer final : public internal::IntakeSource,
   SessionTools tools_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<SessionRing*, std::shared_ptr<SessionRing>> rings_ ABSL_GUARDED_BY(mutex_);
   std::vector<SessionRing*> active_ ABSL_GUARDED_BY(mutex_);
+  // What takes long, one at a time, so that RPCs have their turn between two.
+  std::deque<std::shared_ptr<SessionRing>> long_rings_ ABSL_GUARDED_BY(mutex_);
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // in active_: whose turn it is
   uint32_t serves_ ABSL_GUARDED_BY(mutex_) = 0;
   // By whether the session has a role.

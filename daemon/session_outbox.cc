@@ -35,7 +35,7 @@ size_t OutcomeBytes(const Outcome& outcome) {
 
 void SessionOutbox::Deliver(std::shared_ptr<Task> task) {
   if (!task->outcome().ok()) task->outcome() = BoundedStatus(task->outcome().status());
-  const size_t bytes = OutcomeBytes(task->outcome());
+  const size_t bytes = task->outcome_bytes = OutcomeBytes(task->outcome());
   if (bytes != 0) bytes_.fetch_add(bytes, std::memory_order_relaxed);
   Task* const added = task.get();
   added->kept = std::move(task);
@@ -85,7 +85,7 @@ void SessionOutbox::Release(Task* newest, Tasks& to) {
   const size_t first = to.size();
   size_t bytes = 0;
   for (Task* task = newest; task != nullptr; task = task->next_delivered) {
-    bytes += OutcomeBytes(task->outcome());
+    bytes += task->outcome_bytes;
     to.push_back(std::move(task->kept));
   }
   if (bytes != 0) bytes_.fetch_sub(bytes, std::memory_order_relaxed);

@@ -16,9 +16,6 @@
 namespace runloop::daemon {
 namespace {
 
-// One response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
-// it.
-constexpr size_t kResponseBytes = size_t{1} << 20;
 // Room for the fields around a reply.
 constexpr int64_t kEnvelopeBytes = 64;
 
@@ -103,8 +100,8 @@ absl::Status SessionProtocol::Forget(uint64_t outcomes_received) {
   return absl::OkStatus();
 }
 
-void SessionProtocol::FillResent(v1::SessionResponse& response) {
-  const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
+void SessionProtocol::FillResent(v1::SessionResponse& response, size_t most_bytes) {
+  const size_t bound = std::min<size_t>(most_bytes, terms_.max_message_bytes / 2);
   size_t bytes = 0;
   while (resent_ > 0) {
     Kept& kept = kept_[kept_.size() - resent_];
@@ -117,16 +114,17 @@ void SessionProtocol::FillResent(v1::SessionResponse& response) {
   last_response_bytes_ = bytes;
 }
 
-bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& response) {
+bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& response,
+                                   size_t most_bytes) {
   TakeFinished(tools);
 
   response.Clear();
   // Alone: the ranges pass over all of them, which were settled long ago.
   if (resent_ > 0) {
-    FillResent(response);
+    FillResent(response, most_bytes);
     return true;
   }
-  const size_t bound = std::min<size_t>(kResponseBytes, terms_.max_message_bytes / 2);
+  const size_t bound = std::min<size_t>(most_bytes, terms_.max_message_bytes / 2);
   const bool acknowledged = std::exchange(acknowledges_, false);
   std::vector<uint64_t> told;  // with an outcome of their own
   size_t bytes = 0;
@@ -168,7 +166,7 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
         acknowledges_ |= window_.SettleIfExpected(number);
       } else if (window_.Expects(number)) {
         if (outcome.ok()) outcome = WithinBound(*std::move(outcome), *task->operation);
-        Tell(number, std::move(outcome));
+        Tell(number, std::move(outcome), task->outcome_bytes);
       }
     }
   } while (!taken.empty() && unsent_.empty() && !acknowledges_);
@@ -271,8 +269,13 @@ absl::Status SessionProtocol::TakeIn(absl::Span<const DispatchView> dispatches,
   return absl::OkStatus();
 }
 
-void SessionProtocol::Tell(uint64_t number, Outcome outcome, bool given_up) {
-  const size_t bytes = OutcomeBytes(outcome);
+void SessionProtocol::Tell(uint64_t number, absl::Status outcome, bool given_up) {
+  Outcome told = std::move(outcome);
+  const size_t bytes = OutcomeBytes(told);
+  Tell(number, std::move(told), bytes, given_up);
+}
+
+void SessionProtocol::Tell(uint64_t number, Outcome outcome, size_t bytes, bool given_up) {
   unsent_.push_back(
       {.number = number, .outcome = std::move(outcome), .bytes = bytes, .given_up = given_up});
   unsent_bytes_ += bytes;

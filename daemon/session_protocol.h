@@ -67,8 +67,13 @@ class SessionProtocol {
   // dispatched is in `group`, of this session.
   absl::Status Handle(SessionTools& tools, internal::RuntimeCore::Group& group);
 
-  // Makes the next response; false: there is nothing to tell.
-  bool FillResponse(SessionTools& tools, v1::SessionResponse& response);
+  // A response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
+  // it.
+  static constexpr size_t kResponseBytes = size_t{1} << 20;
+  // Makes the next response, with at most so many bytes of outcomes, or with one that has more;
+  // false: there is nothing to tell.
+  bool FillResponse(SessionTools& tools, v1::SessionResponse& response,
+                    size_t most_bytes = kResponseBytes);
   // How many bytes of outcomes were in the last one.
   size_t last_response_bytes() const { return last_response_bytes_; }
   // Bytes that no response has held, of outcomes and of what was subscribed.
@@ -139,10 +144,11 @@ class SessionProtocol {
   // INVALID_ARGUMENT: it has received more than it was told.
   absl::Status Forget(uint64_t outcomes_received);
   // Tells again what the worker has missed.
-  void FillResent(v1::SessionResponse& response);
+  void FillResent(v1::SessionResponse& response, size_t most_bytes);
   void Cancel(const v1::Cancel& cancel);
-  // The worker is to be told of it by itself.
-  void Tell(uint64_t number, Outcome outcome, bool given_up = false);
+  // The worker is to be told of it by itself; `bytes` are its OutcomeBytes.
+  void Tell(uint64_t number, Outcome outcome, size_t bytes, bool given_up = false);
+  void Tell(uint64_t number, absl::Status outcome, bool given_up = false);
   // A dispatch, or those of a batch. An error is a violation of the protocol.
   absl::Status TakeIn(absl::Span<const DispatchView> dispatches, SpareRequests& spares,
                       internal::RuntimeCore::Group& group);

@@ -131,7 +131,7 @@ absl::StatusOr<size_t> SessionRing::Read(std::string_view message, SessionTools&
 
 absl::Status SessionRing::HandleLong(SessionTools& tools) {
   if (long_reply_) {
-    absl::Status written = WriteOne(tools).status();
+    absl::Status written = WriteOne(tools, SessionProtocol::kResponseBytes).status();
     if (end_.TakeBell()) RingWorker();
     return written;
   }
@@ -149,19 +149,20 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   // Some: others publish as fast as the worker reads.
   for (int i = 0; i < kResponsesAtOnce && writer.left() == 0; ++i) {
     protocol_->Gather(tools);
-    if (protocol_->next_outcome_bytes() > kLongReply) {
+    // With the runtime stopped there is no thread to be spared, and nobody to come back for it.
+    if (protocol_->next_outcome_bytes() > kLongReply && !terms_.core->stopped()) {
       long_reply_ = true;
       break;
     }
-    const absl::StatusOr<bool> any = WriteOne(tools);
+    const absl::StatusOr<bool> any = WriteOne(tools, kLongReply);
     if (!any.ok()) return any.status();
     if (!*any) break;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> SessionRing::WriteOne(SessionTools& tools) {
-  if (!protocol_->FillResponse(tools, response_)) return false;
+absl::StatusOr<bool> SessionRing::WriteOne(SessionTools& tools, size_t most_bytes) {
+  if (!protocol_->FillResponse(tools, response_, most_bytes)) return false;
   if (!response_.SerializeToString(&bytes_)) return absl::InternalError("a response is too large");
   const std::string_view message = bytes_;
   absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1));

@@ -125,8 +125,8 @@ class SessionRing {
   // Reads it into the tools' reader; how many things it holds.
   absl::StatusOr<size_t> Read(std::string_view message, SessionTools& tools) const;
   absl::Status WriteResponses(SessionTools& tools);
-  // Writes the next response. False: there is none.
-  absl::StatusOr<bool> WriteOne(SessionTools& tools);
+  // Writes the next response, with so many bytes of outcomes. False: there is none.
+  absl::StatusOr<bool> WriteOne(SessionTools& tools, size_t most_bytes);
 
   RingServer& server_;
   const SessionTerms& terms_;

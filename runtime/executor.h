@@ -20,6 +20,7 @@ namespace runloop {
 //     owns itself has not; so let nothing wait for it without end;
 //   of a subscription what has come waits, within its bounds; the next notification has it handed
 //     over again, and a callback that had its turn dropped so gets all of them in their order.
+//     After the subscription's end there is no next one, and what waits is dropped.
 //
 // Copies mean the same place. It must be usable for as long as something may be handed to it: an
 // invocation that is watched keeps a copy until it is done.

@@ -22,6 +22,7 @@ NotificationQueue::NotificationQueue(NotificationBounds bounds, std::function<vo
 bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
   // Released outside the lock.
   std::shared_ptr<const Publication> replaced;
+  std::vector<QueuedNotification> dropped;
   absl::MutexLock lock(&mutex_);
   if (finished_ || !why_ended_.ok()) return false;
   const size_t size = notification.publication->size();
@@ -43,11 +44,13 @@ bool NotificationQueue::Push(QueuedNotification notification, bool latest) {
     SetHeld(subscription, held, held.items, held.bytes - older.publication->size());
     replaced = std::exchange(older, std::move(notification)).publication;
     // Not counted yet, so others make room for it.
-    while (bytes_ + size > bounds_.bytes) DropOne(/*by_bytes=*/true);
+    while (bytes_ + size > bounds_.bytes) dropped.push_back(DropOne(/*by_bytes=*/true));
     SetHeld(subscription, held, held.items, held.bytes + size);
     return TakeSleep();
   }
-  while (!Fits(size)) DropOne(/*by_bytes=*/waiting_.size() < bounds_.items);
+  while (!Fits(size)) {
+    dropped.push_back(DropOne(/*by_bytes=*/waiting_.size() < bounds_.items));
+  }
   const Place place = waiting_.insert(
       waiting_.end(), {.notification = std::move(notification), .number = ++last_number_});
   (held.items == 0 ? held.first : held.last->next) = place;
@@ -91,10 +94,11 @@ void NotificationQueue::CountDropped(const QueuedNotification& dropped, Missed& 
   }
 }
 
-void NotificationQueue::DropOne(bool by_bytes) {
+QueuedNotification NotificationQueue::DropOne(bool by_bytes) {
   const uint64_t subscription = Largest(by_bytes);
-  const QueuedNotification dropped = RemoveFirst(subscription);
+  QueuedNotification dropped = RemoveFirst(subscription);
   CountDropped(dropped, held_.at(subscription).before_first);
+  return dropped;
 }
 
 uint64_t NotificationQueue::Largest(bool by_bytes) {
@@ -124,7 +128,6 @@ QueuedNotification NotificationQueue::RemoveFirst(uint64_t subscription) {
   QueuedNotification removed = std::move(place->notification);
   waiting_.erase(place);
   SetHeld(subscription, held, held.items - 1, held.bytes - removed.publication->size());
-  if (waiting_.empty()) ranked_ = false;  // and nobody is in it
   return removed;
 }
 
@@ -140,6 +143,7 @@ std::optional<QueuedNotification> NotificationQueue::Take(size_t most_bytes) {
   taken.dropped += std::exchange(held.before_first.dropped, 0);
   taken.gap |= std::exchange(held.before_first.gap, false);
   if (held.items == 0 && !held.before_next.any()) held_.erase(taken.subscription);
+  if (waiting_.empty()) ranked_ = false;  // and nobody is in it
   if (const auto& topic = taken.publication->topic(); topic != nullptr) {
     topic->statistics().delivered.fetch_add(1, std::memory_order_relaxed);
   }
@@ -161,8 +165,10 @@ bool NotificationQueue::Sleep() {
 }
 
 void NotificationQueue::Rest() {
+  Notifications dropped;  // released outside the lock
   absl::MutexLock lock(&mutex_);
   asleep_ = why_ended_.ok();
+  if (!asleep_) DropAll(dropped);  // nothing has it handed over again
 }
 
 bool NotificationQueue::empty() const {
@@ -177,6 +183,7 @@ void NotificationQueue::Forget(uint64_t subscription) {
   if (held == held_.end()) return;
   while (held->second.items > 0) forgotten.push_back(RemoveFirst(subscription));
   held_.erase(held);
+  if (waiting_.empty()) ranked_ = false;
 }
 
 void NotificationQueue::Finish() {
@@ -194,13 +201,17 @@ bool NotificationQueue::Drop(absl::Status why) {
   Notifications dropped;  // released outside the lock
   absl::MutexLock lock(&mutex_);
   if (why_ended_.ok()) why_ended_ = std::move(why);
+  DropAll(dropped);
+  return TakeSleep();
+}
+
+void NotificationQueue::DropAll(Notifications& dropped) {
   dropped.swap(waiting_);
   held_.clear();
   ranked_ = false;
   by_items_.clear();
   by_bytes_.clear();
   bytes_ = 0;
-  return TakeSleep();
 }
 
 absl::Status NotificationQueue::status() const {

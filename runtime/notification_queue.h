@@ -65,7 +65,7 @@ class NotificationQueue {
   void Await(absl::Duration timeout);
   // The next Push wakes; false: there is something to take, or the queue has ended.
   bool Sleep();
-  // The next Push wakes, whatever waits.
+  // The next Push wakes, whatever waits. After the end there is none, and what waits is dropped.
   void Rest();
   bool empty() const;
 
@@ -115,7 +115,8 @@ class NotificationQueue {
   }
   void CountDropped(const QueuedNotification& dropped, Missed& missed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DropOne(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  QueuedNotification DropOne(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropAll(Notifications& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Who holds most, and of those that hold as much the oldest. Something waits.
   uint64_t Largest(bool by_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The oldest of a subscription, which has one.

@@ -108,6 +108,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   std::unique_ptr<google::protobuf::Message> TakeRequest();
   // The sink's, from Deliver on, to keep it in a list.
   OperationTask* next_delivered = nullptr;
+  size_t outcome_bytes = 0;
   std::shared_ptr<OperationTask> kept;
 
   // False: nobody looks at the reply.

@@ -15,7 +15,7 @@ namespace runloop {
 // starves: while a default task is first in its line, at most 7 interactive ones start in a row;
 // and while a background one is, at most 63 others, and closures that had been taken when it came,
 // of which there are up to 31. A batch is never split, so it may be more; then as many turns more
-// follow for those that it has passed. A task that runs is never interrupted.
+// follow, as long as what it has passed goes on waiting. A task that runs is never interrupted.
 //
 // What an operation's handler hands over by OperationContext::runtime() is default, whatever the
 // priority of the session that it runs for.

@@ -144,11 +144,12 @@ std::optional<Notification<Message>> ToNotification(const QueuedNotification& qu
 // none. So do not hold, while destroying it, a lock that the callback takes.
 //
 // It ends with the session of its context, when the last context is gone, or, in process, when the
-// runtime drains or stops: what waits then can still be taken. Callbacks go on for that as long as
-// there is a context. Over a connection, a daemon that drains sends what waits before it ends the
-// session, as far as this side reads it within a second; and what is lost with a connection
-// (client/connect.h) is subscribed to again by the next one, and the first notification of that
-// says so (Notification::gap).
+// runtime drains or stops: what waits then can still be taken, and callbacks go on for
+// it: over a connection as long as there is a context, in process as long as the runtime lives.
+// Over a connection, a daemon that drains sends what waits before it ends the session, as far as
+// this side reads it within a second; and what is lost with a connection (client/connect.h) is
+// subscribed to again by the next one, and the first notification of that says so
+// (Notification::gap).
 template <typename Message>
 class Subscription {
  public:

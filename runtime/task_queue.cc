@@ -150,8 +150,13 @@ std::optional<size_t> TaskQueue::NextLevel() const {
   return next;
 }
 
+void TaskQueue::TakeTurns(size_t level, size_t count) {
+  passed_by_[level] =
+      Waits(level) ? passed_by_[level] - std::min(passed_by_[level], kTurnEvery[level] * count) : 0;
+}
+
 void TaskQueue::CountTurn(size_t level, size_t count) {
-  passed_by_[level] -= std::min(passed_by_[level], kTurnEvery[level] * count);
+  TakeTurns(level, count);
   for (size_t other = level + 1; other < lines_.size(); ++other) {
     if (Waits(other)) {
       passed_by_[other] += count;
@@ -188,7 +193,7 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
   const std::optional<size_t> level = ContinuesBatch() ? batch_level_ : NextLevel();
   if (!level.has_value()) return {};
   if (closures_in_hand && *level == kClosures) {
-    CountTurn(kClosures, 1);
+    TakeTurns(kClosures, 1);  // they were counted when they were taken
     return {};
   }
   ItemList& line = lines_[*level];

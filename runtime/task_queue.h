@@ -35,7 +35,7 @@ struct Lane {
 //
 // Priorities: what is more urgent is taken first, but while something is in a line at most
 // kTurnEvery - 1 tasks of more urgent ones are taken before it has its turn; a batch that is longer
-// than what is left of them is made up for by as many turns.
+// than what is left of them is made up for by as many turns, as long as something waits there.
 //
 // Batches: tasks that are pushed together and share a TaskBatch stand in the line one behind the
 // other, and are taken in a row, whatever the priority of what else waits. They join the line
@@ -152,7 +152,9 @@ class TaskQueue {
   bool Waits(size_t level) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // Whose turn it is; none: nothing waits.
   std::optional<size_t> NextLevel() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
-  // So many of a line have their turn.
+  // So many of a line have their turn, which makes up for others that have passed.
+  void TakeTurns(size_t level, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // The same, and they pass what is less urgent.
   void CountTurn(size_t level, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   bool lines_empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   void NoteUrgent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);

@@ -324,6 +324,18 @@ TEST(TaskQueueTest, ABatchThatPassesOthersIsMadeUpFor) {
   EXPECT_EQ(popped[90], 2000);
 }
 
+TEST(TaskQueueTest, NothingIsOwedToALineInWhichNothingWaits) {
+  TaskQueue queue(kNoneStarted);
+  Lane urgent, lane;
+  urgent.priority = Priority::kInteractive;
+  PushBatch(queue, urgent, 1, 80);
+  PushMany(queue, lane, 2, 1);
+  EXPECT_EQ(PopAll(queue).size(), 81u);
+  PushMany(queue, lane, 3, 10);
+  PushMany(queue, urgent, 4, 1);
+  EXPECT_EQ(PopAll(queue).front(), 4000);
+}
+
 // Closures that Pop has given, as RuntimeCore deals with them.
 class ClosuresInHand : public testing::Test {
  protected:
