@@ -72,7 +72,7 @@ class RemoteTarget final : public DispatchTarget {
     const std::string operation = waits ? call.operation : "";
     const std::string coalesce_key = waits ? call.coalesce_key : "";
     while (true) {
-      absl::StatusOr<Reply> reply = Once(call);
+      absl::StatusOr<Reply> reply = Once(call, deadline);
       if (!waits || !absl::IsResourceExhausted(reply.status()) ||
           ReasonOf(reply.status()) != v1::ERROR_REASON_QUEUE_FULL) {
         return reply;
@@ -138,10 +138,9 @@ class RemoteTarget final : public DispatchTarget {
     return buffers;
   }
 
-  // Takes the names out of `call` and leaves its request.
-  absl::StatusOr<Reply> Once(Call& call) {
+  // Takes the names out of `call` and leaves its request. Its timeout ends at `deadline`.
+  absl::StatusOr<Reply> Once(Call& call, absl::Time deadline) {
     const absl::Duration timeout = call.timeout;
-    const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
     // Only a runtime thread's wait concerns anybody else.
     const bool on_runtime_thread = internal::OnARuntimeThread();
     std::string what;
@@ -156,8 +155,7 @@ class RemoteTarget final : public DispatchTarget {
     }
     // The daemon's answer ends the wait.
     const std::stop_callback on_stop(call.stop_token, [&] { invocation->Stop(); });
-    invocation->Await(deadline - Clock::Monotonic()->Now()).IgnoreError();
-    if (invocation->done()) return invocation->AwaitReply(absl::ZeroDuration());
+    if (invocation->WaitUntil(deadline)) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
     const bool given_up = client_->GiveUp(*invocation);
     invocation->Await(give_up_grace_).IgnoreError();

@@ -186,10 +186,10 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     absl::Time deadline;  // for reading
   };
   OwnWork AwaitOwnWork();
-  // The turn to read for a thread that waits: null, once it need not wait any more. `had_turn`: it
-  // has just ended one.
+  // The turn to read for a thread that waits, which begins at `now`: null, once it need not wait any
+  // more. `ended`: it has had one that ends with this; true: and the stream has ended.
   std::shared_ptr<SessionStream> AwaitTurn(RemoteInvocation& invocation, absl::Time deadline,
-                                           bool had_turn);
+                                           std::optional<bool> ended, absl::Time& now);
   // Ends the calling thread's turn.
   void EndTurn(bool stream_ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The turn is free: somebody takes it.

@@ -221,17 +221,15 @@ void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadli
     if (!turn_taken_) own_thread_.Signal();
     return;
   }
-  bool had_turn = false;
-  while (const std::shared_ptr<SessionStream> stream = AwaitTurn(invocation, deadline, had_turn)) {
-    had_turn = true;
-    bool ended;
+  std::optional<bool> ended;
+  absl::Time now;
+  while (const std::shared_ptr<SessionStream> stream =
+             AwaitTurn(invocation, deadline, ended, now)) {
     do {
-      const SessionStream::Event event = stream->Next(std::min(deadline, Now() + kLookAgain));
+      const SessionStream::Event event = stream->Next(std::min(deadline, now + kLookAgain));
       ended = event == SessionStream::Event::kEnded;
       Handle(event, *stream);
-    } while (!ended && !invocation.done() && Now() < deadline);
-    absl::MutexLock lock(&mutex_);
-    EndTurn(ended);
+    } while (!*ended && !invocation.done() && (now = Now()) < deadline);
   }
 }
 
@@ -245,11 +243,13 @@ void SessionClient::EndTurn(bool stream_ended) {
 }
 
 std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invocation,
-                                                        absl::Time deadline, bool had_turn) {
-  // Who neither had it nor slept has kept nobody from it: looking again and again must not, either.
-  bool pass = had_turn;
+                                                        absl::Time deadline,
+                                                        std::optional<bool> ended,
+                                                        absl::Time& now) {
   absl::MutexLock lock(&mutex_);
-  absl::Time now;
+  if (ended.has_value()) EndTurn(*ended);
+  // Who neither had it nor slept has kept nobody from it: looking again and again must not, either.
+  bool pass = ended.has_value();
   while (!invocation.done() && (now = Now()) < deadline) {
     if (!turn_taken_ && session_ != nullptr) {
       turn_taken_ = true;

@@ -156,6 +156,8 @@ bool SessionRing::AnnounceSleep() {
 }
 
 bool SessionRing::HasRoom() {
+  // If that is not seen yet, AnnounceSleep sees it.
+  if (!has_rest_.load(std::memory_order_relaxed)) return false;
   absl::MutexLock lock(&write_mutex_);
   return end_.writer().left() > 0 && !write_failed_ && end_.writer().has_room();
 }
@@ -195,6 +197,7 @@ bool SessionRing::FlushLocked() {
     write_failed_ = !end_.writer().Flush().ok();
   }
   if (write_failed_) Shutdown();
+  has_rest_.store(!done, std::memory_order_relaxed);
   RingIfWanted();
   return done;
 }

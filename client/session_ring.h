@@ -104,6 +104,7 @@ class SessionRing {
   absl::Mutex write_mutex_;
   std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(write_mutex_);
   bool write_failed_ ABSL_GUARDED_BY(write_mutex_) = false;
+  std::atomic<bool> has_rest_{false};  // something is left to write
 
   // The reader's.
   AdaptiveSpin spin_;

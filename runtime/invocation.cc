@@ -83,12 +83,21 @@ InvocationState::Listeners* InvocationState::Listen() {
 }
 
 absl::Status InvocationState::Await(absl::Duration timeout) {
+  if (done()) return status_;
   if (WaitWouldDeadlock() && !done()) {
     return absl::FailedPreconditionError(
         "waiting on the very thread that has to run this or to bring its outcome; use "
         "DispatchBlocking, which runs in place on the runtime thread, or Watch");
   }
-  const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
+  if (!WaitUntil(Clock::Monotonic()->Now() + timeout)) {
+    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
+                     absl::StrCat("no outcome after ", absl::FormatDuration(timeout),
+                                  "; the invocation goes on"));
+  }
+  return status_;
+}
+
+bool InvocationState::WaitUntil(absl::Time deadline) {
   BringOutcome(deadline);
   if (Listeners* const listeners = Listen()) {
     absl::MutexLock lock(&listeners->mutex);
@@ -96,12 +105,7 @@ absl::Status InvocationState::Await(absl::Duration timeout) {
       Clock::Monotonic()->WaitUntil(&listeners->mutex, &listeners->done, deadline);
     }
   }
-  if (!done()) {
-    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
-                     absl::StrCat("no outcome after ", absl::FormatDuration(timeout),
-                                  "; the invocation goes on"));
-  }
-  return status_;
+  return done();
 }
 
 std::unique_ptr<WaitScope> DeclareWait(const std::shared_ptr<InvocationState>& state,

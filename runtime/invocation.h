@@ -53,6 +53,9 @@ class InvocationState {
 
   bool done() const { return (state_.load() & kDone) != 0; }
   absl::Status Await(absl::Duration timeout);
+  // The same where the wait is known not to deadlock, until then of Clock::Monotonic(); false: it
+  // is not done.
+  bool WaitUntil(absl::Time deadline);
   absl::StatusOr<Reply> AwaitReply(absl::Duration timeout);
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback);
 
