@@ -16,8 +16,10 @@ constexpr int32_t kNanosPerSecond = 1'000'000'000;
 
 absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration,
                                          std::string_view what) {
-  const int64_t seconds = duration.seconds();
-  const int32_t nanos = duration.nanos();
+  return ReadDuration(duration.seconds(), duration.nanos(), what);
+}
+
+absl::StatusOr<absl::Duration> ReadDuration(int64_t seconds, int32_t nanos, std::string_view what) {
   if (seconds < -kMaxSeconds || seconds > kMaxSeconds || nanos <= -kNanosPerSecond ||
       nanos >= kNanosPerSecond || (seconds < 0 && nanos > 0) || (seconds > 0 && nanos < 0)) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,

@@ -1,6 +1,7 @@
 #ifndef RUNLOOP_DAEMON_DURATIONS_H_
 #define RUNLOOP_DAEMON_DURATIONS_H_
 
+#include <cstdint>
 #include <string_view>
 
 #include "absl/status/statusor.h"
@@ -14,6 +15,8 @@ namespace runloop::daemon {
 // nanoseconds out of range or of the other sign, or longer than 10,000 years.
 absl::StatusOr<absl::Duration> FromProto(const google::protobuf::Duration& duration,
                                          std::string_view what = "timeout");
+// The same of its fields.
+absl::StatusOr<absl::Duration> ReadDuration(int64_t seconds, int32_t nanos, std::string_view what);
 
 google::protobuf::Duration ToProto(absl::Duration duration);
 google::protobuf::Timestamp ToProto(absl::Time time);

@@ -13,6 +13,7 @@ uint64_t InvocationWindow::Add(uint64_t id) {
 }
 
 size_t InvocationWindow::IndexOf(uint64_t number) const {
+  if (number == entries_.front().number) return 0;
   // Where nothing was swept out, numbers have no gaps.
   const uint64_t guess = number - entries_.front().number;
   if (guess < entries_.size() && entries_[guess].number == number) return guess;

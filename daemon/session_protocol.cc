@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/wire_format_lite.h"
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/operation_service.h"
@@ -18,6 +21,42 @@ namespace {
 
 // Room for the fields around a reply.
 constexpr int64_t kEnvelopeBytes = 64;
+// What is kept of what a large response needed.
+constexpr size_t kKeptBytes = size_t{64} << 10;
+
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedOutputStream;
+
+// Every field number in use here is below 16, so a tag is one byte.
+constexpr size_t kTagSize = 1;
+
+// Each writes at `to` and returns where it ends.
+uint8_t* WriteVarint(int field, uint64_t value, uint8_t* to) {
+  *to = static_cast<uint8_t>(WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_VARINT));
+  return CodedOutputStream::WriteVarint64ToArray(value, to + kTagSize);
+}
+// The tag and length; the bytes follow.
+uint8_t* WriteBytesHeader(int field, size_t size, uint8_t* to) {
+  *to = static_cast<uint8_t>(
+      WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED));
+  return CodedOutputStream::WriteVarint64ToArray(size, to + kTagSize);
+}
+
+size_t HeaderSize(uint64_t value) { return kTagSize + CodedOutputStream::VarintSize64(value); }
+
+// A v1.Outcome whose result is the message in `field`, which has just said that it has `size`
+// bytes.
+void AppendOutcome(uint64_t id, int field, const google::protobuf::MessageLite& result, size_t size,
+                   std::string& to) {
+  const size_t body = HeaderSize(id) + HeaderSize(size) + size;
+  const size_t before = to.size();
+  to.resize(before + HeaderSize(body) + body);
+  auto* at = reinterpret_cast<uint8_t*>(to.data() + before);
+  at = WriteBytesHeader(v1::SessionResponse::kOutcomesFieldNumber, body, at);
+  at = WriteVarint(v1::Outcome::kInvocationIdFieldNumber, id, at);
+  at = WriteBytesHeader(field, size, at);
+  result.SerializeWithCachedSizesToArray(at);
+}
 
 }  // namespace
 
@@ -25,6 +64,7 @@ void SessionTools::Trim() {
   reader.Trim();
   finished = {};
   spare_requests.Clear();
+  response = {};
 }
 
 void SessionTools::TrimTo(size_t count) {
@@ -100,13 +140,13 @@ absl::Status SessionProtocol::Forget(uint64_t outcomes_received) {
   return absl::OkStatus();
 }
 
-void SessionProtocol::FillResent(v1::SessionResponse& response, size_t most_bytes) {
+void SessionProtocol::FillResent(std::string& response, size_t most_bytes) {
   const size_t bound = std::min<size_t>(most_bytes, terms_.max_message_bytes / 2);
   size_t bytes = 0;
   while (resent_ > 0) {
     Kept& kept = kept_[kept_.size() - resent_];
     if (bytes > 0 && bytes + kept.bytes > bound) break;
-    FillOutcome(kept.id, kept.outcome, *response.add_outcomes());
+    AddOutcome(kept.id, kept.outcome, response);
     bytes += kept.bytes;
     resent_bytes_ -= kept.bytes;
     --resent_;
@@ -114,11 +154,10 @@ void SessionProtocol::FillResent(v1::SessionResponse& response, size_t most_byte
   last_response_bytes_ = bytes;
 }
 
-bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& response,
-                                   size_t most_bytes) {
+bool SessionProtocol::FillResponse(SessionTools& tools, std::string& response, size_t most_bytes) {
   TakeFinished(tools);
 
-  response.Clear();
+  response.clear();
   // Alone: the ranges pass over all of them, which were settled long ago.
   if (resent_ > 0) {
     FillResent(response, most_bytes);
@@ -126,30 +165,40 @@ bool SessionProtocol::FillResponse(SessionTools& tools, v1::SessionResponse& res
   }
   const size_t bound = std::min<size_t>(most_bytes, terms_.max_message_bytes / 2);
   const bool acknowledged = std::exchange(acknowledges_, false);
-  std::vector<uint64_t> told;  // with an outcome of their own
+  absl::InlinedVector<uint64_t, 16> told;  // with an outcome of their own
   size_t bytes = 0;
   while (!unsent_.empty() && (bytes == 0 || bytes + unsent_.front().bytes <= bound)) {
     Untold& untold = unsent_.front();
     unsent_bytes_ -= untold.bytes;
     bytes += untold.bytes;
     const uint64_t id = window_.IdOf(untold.number);
-    FillOutcome(id, untold.outcome, *response.add_outcomes());
+    AddOutcome(id, untold.outcome, response);
     told.push_back(untold.number);
     Keep(id, std::move(untold));
     unsent_.pop_front();
   }
   // The ranges pass over invocations with an outcome of their own only once that was sent in an
   // earlier message, so a worker may take the two fields in either order.
-  if (acknowledged) window_.Describe(*response.mutable_succeeded());
+  v1::SessionResponse& rest = tools.response;
+  if (acknowledged) window_.Describe(*rest.mutable_succeeded());
   for (const uint64_t number : told) window_.Settle(number);
 
   last_response_bytes_ = bytes;
 
   const std::optional<absl::Duration> drain = std::exchange(drain_left_, std::nullopt);
-  if (drain.has_value()) *response.mutable_draining()->mutable_deadline() = ToProto(*drain);
+  if (drain.has_value()) *rest.mutable_draining()->mutable_deadline() = ToProto(*drain);
   // A reply that is larger than others leaves no room.
-  const bool notified = bytes <= bound && notifications_.Fill(response);
-  return acknowledged || !told.empty() || drain.has_value() || notified;
+  const bool notified = bytes <= bound && notifications_.Fill(rest);
+  if (acknowledged || drain.has_value() || notified) {
+    const size_t before = response.size();
+    rest.AppendToString(&response);
+    if (response.size() - before > kKeptBytes) {
+      rest = v1::SessionResponse();
+    } else {
+      rest.Clear();
+    }
+  }
+  return !response.empty();
 }
 
 void SessionProtocol::TakeFinished(SessionTools& tools) {
@@ -173,13 +222,14 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
   taken.clear();
 }
 
-void SessionProtocol::FillOutcome(uint64_t id, const Outcome& outcome, v1::Outcome& told) {
-  told.set_invocation_id(id);
+void SessionProtocol::AddOutcome(uint64_t id, const Outcome& outcome, std::string& response) {
   if (outcome.ok()) {
-    (*outcome)->SerializeToString(told.mutable_reply());
-  } else {
-    *told.mutable_status() = runloop::ToProto(outcome.status());
+    const google::protobuf::Message& reply = **outcome;
+    AppendOutcome(id, v1::Outcome::kReplyFieldNumber, reply, reply.ByteSizeLong(), response);
+    return;
   }
+  const auto status = runloop::ToProto(outcome.status());
+  AppendOutcome(id, v1::Outcome::kStatusFieldNumber, status, status.ByteSizeLong(), response);
 }
 
 Outcome SessionProtocol::WithinBound(std::unique_ptr<google::protobuf::Message> reply,
@@ -368,10 +418,8 @@ absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(
                                    .sink = outbox_,
                                    .ticket = number};
   if (dispatch.has_timeout) {
-    google::protobuf::Duration asked;
-    asked.set_seconds(dispatch.timeout_seconds);
-    asked.set_nanos(dispatch.timeout_nanos);
-    const absl::StatusOr<absl::Duration> timeout = FromProto(asked);
+    const absl::StatusOr<absl::Duration> timeout =
+        ReadDuration(dispatch.timeout_seconds, dispatch.timeout_nanos, "timeout");
     if (!timeout.ok()) return timeout.status();
     if (*timeout > absl::ZeroDuration()) call.deadline = terms_.core->clock().Now() + *timeout;
   }

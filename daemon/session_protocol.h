@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -41,6 +42,7 @@ struct SessionTools {
   SessionRequestReader reader;
   SessionOutbox::Tasks finished;
   SpareRequests spare_requests;
+  v1::SessionResponse response;
 };
 
 // What is said in one session after its welcome, whatever carries it: takes requests in, and says
@@ -70,10 +72,9 @@ class SessionProtocol {
   // A response holds about so much, so that a client with gRPC's default limit of 4 MiB can read
   // it.
   static constexpr size_t kResponseBytes = size_t{1} << 20;
-  // Makes the next response, with at most so many bytes of outcomes, or with one that has more;
-  // false: there is nothing to tell.
-  bool FillResponse(SessionTools& tools, v1::SessionResponse& response,
-                    size_t most_bytes = kResponseBytes);
+  // Makes the next response, in wire format, with at most so many bytes of outcomes, or with one
+  // that has more; false: there is nothing to tell.
+  bool FillResponse(SessionTools& tools, std::string& response, size_t most_bytes = kResponseBytes);
   // How many bytes of outcomes were in the last one.
   size_t last_response_bytes() const { return last_response_bytes_; }
   // Bytes that no response has held, of outcomes and of what was subscribed.
@@ -135,7 +136,7 @@ class SessionProtocol {
   }
   // Settles what the outbox has, or moves it to unsent_.
   void TakeFinished(SessionTools& tools);
-  static void FillOutcome(uint64_t id, const Outcome& outcome, v1::Outcome& told);
+  static void AddOutcome(uint64_t id, const Outcome& outcome, std::string& response);
   // An error instead of a reply that is larger than a message may be.
   Outcome WithinBound(std::unique_ptr<google::protobuf::Message> reply,
                       const Operation& operation) const;
@@ -144,7 +145,7 @@ class SessionProtocol {
   // INVALID_ARGUMENT: it has received more than it was told.
   absl::Status Forget(uint64_t outcomes_received);
   // Tells again what the worker has missed.
-  void FillResent(v1::SessionResponse& response, size_t most_bytes);
+  void FillResent(std::string& response, size_t most_bytes);
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself; `bytes` are its OutcomeBytes.
   void Tell(uint64_t number, Outcome outcome, size_t bytes, bool given_up = false);

@@ -20,7 +20,7 @@ constexpr size_t kBytesAtOnce = size_t{64} << 10;
 constexpr int kForNothing = 1000;
 // What is kept of what a large response needed.
 constexpr size_t kKeptBytes = size_t{64} << 10;
-constexpr int kKeptOutcomes = 256;
+constexpr size_t kMostBytes = 0x7FFF'FFFF;  // protobuf's, of a message
 
 }  // namespace
 
@@ -81,6 +81,7 @@ absl::Status SessionRing::Serve(SessionTools& tools) {
 }
 
 absl::Status SessionRing::TakeIn(SessionTools& tools) {
+  if (!more_ && !end_.reader().has_bytes()) return absl::OkStatus();
   internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
   size_t budget = kBytesAtOnce, items = 0;
   for (int i = 0; i < kMessagesAtOnce && items < kItemsAtOnce && reads(); ++i) {
@@ -147,7 +148,7 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
   RingWriter& writer = end_.writer();
   if (absl::Status status = writer.Flush(); !status.ok()) return Violation(status.message());
   // Some: others publish as fast as the worker reads.
-  for (int i = 0; i < kResponsesAtOnce && writer.left() == 0; ++i) {
+  for (int i = 0; i < kResponsesAtOnce && writer.left() == 0 && protocol_->has_any(); ++i) {
     protocol_->Gather(tools);
     // With the runtime stopped there is no thread to be spared, and nobody to come back for it.
     if (protocol_->next_outcome_bytes() > kLongReply && !terms_.core->stopped()) {
@@ -163,12 +164,10 @@ absl::Status SessionRing::WriteResponses(SessionTools& tools) {
 
 absl::StatusOr<bool> SessionRing::WriteOne(SessionTools& tools, size_t most_bytes) {
   if (!protocol_->FillResponse(tools, response_, most_bytes)) return false;
-  if (!response_.SerializeToString(&bytes_)) return absl::InternalError("a response is too large");
-  const std::string_view message = bytes_;
+  if (response_.size() > kMostBytes) return absl::InternalError("a response is too large");
+  const std::string_view message = response_;
   absl::Status status = end_.writer().Write(absl::MakeConstSpan(&message, 1));
-  const bool large = bytes_.capacity() > kKeptBytes;
-  if (large) bytes_ = std::string();
-  if (large || response_.outcomes_size() > kKeptOutcomes) response_ = v1::SessionResponse();
+  if (response_.capacity() > kKeptBytes) response_ = std::string();
   if (!status.ok()) return Violation(status.message());
   return true;
 }

@@ -138,8 +138,7 @@ class SessionRing {
   const UniqueFd bell_;
   const std::shared_ptr<const UniqueFd> channel_;
   std::unique_ptr<SessionProtocol> protocol_;  // from Begin to Close
-  v1::SessionResponse response_;
-  std::string bytes_;  // of the response
+  std::string response_;
   // In the reader's memory, which is left alone meanwhile.
   std::optional<std::string_view> long_message_;
   bool long_reply_ = false;

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runloop/daemon/byte_buffer.h"
 #include "runloop/daemon/durations.h"
 #include "runloop/daemon/limits.h"
 #include "runloop/daemon/peer_process.h"
@@ -176,9 +175,11 @@ void SessionStream::Advance() {
       settled()) {
     (void)protocol_->FinishNotifications();
   }
-  if (!writing_ && !ending_ && FillResponse()) {
+  std::string response;
+  if (!writing_ && !ending_ && FillResponse(response)) {
     writing_ = true;
-    call_.Write(SerializeToBytes(response_));
+    const grpc::Slice bytes(response);
+    call_.Write(grpc::ByteBuffer(&bytes, 1));
   }
   if (!writing_) {
     if (!ending_ && stage_ == Stage::kOpen && settled()) {
@@ -198,15 +199,17 @@ void SessionStream::Advance() {
   call_.Read();
 }
 
-bool SessionStream::FillResponse() {
+bool SessionStream::FillResponse(std::string& response) {
   if (stage_ != Stage::kOpen) return false;
   if (!welcomed_) {
-    welcomed_ = true;  // Welcome has filled it
+    welcomed_ = true;
+    response = first_response_.SerializeAsString();
+    first_response_.Clear();
     return true;
   }
   if (ring_ != nullptr || awaits_ring_) return false;
   do {
-    if (protocol_->FillResponse(server_.tools(), response_)) {
+    if (protocol_->FillResponse(server_.tools(), response)) {
       written_bytes_ = protocol_->last_response_bytes();
       return true;
     }
@@ -311,7 +314,7 @@ absl::Status SessionStream::Welcome(const v1::Hello& hello) {
   const bool offers_ring = transport.name == "ring";
   session_->SetTransport(
       {.name = "stream", .why = offers_ring ? "the worker has attached no ring" : transport.why});
-  v1::Welcome& welcome = *response_.mutable_welcome();
+  v1::Welcome& welcome = *first_response_.mutable_welcome();
   welcome.set_side_channel_token(
       server_.options().callers->AddSession(session_, offers_ring ? link_ : nullptr));
   stage_ = Stage::kOpen;
@@ -364,8 +367,8 @@ bool SessionStream::Resume(const v1::Hello& hello, const PeerIdentity& peer) {
   process_ = std::move(resumed.process);
   session_ = session;
   protocol_->Resume(hello.outcomes_received());
-  response_.mutable_welcome()->set_resumed(true);
-  response_.mutable_welcome()->mutable_admitted()->set_watermark(protocol_->last_id());
+  first_response_.mutable_welcome()->set_resumed(true);
+  first_response_.mutable_welcome()->mutable_admitted()->set_watermark(protocol_->last_id());
   return true;
 }
 

@@ -49,7 +49,7 @@ class SessionStream final : public CallHandler {
   // Starts whatever can be started now: a write, the end, a read.
   void Advance();
   // True if there is something to write.
-  bool FillResponse();
+  bool FillResponse(std::string& response);
 
   void HandleHello(const SessionRequestReader& request);
   absl::Status Welcome(const v1::Hello& hello);
@@ -87,7 +87,7 @@ class SessionStream final : public CallHandler {
   bool finishing_ = false;              // Finish was started
   std::optional<absl::Status> ending_;  // what to finish with
 
-  v1::SessionResponse response_;
+  v1::SessionResponse first_response_;       // the welcome
   std::shared_ptr<Session> session_;         // null: it has none, or none any more
   std::shared_ptr<const UniqueFd> process_;  // of a worker that may resume it
   std::shared_ptr<Link> link_;

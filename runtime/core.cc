@@ -188,9 +188,9 @@ bool RuntimeCore::ServeIntake(absl::Time& now) {
   constexpr absl::Duration kEvery = absl::Microseconds(20);
   IntakeSource* const intake = intake_.load(std::memory_order_relaxed);
   if (intake == nullptr || now < serve_intake_at_) return false;
-  const absl::Time begin = clock_->Now();
+  const absl::Time begin = now;
   intake->Serve();
-  intake_turns_.fetch_add(1, std::memory_order_relaxed);
+  intake_turns_.store(intake_turns_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   now = clock_->Now();
   // Half of the time is for tasks, however much there is to take in.
   serve_intake_at_ = now + std::max(kEvery, now - begin);

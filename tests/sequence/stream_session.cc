@@ -58,7 +58,7 @@ class StreamSession final : public MessageSession {
   void Carry() override {
     Expect(!protocol_.outbox().has_tasks() || waker_->woke, "an outcome woke nobody");
     do {
-      while (protocol_.FillResponse(tools_, response_)) OnResponse(response_.SerializeAsString());
+      while (protocol_.FillResponse(tools_, response_)) OnResponse(response_);
       waker_->woke = false;
     } while (!protocol_.outbox().Sleep());
     Expect(protocol_.settled() == !anything_pending(),
@@ -74,7 +74,7 @@ class StreamSession final : public MessageSession {
   daemon::SessionTools& tools_;
   const std::shared_ptr<Waker> waker_;
   daemon::SessionProtocol protocol_;
-  v1::SessionResponse response_;
+  std::string response_;
 };
 
 }  // namespace
