@@ -8,6 +8,7 @@
 #include "grpc/support/time.h"
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "runloop/client/daemon_channel.h"
+#include "runloop/client/response_reader.h"
 #include "runloop/ipc/status_codec.h"
 #include "runloop/runtime/clock.h"
 #include "runloop/runtime/error.h"
@@ -130,6 +131,11 @@ std::optional<SessionStream::Event> SessionStream::NextOfRing(absl::Time deadlin
   std::string_view bytes;
   switch (ring()->Next(deadline, hurried, bytes)) {
     case SessionRing::Event::kMessage:
+      if (ReadLoneReply(bytes, lone_reply_)) {
+        received_ = &lone_reply_;
+        return Event::kMessage;
+      }
+      received_ = &message_;
       if (message_.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
         return Event::kMessage;
       }
@@ -184,6 +190,7 @@ SessionStream::Event SessionStream::NextOfStream(absl::Time deadline) {
           break;
         }
         stream_->Read(&incoming_, ToTag(kRead));
+        received_ = &message_;
         return Event::kMessage;
       }
       case kWrite:

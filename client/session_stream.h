@@ -59,7 +59,7 @@ class SessionStream {
   // reported after the end, too.
   // `hurried`: somebody waits for it.
   Event Next(absl::Time deadline, bool hurried = true);
-  v1::SessionResponse& message() { return message_; }
+  v1::SessionResponse& message() { return *received_; }
   const absl::Status& end_status() const { return end_status_; }
 
   // Constant once AttachRing has returned.
@@ -115,6 +115,8 @@ class SessionStream {
   bool overdue_ = false;  // the stream outlived its ring for too long, and was broken
   grpc::ByteBuffer incoming_;
   v1::SessionResponse message_;
+  v1::SessionResponse lone_reply_;  // ReadLoneReply's
+  v1::SessionResponse* received_ = &message_;
   v1::Welcome welcome_;
   bool hello_written_ = false;
   bool welcomed_ = false;
