@@ -288,23 +288,25 @@ std::optional<OpenSession::Outgoing> OpenSession::NextOutgoing() {
 }
 
 void OpenSession::Sent(bool copied) {
-  RequestWriter message = *std::exchange(sending_, std::nullopt);
   // What holds no dispatch is said anew by Resume, as far as it still matters.
-  if (resumable() && message.last_id() != 0) {
-    sent_.push_back({.message = std::move(message), .copied = copied});
+  if (resumable() && sending_->last_id() != 0) {
+    SentMessage& sent = sent_.emplace_back();
+    sent.message = std::move(*sending_);
+    sent.copied = copied;
   } else if (copied) {
-    GiveBack(std::move(message));
+    GiveBack(*sending_);
   }
+  sending_.reset();
 }
 
 void OpenSession::TakenIn(uint64_t id) {
   while (!sent_.empty() && sent_.front().message.last_id() <= id) {
-    if (sent_.front().copied) GiveBack(std::move(sent_.front().message));
+    if (sent_.front().copied) GiveBack(sent_.front().message);
     sent_.pop_front();
   }
 }
 
-void OpenSession::GiveBack(RequestWriter message) {
+void OpenSession::GiveBack(RequestWriter& message) {
   if (spare_messages_.size() >= kMostSpare) return;
   message.Clear();
   spare_messages_.push_back(std::move(message));

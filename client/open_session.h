@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -42,7 +43,9 @@ class OpenSession {
  public:
   // Those that got their outcome.
   struct Finished {
-    std::vector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>> outcomes;
+    // One, mostly, where somebody blocks.
+    absl::InlinedVector<std::pair<std::shared_ptr<RemoteInvocation>, absl::StatusOr<Reply>>, 1>
+        outcomes;
     Unfinished::Invocations succeeded;  // without a reply
   };
 
@@ -140,7 +143,7 @@ class OpenSession {
 
   // The daemon is known to have taken in what was sent up to this id.
   void TakenIn(uint64_t id);
-  void GiveBack(RequestWriter message);
+  void GiveBack(RequestWriter& message);
   void NoteAcknowledged();
   void AddCallSite(CallSite site, uint32_t id);
   // Of a message that gathers.

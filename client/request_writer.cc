@@ -40,9 +40,16 @@ struct Timeout {
   explicit Timeout(absl::Duration timeout) {
     present = timeout != absl::InfiniteDuration();
     if (!present) return;
-    absl::Duration rest;
-    seconds = static_cast<uint64_t>(absl::IDivDuration(timeout, absl::Seconds(1), &rest));
-    nanos = static_cast<uint64_t>(absl::ToInt64Nanoseconds(rest));
+    constexpr uint64_t kNanos = 1'000'000'000;
+    if (timeout < absl::Hours(24)) {  // by far the fastest
+      nanos = static_cast<uint64_t>(absl::ToInt64Nanoseconds(timeout));
+      seconds = nanos / kNanos;
+      nanos %= kNanos;
+    } else {
+      absl::Duration rest;
+      seconds = static_cast<uint64_t>(absl::IDivDuration(timeout, absl::Seconds(1), &rest));
+      nanos = static_cast<uint64_t>(absl::ToInt64Nanoseconds(rest));
+    }
     // Shorter than can be said, and not 0, which would mean none.
     if (seconds == 0 && nanos == 0) nanos = 1;
     constexpr uint64_t kLongest = 315'576'000'000;
