@@ -28,6 +28,7 @@ using internal::RemoteInvocation;
 using internal::Reply;
 using internal::SessionBuffers;
 using internal::SessionClient;
+using internal::SessionStream;
 using internal::WaitScope;
 
 // How long the last context waits for the daemon to run what was dispatched.
@@ -147,7 +148,9 @@ class RemoteTarget final : public DispatchTarget {
     if (on_runtime_thread) {
       what = absl::StrCat(call.operation, " at ", client_->address().ToString());
     }
-    const std::shared_ptr<RemoteInvocation> invocation = client_->Dispatch(call);
+    std::shared_ptr<SessionStream> turn;  // which a runtime thread does not take
+    const std::shared_ptr<RemoteInvocation> invocation =
+        client_->Dispatch(call, on_runtime_thread ? nullptr : &turn);
     std::optional<WaitScope> wait;
     if (on_runtime_thread) {
       wait.emplace(std::move(what),
@@ -155,6 +158,7 @@ class RemoteTarget final : public DispatchTarget {
     }
     // The daemon's answer ends the wait.
     const std::stop_callback on_stop(call.stop_token, [&] { invocation->Stop(); });
+    if (turn != nullptr) client_->BringOutcome(*invocation, deadline, std::move(turn));
     if (invocation->WaitUntil(deadline)) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
     const bool given_up = client_->GiveUp(*invocation);

@@ -94,10 +94,10 @@ RequestWriter::Dispatch DispatchOf(DispatchTarget::Call& call) {
 
 }  // namespace
 
-std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call) {
+std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& call,
+                                                          std::shared_ptr<SessionStream>* turn) {
   absl::Status refusal = CheckCall(call);
-  RequestWriter::Dispatch dispatch;
-  if (refusal.ok()) dispatch = DispatchOf(call);
+  RequestWriter::Dispatch dispatch = refusal.ok() ? DispatchOf(call) : RequestWriter::Dispatch();
   std::shared_ptr<RemoteInvocation> invocation;
   Outgoing outgoing;
   {
@@ -106,6 +106,7 @@ std::shared_ptr<RemoteInvocation> SessionClient::Dispatch(DispatchTarget::Call& 
     if (refusal.ok()) {
       refusal = Admit({&invocation, 1}, {&dispatch, 1}, call.when_full);
       outgoing = NextOutgoing();
+      if (turn != nullptr && refusal.ok()) *turn = TakeTurn();
     }
   }
   outgoing.Send();

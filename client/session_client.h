@@ -76,7 +76,10 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
   // A refusal is the invocation's outcome. Takes the names out of `call` and only reads its
   // request. Waits only for room, if the call says so, and never on the client's own thread.
-  std::shared_ptr<RemoteInvocation> Dispatch(DispatchTarget::Call& call);
+  // `turn`, if it is not null: gets the turn to read, if that is free, for a BringOutcome that
+  // follows at once.
+  std::shared_ptr<RemoteInvocation> Dispatch(DispatchTarget::Call& call,
+                                             std::shared_ptr<SessionStream>* turn = nullptr);
   // The same for those of a batch, of which there is at least one: a refusal is of all of them.
   std::vector<std::shared_ptr<RemoteInvocation>> DispatchBatch(
       std::vector<DispatchTarget::Call>& calls, bool stop_at_failure);
@@ -92,8 +95,10 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // Waits until `invocation` is done, or the deadline has come, and reads what the daemon sends if
   // it is this thread's turn. Returns at once on the client's own thread, and on a runtime thread,
   // which serves nobody else while it waits; and with InfinitePast, for a thread that waits for
-  // others too: the turn is left to the client's own at once then.
-  void BringOutcome(RemoteInvocation& invocation, absl::Time deadline);
+  // others too: the turn is left to the client's own at once then. With the `turn` that Dispatch
+  // gave, it is this thread's already.
+  void BringOutcome(RemoteInvocation& invocation, absl::Time deadline,
+                    std::shared_ptr<SessionStream> turn = nullptr);
   // `invocation` is done, and sleepers of BringOutcome wait for it.
   void WakeSleepers(const RemoteInvocation& invocation);
 
@@ -186,10 +191,12 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
     absl::Time deadline;  // for reading
   };
   OwnWork AwaitOwnWork();
-  // The turn to read for a thread that waits, which begins at `now`: null, once it need not wait any
-  // more. `ended`: it has had one that ends with this; true: and the stream has ended.
+  // The turn to read for a thread that waits: null, once it need not wait any more. `ended`: it has
+  // had one that ends with this; true: and the stream has ended.
   std::shared_ptr<SessionStream> AwaitTurn(RemoteInvocation& invocation, absl::Time deadline,
-                                           std::optional<bool> ended, absl::Time& now);
+                                           std::optional<bool> ended);
+  // Null: it is not free.
+  std::shared_ptr<SessionStream> TakeTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends the calling thread's turn.
   void EndTurn(bool stream_ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The turn is free: somebody takes it.

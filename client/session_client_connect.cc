@@ -104,7 +104,7 @@ absl::Status SessionClient::TryConnect() {
   }
   if (status->ok() && !(*stream)->welcome().resumed()) LoseSuspended();
   if (status->ok()) {
-    status = (*stream)->AttachRing(options_.attach_timeout, AttachUntil(deadline));
+    status = (*stream)->AttachRing(options_.attach_timeout, AttachUntil(deadline), mutex_);
   }
   if (status->ok()) status = BeginSession(resumes);
   if (!status->ok()) {

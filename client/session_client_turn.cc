@@ -213,24 +213,33 @@ void SessionClient::RunWatchers(std::vector<Watched> watched) {
   }
 }
 
-void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline) {
-  if (OnClientThread()) return;
-  if (OnARuntimeThread() || deadline == absl::InfinitePast()) {
-    absl::MutexLock lock(&mutex_);
-    turn_left_until_ = absl::InfinitePast();
-    if (!turn_taken_) own_thread_.Signal();
-    return;
+void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline,
+                                 std::shared_ptr<SessionStream> turn) {
+  if (turn == nullptr) {
+    if (OnClientThread()) return;
+    if (OnARuntimeThread() || deadline == absl::InfinitePast()) {
+      absl::MutexLock lock(&mutex_);
+      turn_left_until_ = absl::InfinitePast();
+      if (!turn_taken_) own_thread_.Signal();
+      return;
+    }
+    turn = AwaitTurn(invocation, deadline, std::nullopt);
   }
-  std::optional<bool> ended;
-  absl::Time now;
-  while (const std::shared_ptr<SessionStream> stream =
-             AwaitTurn(invocation, deadline, ended, now)) {
-    do {
-      const SessionStream::Event event = stream->Next(std::min(deadline, now + kLookAgain));
+  while (turn != nullptr) {
+    bool ended = false;
+    for (absl::Time now; !ended && !invocation.done() && (now = Now()) < deadline;) {
+      const SessionStream::Event event = turn->Next(std::min(deadline, now + kLookAgain));
       ended = event == SessionStream::Event::kEnded;
-      Handle(event, *stream);
-    } while (!*ended && !invocation.done() && (now = Now()) < deadline);
+      Handle(event, *turn);
+    }
+    turn = AwaitTurn(invocation, deadline, ended);
   }
+}
+
+std::shared_ptr<SessionStream> SessionClient::TakeTurn() {
+  if (turn_taken_ || session_ == nullptr) return nullptr;
+  turn_taken_ = true;
+  return stream_;
 }
 
 void SessionClient::EndTurn(bool stream_ended) {
@@ -244,17 +253,14 @@ void SessionClient::EndTurn(bool stream_ended) {
 
 std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invocation,
                                                         absl::Time deadline,
-                                                        std::optional<bool> ended,
-                                                        absl::Time& now) {
+                                                        std::optional<bool> ended) {
   absl::MutexLock lock(&mutex_);
   if (ended.has_value()) EndTurn(*ended);
   // Who neither had it nor slept has kept nobody from it: looking again and again must not, either.
   bool pass = ended.has_value();
+  absl::Time now;
   while (!invocation.done() && (now = Now()) < deadline) {
-    if (!turn_taken_ && session_ != nullptr) {
-      turn_taken_ = true;
-      return stream_;
-    }
+    if (std::shared_ptr<SessionStream> turn = TakeTurn()) return turn;
     if (stream_ != nullptr) stream_->Hurry();  // it reads until the outcome has come
     Sleeper sleeper{.invocation = invocation, .wake = {}};
     sleepers_.push_back(&sleeper);

@@ -29,7 +29,8 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& address,
                                                                  const v1::Welcome& welcome,
                                                                  absl::Duration timeout,
-                                                                 absl::Time until) {
+                                                                 absl::Time until,
+                                                                 absl::Mutex& writes) {
   absl::StatusOr<std::unique_ptr<SideChannel>> channel = SideChannel::Attach(
       address, welcome.session_id(), welcome.side_channel_token(), timeout, until);
   if (!channel.ok()) return channel.status();
@@ -44,8 +45,8 @@ absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& 
   absl::StatusOr<RingMemory> memory =
       RingMemory::Map(std::move(answer->fds[0]), info.request_bytes(), info.response_bytes());
   if (!memory.ok()) return memory.status();
-  std::unique_ptr<SessionRing> ring(
-      new SessionRing(*std::move(memory), (*channel)->TakeSocket(), std::move(answer->fds[1])));
+  std::unique_ptr<SessionRing> ring(new SessionRing(*std::move(memory), (*channel)->TakeSocket(),
+                                                    std::move(answer->fds[1]), writes));
   if (absl::Status nudge = ring->nudge_.status(); !nudge.ok()) return nudge;
   // Until this the daemon goes on with the stream.
   if (!ring->Knock()) return absl::UnavailableError("the daemon has closed the side channel");
@@ -151,29 +152,29 @@ bool SessionRing::AwaitByte(absl::Time deadline) {
 }
 
 bool SessionRing::AnnounceSleep() {
-  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock lock(&writes_);
   return end_.AnnounceSleep();
 }
 
 bool SessionRing::HasRoom() {
   // If that is not seen yet, AnnounceSleep sees it.
   if (!has_rest_.load(std::memory_order_relaxed)) return false;
-  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock lock(&writes_);
   return end_.writer().left() > 0 && !write_failed_ && end_.writer().has_room();
 }
 
 uint64_t SessionRing::ReadByDaemon() {
-  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock lock(&writes_);
   return end_.writer().read_position();
 }
 
 bool SessionRing::HasUnread() {
-  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock lock(&writes_);
   return end_.writer().has_unread();
 }
 
 bool SessionRing::Write(RequestWriter& message) {
-  absl::MutexLock lock(&write_mutex_);
+  writes_.AssertHeld();
   message.AppendPieces(pieces_);
   write_failed_ = !end_.writer().Write(pieces_).ok();
   pieces_.clear();
@@ -181,7 +182,7 @@ bool SessionRing::Write(RequestWriter& message) {
 }
 
 bool SessionRing::Flush() {
-  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock lock(&writes_);
   return FlushLocked();
 }
 

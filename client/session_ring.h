@@ -23,7 +23,8 @@ namespace runloop::internal {
 // The worker's end of the rings of one session (docs/rings.md).
 //
 // Threads: one thread at a time, the reader, calls Next and reads what it gave. Any thread may call
-// the rest.
+// the rest. What is written is guarded by a lock of whoever writes, which Write finds held, and
+// Next and Flush take.
 //
 // Trust: a daemon that breaks the rules loses the session, and its memory is read as the daemon
 // reads a worker's.
@@ -31,11 +32,11 @@ class SessionRing {
  public:
   // Asks the daemon for rings, and waits until it serves them: for `timeout` at each step, and no
   // longer than `until` of Clock::Monotonic(). An error: the session goes on without; but ABORTED:
-  // it is of no more use.
+  // it is of no more use. `writes` guards what is written.
   static absl::StatusOr<std::unique_ptr<SessionRing>> Attach(const Address& address,
                                                              const v1::Welcome& welcome,
                                                              absl::Duration timeout,
-                                                             absl::Time until);
+                                                             absl::Time until, absl::Mutex& writes);
 
   enum class Event {
     kMessage,
@@ -65,11 +66,12 @@ class SessionRing {
   void Shutdown();
 
  private:
-  SessionRing(RingMemory memory, UniqueFd socket, UniqueFd bell)
+  SessionRing(RingMemory memory, UniqueFd socket, UniqueFd bell, absl::Mutex& writes)
       : memory_(std::move(memory)),
         end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessage)),
         socket_(std::move(socket)),
-        bell_(std::move(bell)) {}
+        bell_(std::move(bell)),
+        writes_(writes) {}
 
   static constexpr uint64_t kMaxMessage = 0x7FFF'FFFF;  // protobuf's
 
@@ -77,8 +79,8 @@ class SessionRing {
   bool Sleep(absl::Time deadline);
   // Waits for so long, or until somebody waits for what comes.
   void Nap();
-  bool FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
-  void RingIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  bool FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writes_);
+  void RingIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writes_);
   void RingDaemon();
   // Makes another thread of the daemon look.
   bool Knock();
@@ -90,7 +92,7 @@ class SessionRing {
   uint64_t ReadByDaemon();
 
   const RingMemory memory_;
-  // Its writer under write_mutex_, its reader the reader's.
+  // Its writer under writes_, its reader the reader's.
   RingEnd end_;
   const UniqueFd socket_;  // the side channel's; does not block
   const UniqueFd bell_;    // wakes the daemon
@@ -101,9 +103,9 @@ class SessionRing {
   std::atomic<bool> sleeps_long_{
       false};  // the reader, and does not look whether requests are taken
 
-  absl::Mutex write_mutex_;
-  std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(write_mutex_);
-  bool write_failed_ ABSL_GUARDED_BY(write_mutex_) = false;
+  absl::Mutex& writes_;
+  std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(writes_);
+  bool write_failed_ ABSL_GUARDED_BY(writes_) = false;
   std::atomic<bool> has_rest_{false};  // something is left to write
 
   // The reader's.

@@ -94,12 +94,13 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-absl::Status SessionStream::AttachRing(absl::Duration timeout, absl::Time until) {
+absl::Status SessionStream::AttachRing(absl::Duration timeout, absl::Time until,
+                                       absl::Mutex& writes) {
   if (welcome_.transport() != v1::TRANSPORT_RING || welcome_.side_channel_token().empty()) {
     return absl::OkStatus();
   }
   absl::StatusOr<std::unique_ptr<SessionRing>> ring =
-      SessionRing::Attach(address_, welcome_, timeout, until);
+      SessionRing::Attach(address_, welcome_, timeout, until, writes);
   if (absl::IsAborted(ring.status())) return NotConnected(std::string(ring.status().message()));
   if (ring.ok()) {
     attached_ring_ = *std::move(ring);

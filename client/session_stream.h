@@ -24,8 +24,8 @@ namespace runloop::internal {
 // the ring that carries its messages, if there is one. It neither reconnects nor knows invocations.
 //
 // Threads: one thread at a time, the reader, calls Handshake, AttachRing and Next and reads what
-// they gave. Any thread may call Write, Flush, HalfClose and Cancel. Share it: whoever may still be
-// inside Write keeps it alive. Destruction breaks a stream that has not ended.
+// they gave. Any thread may call Write, WriteToRing, Flush, HalfClose and Cancel. Share it: whoever
+// may still be inside Write keeps it alive. Destruction breaks a stream that has not ended.
 class SessionStream {
  public:
   // Connects and begins the stream. Does not wait for the daemon's answer.
@@ -44,8 +44,9 @@ class SessionStream {
   const v1::Welcome& welcome() const { return welcome_; }
   // If the daemon offers rings, asks for them, for at most `timeout` a step, and no longer than
   // `until`; if it gives none, messages go by the stream. After the handshake, before anything is
-  // written. An error: the stream is of no more use.
-  absl::Status AttachRing(absl::Duration timeout, absl::Time until);
+  // written. An error: the stream is of no more use. What is written to the ring is guarded by
+  // `writes`, which outlives the reader: WriteToRing finds it held, Next and Flush take it.
+  absl::Status AttachRing(absl::Duration timeout, absl::Time until, absl::Mutex& writes);
 
   enum class Event {
     kMessage,      // message() is new
