@@ -130,11 +130,12 @@ class BatchTest(harness.TestCase):
         self.assertTrue(again.welcome.resumed)
         self.assertEqual(again.welcome.admitted.watermark, 3)
         again.say(dispatches=[*batch(record(1), defer(2), record(3)), record(4)])
-        self.daemon.await_status(lambda status: status.ledger.succeeded >= 3, 'the new one has run')
+        harness.wait_until(lambda: len(self.daemon.watch.record()[0]) == 3, 'the new one has run')
         # A part of one cannot have come alone.
         again.cut()
         third = raw.resumed(self.daemon.address, 0)
         self.addCleanup(third.cut)
+        self.assertTrue(third.welcome.resumed)
         third.say(dispatches=batch(record(4), record(5)))
         self.assertEqual(third.end().reason, 'PROTOCOL_VIOLATION')
         self.assertEqual([index for _, index in self.daemon.watch.record()[0]], [1, 3, 4])

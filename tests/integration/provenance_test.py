@@ -37,7 +37,8 @@ class ProvenanceTest(harness.TestCase):
         self.assertEqual(holder.wait(), 0, holder.stderr)
 
     def test_what_ran_for_long_is_named_in_the_log_and_afterwards_in_the_status(self):
-        daemon = self.start_daemon(args=['--slow_execution=1ms'])
+        # Less than it takes to see that it runs.
+        daemon = self.start_daemon(args=['--slow_execution=50us'])
         holder, named = self.hold(daemon)
         daemon.let_go()
         self.assertEqual(holder.wait(), 0, holder.stderr)
