@@ -23,7 +23,9 @@ namespace runloop {
 //     After the subscription's end there is no next one, and what waits is dropped.
 //
 // Copies mean the same place. It must be usable for as long as something may be handed to it: an
-// invocation that is watched keeps a copy until it is done.
+// invocation that is watched keeps a copy until it is done, and the thread that has handed the work
+// over lets go of it a moment after the work may have run. So what an executor belongs to, such as
+// an io_context, ends after the contexts, in process after the runtime.
 using Executor = std::function<void(absl::AnyInvocable<void() &&> work)>;
 
 // An executor of asio's, standalone or Boost's (io_context, strand, thread_pool,

@@ -130,22 +130,27 @@ TEST_P(AsioTest, OnlyTerminalAndPartialCancellationLeaveWhatRuns) {
 
 TEST_P(AsioTest, WatchersRunOnStrandsAndThreadPools) {
   Start();
-  const RuntimeContext context = Context();
   asio::thread_pool pool(2);
-  const auto strand = asio::make_strand(pool.get_executor());
   constexpr int kCalls = 100;
   int calls = 0;  // the strand's
   absl::Notification all;
-  for (int i = 0; i < kCalls; ++i) {
-    context.DispatchAsync(kEcho, Echo(""))
-        .Watch(ExecutorOf(strand), [&, strand](const absl::Status& status) {
-          EXPECT_TRUE(status.ok()) << status;
-          EXPECT_TRUE(strand.running_in_this_thread());
-          if (++calls == kCalls) all.Notify();
-        });
+  {
+    const RuntimeContext context = Context();
+    const auto strand = asio::make_strand(pool.get_executor());
+    for (int i = 0; i < kCalls; ++i) {
+      context.DispatchAsync(kEcho, Echo(""))
+          .Watch(ExecutorOf(strand), [&, strand](const absl::Status& status) {
+            EXPECT_TRUE(status.ok()) << status;
+            EXPECT_TRUE(strand.running_in_this_thread());
+            if (++calls == kCalls) all.Notify();
+          });
+    }
+    all.WaitForNotification();
   }
-  all.WaitForNotification();
   pool.join();
+  // Before the pool, since the thread that has posted last lets go of its strand just now.
+  host_.reset();
+  runtime_.reset();
 }
 
 #ifdef ASIO_HAS_CO_AWAIT
