@@ -12,6 +12,8 @@ namespace runloop::internal {
 enum class PlantedBug {
   kNone,
   kSwappedOrder,  // the second in line goes first
+  kSplitBatch,    // what is more urgent comes between those of a batch
+  kStarvedLine,   // what is less urgent has no turn while anything else waits
   kLostOutcome,   // what is ended in the queue, by its deadline or its session's end, is not told
   kDoubleCompletion,  // an outcome is given twice
   kLeakedHandle,      // what an abandoned invocation made is not released

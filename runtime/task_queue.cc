@@ -144,8 +144,10 @@ bool TaskQueue::Waits(size_t level) const {
 std::optional<size_t> TaskQueue::NextLevel() const {
   std::optional<size_t> next;
   for (size_t level = 0; level < lines_.size(); ++level) {
-    if (Waits(level) && (!next.has_value() || passed_by_[level] + 1 >= kTurnEvery[level]))
-      next = level;
+    if (!Waits(level)) continue;
+    const bool has_turn =
+        passed_by_[level] + 1 >= kTurnEvery[level] && !Planted(PlantedBug::kStarvedLine);
+    if (!next.has_value() || has_turn) next = level;
   }
   return next;
 }
@@ -221,15 +223,15 @@ TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
     }
   }
   const ItemList closures = line.TakeClosures(most);
-  CountTurn(*level, closures.size);
   taken_ = closures.size;
+  CountTurn(*level, closures.size);
   started_before_ = closures_started_.load(std::memory_order_relaxed);
   CountClosuresOut(taken_);
   return {.closures = static_cast<ClosureNode*>(closures.first)};
 }
 
 bool TaskQueue::ContinuesBatch() const {
-  if (batch_ == nullptr) return false;
+  if (batch_ == nullptr || Planted(PlantedBug::kSplitBatch)) return false;
   const QueueItem* const first = lines_[batch_level_].first;
   return first != nullptr && !first->is_closure() &&
          static_cast<const Task*>(first)->batch == batch_;

@@ -16,8 +16,8 @@ struct Row {
 
 // What has not started can end in these ways, whatever it would have done.
 std::vector<std::string_view> Unstarted(std::vector<std::string_view> cells) {
-  for (const std::string_view cell :
-       {"cancelled", "given up", "expired", "superseded", "session ended", "stopped"}) {
+  for (const std::string_view cell : {"cancelled", "given up", "expired", "superseded",
+                                      "session ended", "stopped", "stopped with its batch"}) {
     cells.push_back(cell);
   }
   return cells;
@@ -30,7 +30,21 @@ const std::vector<Row>& Possible() {
        {"queued", "with a delay", "takes another's place", "refused: draining", "refused: stopped",
         "refused: session ended", "refused: session, invocations", "refused: session, bytes",
         "refused: user, invocations", "refused: user, bytes", "refused: runtime, invocations",
-        "refused: runtime, bytes"}},
+        "refused: runtime, bytes", "refused: can never fit"}},
+      {"dispatch a batch",
+       {"queued", "waits in its lane", "longer than a lane's depth", "refused: draining",
+        "refused: stopped", "refused: session ended", "refused: session, invocations",
+        "refused: session, bytes", "refused: user, invocations", "refused: user, bytes",
+        "refused: runtime, invocations", "refused: runtime, bytes", "refused: can never fit",
+        "refused: one is unknown", "refused: one has a key"}},
+      {"a batch stops",
+       {"one has failed", "one that was deferred has failed", "one was cancelled",
+        "one has expired"}},
+      {"turn",
+       {"interactive passes default", "interactive passes background", "default passes background",
+        "interactive passes closures that were taken", "default has its turn",
+        "closures that were taken have theirs", "background has its turn",
+        "a batch goes on before what is more urgent"}},
       {"post a closure",
        {"queued", "with a delay", "refused: runtime, invocations", "refused: stopped"}},
       {"fill",
@@ -58,7 +72,7 @@ const std::vector<Row>& Possible() {
         "deferred expire", "closing is overdue"}},
       {"run",
        {"all", "some", "nothing waits", "inside a task", "a lane is beyond its depth",
-        "several lanes are beyond their depth"}},
+        "several lanes are beyond their depth", "in the middle of a batch"}},
       {"begin to drain", {"first", "again"}},
       {"drain", {"all done", "work is left", "objects are left", "stopped before"}},
       {"stop", {"nothing is left", "work is left", "objects are left", "stopped before"}},
@@ -83,7 +97,8 @@ const std::vector<Row>& Possible() {
       // Has no deadline (Script::PrepareWork).
       {"an operation that makes an object and defers",
        {"succeeded", "failed", "dropped", "handles full", "session ended, deferred",
-        "stopped, deferred", "cancelled", "given up", "superseded", "session ended", "stopped"}},
+        "stopped, deferred", "cancelled", "given up", "superseded", "session ended", "stopped",
+        "stopped with its batch"}},
       {"a closure", {"succeeded", "failed", "cancelled", "stopped"}},
   };
   return *rows;

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runloop/runtime/strings.h"
 
 namespace runloop::sequence {
 namespace {
@@ -23,6 +24,38 @@ absl::string_view InWords(Closes closes) {
       return "never says that it is closed";
   }
   return "";
+}
+
+std::string ObjectInWords(int object, const Reference& reference) {
+  if (object == kNone) return "a handle never given";
+  return absl::StrCat("o", object, " of s", reference.object(object).session + 1);
+}
+
+// What is said of a priority, if it is not the default one.
+std::string InWords(Priority priority) {
+  return priority == Priority::kDefault ? "" : absl::StrCat(", ", View(NameOf(priority)));
+}
+
+// Of a dispatch or closure: what its kind does not tell.
+std::string Details(const Invocation& of, const Reference& reference) {
+  std::string text;
+  if (of.step.delay != 0) absl::StrAppend(&text, ", delay ", of.step.delay);
+  if (of.session == kNone) {
+    absl::StrAppend(&text, InWords(of.step.priority));
+    if (of.step.behaviour == Behaviour::kThrow) absl::StrAppend(&text, " that throws");
+    return text;
+  }
+  absl::StrAppend(&text, ", ", of.step.bytes, " bytes");
+  if (of.deadline != kNever) absl::StrAppend(&text, ", deadline ", of.deadline);
+  if (of.step.key != 0) absl::StrAppend(&text, ", key ", of.step.key);
+  if (of.step.behaviour == Behaviour::kUse || of.step.behaviour == Behaviour::kRelease) {
+    absl::StrAppend(&text, ", ", ObjectInWords(of.object, reference),
+                    of.step.whose == Whose::kOfOtherType ? " taken for another type" : "");
+  } else if (of.step.behaviour == Behaviour::kMake ||
+             of.step.behaviour == Behaviour::kMakeAndDefer) {
+    absl::StrAppend(&text, " which ", InWords(of.step.closes));
+  }
+  return text;
 }
 
 }  // namespace
@@ -55,16 +88,12 @@ const char* KindOf(const Invocation& invocation) {
 std::string Describe(const Action& action, const Reference& reference) {
   const std::string session = absl::StrCat("s", action.session + 1);
   const std::string invocation = absl::StrCat("#", action.invocation);
-  const auto object_in_words = [&](int object) {
-    if (object == kNone) return std::string("a handle never given");
-    const Object& of = reference.object(object);
-    return absl::StrCat("o", object, " of s", of.session + 1);
-  };
   std::string text;
   switch (action.kind) {
     case StepKind::kOpen: {
       const int user = reference.session(action.session).user;
-      text = absl::StrCat("open ", session, " of ", user == kInProcess ? "the host" : kUsers[user]);
+      text = absl::StrCat("open ", session, " of ", user == kInProcess ? "the host" : kUsers[user],
+                          InWords(reference.session(action.session).priority));
       break;
     }
     case StepKind::kDispatch:
@@ -72,21 +101,7 @@ std::string Describe(const Action& action, const Reference& reference) {
       const Invocation& of = reference.invocation(action.invocation);
       text = absl::StrCat("hand over ", invocation, ", ", KindOf(of),
                           of.session == kNone ? "" : absl::StrCat(", in ", session));
-      if (of.step.delay != 0) absl::StrAppend(&text, ", delay ", of.step.delay);
-      if (of.session == kNone) {
-        if (of.step.behaviour == Behaviour::kThrow) absl::StrAppend(&text, " that throws");
-        break;
-      }
-      absl::StrAppend(&text, ", ", of.step.bytes, " bytes");
-      if (of.deadline != kNever) absl::StrAppend(&text, ", deadline ", of.deadline);
-      if (of.step.key != 0) absl::StrAppend(&text, ", key ", of.step.key);
-      if (of.step.behaviour == Behaviour::kUse || of.step.behaviour == Behaviour::kRelease) {
-        absl::StrAppend(&text, ", ", object_in_words(of.object),
-                        of.step.whose == Whose::kOfOtherType ? " taken for another type" : "");
-      } else if (of.step.behaviour == Behaviour::kMake ||
-                 of.step.behaviour == Behaviour::kMakeAndDefer) {
-        absl::StrAppend(&text, " which ", InWords(of.step.closes));
-      }
+      absl::StrAppend(&text, Details(of, reference));
       break;
     }
     case StepKind::kCancelTimer:
@@ -115,7 +130,7 @@ std::string Describe(const Action& action, const Reference& reference) {
       break;
     }
     case StepKind::kFinishClosing:
-      text = absl::StrCat("say that ", object_in_words(action.object), " is closed");
+      text = absl::StrCat("say that ", ObjectInWords(action.object, reference), " is closed");
       break;
     case StepKind::kAdvance:
       text = absl::StrCat("advance the clock by ", action.time);
@@ -141,6 +156,21 @@ std::string Describe(const Action& action, const Reference& reference) {
     case StepKind::kDisconnect:
       text = absl::StrCat("the worker sends no more in ", session);
       break;
+    case StepKind::kBatch: {
+      text = absl::StrCat("hand over a batch in ", session,
+                          action.stop_at_failure ? ", which stops at a failure" : "",
+                          action.flaw == Flaw::kUnknown ? ", one of it unknown"
+                          : action.flaw == Flaw::kKey   ? ", one of it with a key"
+                                                        : "",
+                          ": ");
+      for (int i = 0; i < action.count; ++i) {
+        const Invocation& of = reference.invocation(action.invocation + i);
+        absl::StrAppend(&text, i == 0 ? "#" : "; #", of.id, ", ", KindOf(of),
+                        Details(of, reference),
+                        of.step.meanwhile.empty() ? "" : ", while more happens");
+      }
+      break;
+    }
     case StepKind::kFill:
       break;  // made of others
   }

@@ -103,6 +103,8 @@ void Driver::Call(const Action& action) {
       return Open(action);
     case StepKind::kDispatch:
       return Dispatch(action);
+    case StepKind::kBatch:
+      return DispatchBatch(action);
     case StepKind::kClosure:
       return PostClosure(action);
     case StepKind::kCancel:

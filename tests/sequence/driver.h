@@ -84,6 +84,7 @@ class Driver {
   static std::string_view NameOf(const Reference::Invocation& invocation);
   std::unique_ptr<google::protobuf::Message> NewRequest(
       const Reference::Invocation& invocation) const;
+  internal::RuntimeCore::Call CallOf(int invocation);
   void Dispatch(const Action& action);
   void PostClosure(const Action& action);
   void Deliver(internal::OperationTask& task);
@@ -102,6 +103,11 @@ class Driver {
   void HearOf(MessageSession& messages);
   void HearAll();
   void ExpectReply(int id, const MessageSession::Outcome& outcome);
+
+  // ---- batches, by calls and as messages (driver_batches.cc) ----
+
+  void DispatchBatch(const Action& action);
+  void DispatchBatchByMessage(const Action& action, MessageSession& messages);
 
   // ---- what came of it, and what the model says (driver_compare.cc) ----
 

@@ -21,6 +21,7 @@ using test::v1::RecordRequest;
 void Driver::Open(const Action& action) {
   const int user = reference().session(action.session).user;
   Session::Info info{.client_name = "sequence", .transport = "test"};
+  info.priority = reference().session(action.session).priority;
   if (user == kInProcess) {
     info.in_process = true;
   } else if (user == 2) {
@@ -81,14 +82,13 @@ std::unique_ptr<google::protobuf::Message> Driver::NewRequest(
   return request;
 }
 
-void Driver::Dispatch(const Action& action) {
-  const int id = action.invocation;
+RuntimeCore::Call Driver::CallOf(int id) {
   const Reference::Invocation& invocation = reference().invocation(id);
   RuntimeCore::Call call;
   call.operation = core().operations().Find(NameOf(invocation));
   call.request = NewRequest(invocation);
   call.request_bytes = static_cast<size_t>(invocation.step.bytes);
-  call.session = sessions_[action.session];
+  call.session = sessions_[invocation.session];
   if (invocation.deadline != kNever) {
     call.deadline = clock_.Now() + absl::Milliseconds(invocation.step.deadline);
   }
@@ -96,9 +96,15 @@ void Driver::Dispatch(const Action& action) {
   call.number = NumberOf(id);
   call.sink = sink_;
   call.ticket = static_cast<uint64_t>(id);
-  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
   call.delay = absl::Milliseconds(invocation.step.delay);
-  if (call.coalesce_key.empty() && invocation.step.delay == 0 && id % 2 == 0) {
+  return call;
+}
+
+void Driver::Dispatch(const Action& action) {
+  const int id = action.invocation;
+  RuntimeCore::Call call = CallOf(id);
+  absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
+  if (call.coalesce_key.empty() && call.delay == absl::ZeroDuration() && id % 2 == 0) {
     RuntimeCore::Group group(core(), call.session);
     task = group.Dispatch(std::move(call));
   } else {
@@ -121,11 +127,13 @@ void Driver::PostClosure(const Action& action) {
     }
   };
   absl::Status posted;
-  if (const Millis delay = reference().invocation(id).step.delay; delay == 0) {
-    posted = runtime_->context().RunOnRuntimeThreadAsync(std::move(closure));
+  const Step& step = reference().invocation(id).step;
+  const LocalRuntimeContext context = runtime_->context().WithPriority(step.priority);
+  if (step.delay == 0) {
+    posted = context.RunOnRuntimeThreadAsync(std::move(closure));
   } else {
     absl::StatusOr<Timer> timer =
-        runtime_->context().RunAfter(absl::Milliseconds(delay), std::move(closure));
+        context.RunAfter(absl::Milliseconds(step.delay), std::move(closure));
     posted = timer.status();
     if (timer.ok()) timers_.emplace(id, *std::move(timer));
   }

@@ -28,6 +28,9 @@ bool Driver::CallByMessage(absl::Span<const Action> actions, MessageSession& mes
     case StepKind::kDispatch:
       DispatchByMessage(actions, messages);
       return true;
+    case StepKind::kBatch:
+      DispatchBatchByMessage(action, messages);
+      return true;
     case StepKind::kCancel:
       ExpectAnswer(action, CancelByMessage(action.invocation, false, messages) == kCancelled
                                ? "it never runs"

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "runloop/runtime/batch.h"
 #include "runloop/tests/sequence/ring_session.h"
 #include "runloop/tests/sequence/stream_session.h"
 
@@ -14,7 +15,7 @@ MessageServer::MessageServer(Transport transport, std::shared_ptr<internal::Runt
              .operations = core->operations().List(),
              .max_message_bytes = kMaxMessageBytes,
              // The runtime's own bounds are met first.
-             .max_unfinished = core->bounds().total.items + 1},
+             .max_unfinished = core->bounds().total.items + static_cast<int64_t>(kMostInBatch)},
       tools_(terms_.max_unfinished) {
   if (transport == Transport::kRing) rings_ = NewRingServer(terms_, observed);
 }

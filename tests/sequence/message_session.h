@@ -35,6 +35,7 @@ namespace runloop::sequence {
 //                   go in one message. A refusal is an outcome. All without a key are grouped
 //                   (RuntimeCore::Group), by the daemon. To a session without a worker it stays a
 //                   call of the runtime, as of a plain call that joins the session.
+//   kBatch          `dispatches`, the first of them with a `batch_size`, which say nothing else.
 //   kCancel         `cancels`. That it came in time is heard as the outcome CANCELLED.
 //   kGiveUp         `cancels` with `give_up`. What has started is told at once, and its end is not;
 //                   what was given up before, or has ended, has its objects released. A worker

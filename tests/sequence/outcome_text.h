@@ -11,6 +11,7 @@ namespace runloop::sequence {
 // which.
 inline constexpr char kOk[] = "OK";
 inline constexpr char kCancelled[] = "CANCELLED CANCELLED";
+inline constexpr char kBatchStopped[] = "CANCELLED BATCH_STOPPED";
 inline constexpr char kStopped[] = "UNAVAILABLE RUNTIME_STOPPED";
 inline constexpr char kSessionEnded[] = "ABORTED SESSION_ENDED";
 inline constexpr char kUnknownHandle[] = "NOT_FOUND UNKNOWN_HANDLE";

@@ -16,10 +16,10 @@ class Generator {
     // The larger one has room for more than a lane's depth (TaskQueue::kLaneDepth); the smaller
     // one is full soon.
     Setup setup{.max_handles = Chance(60) ? 2 : 5, .close_timeout = 400};
-    if (Chance(35)) {
-      setup.bounds = {.total = {.items = 90, .bytes = 9000},
-                      .user = {.items = 60, .bytes = 6000},
-                      .session = {.items = 44, .bytes = 4000}};
+    if (Chance(40)) {
+      setup.bounds = {.total = {.items = 110, .bytes = 9000},
+                      .user = {.items = 75, .bytes = 6500},
+                      .session = {.items = 56, .bytes = 5000}};
     } else {
       setup.bounds = {.total = {.items = 22, .bytes = 900},
                       .user = {.items = 15, .bytes = 600},
@@ -31,14 +31,16 @@ class Generator {
   Step Open() {
     Step step = Any(StepKind::kOpen);
     step.elsewhere = Chance(10);
+    step.priority = AnyPriority();
     return step;
   }
 
   Step Next() {
     const StepKind kind = Choose<StepKind>({{StepKind::kDispatch, 400},
+                                            {StepKind::kBatch, 60},
                                             {StepKind::kRun, 150},
                                             {StepKind::kClosure, 55},
-                                            {StepKind::kCancelTimer, 20},
+                                            {StepKind::kCancelTimer, 24},
                                             {StepKind::kComplete, 115},
                                             {StepKind::kAdvance, 75},
                                             {StepKind::kFinishClosing, 45},
@@ -49,13 +51,21 @@ class Generator {
                                             {StepKind::kKill, 22},
                                             {StepKind::kDisconnect, 15},
                                             {StepKind::kCut, 25},
-                                            {StepKind::kFill, 16},
+                                            {StepKind::kFill, 24},
                                             {StepKind::kBeginDrain, 2},
                                             {StepKind::kDrain, 3},
                                             {StepKind::kStop, 2}});
     Step step = Of(kind);
     const bool runs_something = kind == StepKind::kDispatch || kind == StepKind::kClosure;
     if (runs_something && Chance(20)) step.meanwhile.push_back(Meanwhile());
+    // Of closures that were taken together the first hands over what passes the others.
+    if (kind == StepKind::kFill && step.fill_with == FillWith::kClosures && Chance(70)) {
+      step.count = static_cast<int>(Between(2, 12));
+      step.meanwhile.push_back(Of(StepKind::kFill));
+    }
+    for (Step& one : step.batch) {
+      if (Chance(8)) one.meanwhile.push_back(Meanwhile());
+    }
     return step;
   }
 
@@ -65,8 +75,9 @@ class Generator {
   // A step that something else takes while a handler runs.
   Step Meanwhile() {
     return Of(Choose<StepKind>({{StepKind::kDispatch, 20},
-                                {StepKind::kClosure, 8},
-                                {StepKind::kCancelTimer, 20},
+                                {StepKind::kBatch, 4},
+                                {StepKind::kClosure, 12},
+                                {StepKind::kCancelTimer, 24},
                                 {StepKind::kCancel, 20},
                                 {StepKind::kGiveUp, 24},
                                 {StepKind::kKill, 12},
@@ -118,6 +129,10 @@ class Generator {
       case StepKind::kClosure:
         step.behaviour = Chance(75) ? Behaviour::kSucceed : Behaviour::kThrow;
         if (Chance(40)) step.delay = Between(1, 8) * 50;
+        step.priority = AnyPriority();
+        break;
+      case StepKind::kBatch:
+        FillBatch(step);
         break;
       case StepKind::kComplete:
         step.aim = Chance(60) ? Aim::kDeferred : Aim::kEnded;
@@ -131,7 +146,7 @@ class Generator {
         step.fill_with = Choose<FillWith>({{FillWith::kOneSession, 40},
                                            {FillWith::kOneUser, 30},
                                            {FillWith::kAllSessions, 30},
-                                           {FillWith::kClosures, 15}});
+                                           {FillWith::kClosures, 30}});
         // Either the items or the bytes are used up first.
         step.bytes = Chance(50) ? 1 : static_cast<int>(Between(60, 110));
         if (Chance(30)) step.deadline = Between(2, 9) * 50;
@@ -149,6 +164,29 @@ class Generator {
         break;
     }
     return step;
+  }
+
+  void FillBatch(Step& step) {
+    step.stop_at_failure = Chance(60);
+    step.flaw = Choose<Flaw>({{Flaw::kNone, 90}, {Flaw::kUnknown, 5}, {Flaw::kKey, 5}});
+    const int64_t size = Chance(75) ? Between(1, 8) : Between(9, 40);
+    const Millis deadline = Chance(40) ? Between(2, 9) * 50 : 0;  // of all
+    const bool own_deadlines = Chance(20);
+    for (int64_t i = 0; i < size; ++i) {
+      Step& one = step.batch.emplace_back(Of(StepKind::kDispatch));
+      one.delay = 0;
+      one.key = 0;
+      if (!own_deadlines) one.deadline = deadline;
+      // Many fit beside each other.
+      if (size > 8) one.bytes = static_cast<int>(Between(1, 40));
+      // Else one in two stops it soon.
+      if (Chance(50)) one.behaviour = Behaviour::kSucceed;
+    }
+  }
+
+  Priority AnyPriority() {
+    return Choose<Priority>(
+        {{Priority::kInteractive, 30}, {Priority::kDefault, 45}, {Priority::kBackground, 25}});
   }
 
   int64_t Between(int64_t low, int64_t high) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runloop/runtime/bounds.h"
+#include "runloop/runtime/priority.h"
 
 namespace runloop::sequence {
 
@@ -24,9 +25,10 @@ using Millis = int64_t;
 enum class StepKind {
   kOpen,           // a session
   kDispatch,       // an operation, in a session
+  kBatch,          // operations, in a session, that run in a row
   kClosure,        // a closure, of the host
   kCancelTimer,    // of a closure with a delay
-  kFill,           // plain operations, or closures, until one is refused
+  kFill,           // plain operations, or closures, until one is refused, or so many
   kCancel,         // an invocation
   kGiveUp,         // an invocation
   kForget,         // the result of an invocation that has ended
@@ -72,6 +74,9 @@ enum class Aim { kQueued, kDeferred, kEnded, kRunning };
 
 enum class Completing { kSucceed, kFail, kDrop, kMake };
 
+// Why nothing of a batch can be taken in.
+enum class Flaw { kNone, kUnknown, kKey };
+
 // Whose work kFill adds.
 enum class FillWith { kOneSession, kOneUser, kAllSessions, kClosures };
 
@@ -83,6 +88,7 @@ struct Step {
   Aim aim = Aim::kQueued;
   bool elsewhere = false;  // the call is made on a thread that is not the runtime's
 
+  Priority priority = Priority::kDefault;  // of a session that opens, or of a closure
   Behaviour behaviour = Behaviour::kSucceed;
   Closes closes = Closes::kNoMethod;
   Whose whose = Whose::kOwn;
@@ -93,10 +99,14 @@ struct Step {
   // What the handler or closure does first, none or one: the step of somebody who acts meanwhile.
   std::vector<Step> meanwhile;
 
+  std::vector<Step> batch;  // its dispatches
+  bool stop_at_failure = false;
+  Flaw flaw = Flaw::kNone;  // of one of it
+
   Completing completing = Completing::kSucceed;
   FillWith fill_with = FillWith::kOneSession;
   Millis time = 0;  // to advance, or for a drain
-  int count = 0;    // tasks to run
+  int count = 0;    // tasks to run, or, unless it is 0, to fill with
 };
 
 // The runtime that a program runs on.

@@ -20,8 +20,9 @@ Reference::Reference(const Setup& setup, std::function<void(int)> meanwhile)
 
 Reference::Expected Reference::TakeExpected() { return std::exchange(expected_, {}); }
 
-int Reference::Open(int user) {
-  sessions_.push_back({.id = static_cast<int>(sessions_.size()), .user = user});
+int Reference::Open(int user, Priority priority) {
+  sessions_.push_back(
+      {.id = static_cast<int>(sessions_.size()), .user = user, .priority = priority});
   if (draining_) {
     // Too late to hold anything, or to be waited for.
     sessions_.back().ended = true;
@@ -102,6 +103,7 @@ void Reference::Start(int invocation) {
     --stale_;
     return;
   }
+  if (StopsWithBatch(invocation)) return;
   started.state = State::kRunning;
   --ledger_.queued;
   ++ledger_.running;

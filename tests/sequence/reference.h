@@ -47,12 +47,16 @@ class Reference {
     Step step;            // what it does
     Millis deadline = kNever;
     int object = kNone;  // that it uses or releases
+    int batch = kNone;   // the first of those that run in a row with it
+    bool stops = false;  // never runs if one before it in the batch has failed
 
     State state = State::kRefused;
     bool given_up = false;        // nobody will look at its result
     bool has_completion = false;  // it left one, which has not been used yet
     std::string outcome;          // once it has ended
     const char* how = "";         // it ended: in words, for the table
+    bool succeeded = false;       // so it ended
+    int stopped_by = kNone;       // of the batch: the first that had failed
   };
 
   struct Object {
@@ -71,6 +75,7 @@ class Reference {
   struct Session {
     int id = kNone;
     int user = kInProcess;
+    Priority priority = Priority::kDefault;
     bool ended = false;
     bool closing = false;        // its objects are being closed, one after another
     bool listed = true;          // still one of the runtime's
@@ -97,10 +102,17 @@ class Reference {
 
   // ---- what can be asked of a runtime ----
 
-  int Open(int user);
+  int Open(int user, Priority priority);
   // Of an operation, or, where `session` is kNone, of a closure. Its answer: `queued`, or why it is
   // refused.
   std::string Dispatch(int session, const Step& step, int object);
+  // Of all of a batch, whose dispatches and their objects they are: the answer to each.
+  struct BatchTaken {
+    std::string answer;
+    int first = kNone;
+    bool joined = false;  // the line; else it waits in its lane
+  };
+  BatchTaken DispatchBatch(int session, const Step& step, const std::vector<int>& objects);
   // A new dispatch with this key would take its place; kNone if there is none.
   int Keyed(int session, int key) const;
   bool Cancel(int invocation);
@@ -147,6 +159,8 @@ class Reference {
   bool stopped() const { return stopped_; }
   bool anything_waits() const { return !line_.empty(); }
   size_t full_lanes() const { return line_.full_lanes(); }
+  bool in_batch() const { return line_.in_batch(); }
+  std::vector<const char*> TakeTurns() { return line_.TakeTurns(); }
   const Ledger::Counts& ledger() const { return ledger_; }
   // Unfinished, of a user's sessions or, with kNone, of all.
   Bound held(int user) const;
@@ -158,6 +172,19 @@ class Reference {
  private:
   // ---- what is taken in (reference_admission.cc) ----
   std::string Refusal(int session, const Step& step, const Invocation* instead_of) const;
+  std::string WhyClosed(int session) const;
+  // There is no room for so much more, of which `alone` is what stands or falls together.
+  std::string WhyNoRoom(int session, const Bound& more, const Bound& alone) const;
+  bool CountsBytes(int session) const {
+    return session != kNone && !sessions_[session].in_process();
+  }
+  int Hear(int session, const Step& step, int object);
+  void Admit(int invocation);
+  Entry EntryOf(int invocation) const;
+
+  // ---- batches (reference_batches.cc) ----
+  // True if it does not start, since one before it has failed.
+  bool StopsWithBatch(int invocation);
 
   // ---- running (reference.cc) ----
   void Start(int invocation);

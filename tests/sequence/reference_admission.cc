@@ -27,25 +27,38 @@ Bound Reference::held(int user) const {
   return held;
 }
 
-std::string Reference::Refusal(int session, const Step& step, const Invocation* instead_of) const {
-  const bool closure = session == kNone;
+std::string Reference::WhyClosed(int session) const {
   if (stopped_) return kStopped;
-  if (draining_ && !closure) return "UNAVAILABLE DRAINING";
-  if (!closure && sessions_[session].ended) return kSessionEnded;
+  if (session == kNone) return "";
+  if (draining_) return "UNAVAILABLE DRAINING";
+  return sessions_[session].ended ? kSessionEnded : "";
+}
 
+std::string Reference::Refusal(int session, const Step& step, const Invocation* instead_of) const {
+  std::string closed = WhyClosed(session);
+  if (!closed.empty()) return closed;
   // What it takes the place of makes room for it.
-  const bool counts_bytes = !closure && !sessions_[session].in_process();
-  const int64_t items = instead_of != nullptr ? 0 : 1;
-  const int64_t bytes =
-      counts_bytes ? step.bytes - (instead_of != nullptr ? instead_of->step.bytes : 0) : 0;
+  const bool replaces = instead_of != nullptr;
+  return WhyNoRoom(
+      session,
+      {.items = replaces ? 0 : 1, .bytes = step.bytes - (replaces ? instead_of->step.bytes : 0)},
+      {.items = 0, .bytes = step.bytes});
+}
+
+std::string Reference::WhyNoRoom(int session, const Bound& more, const Bound& alone) const {
+  const bool counts_bytes = CountsBytes(session);
+  const int64_t bytes = counts_bytes ? more.bytes : 0;
   const auto full = [&](const char* who, const Bound& held, const Bound& bound) -> std::string {
     const bool by_bytes = bytes > 0 && held.bytes + bytes > bound.bytes;
-    if (!by_bytes && held.items + items <= bound.items) return "";
+    if (!by_bytes && held.items + more.items <= bound.items) return "";
     return absl::StrCat("RESOURCE_EXHAUSTED QUEUE_FULL: ", who, ", ",
                         by_bytes ? bound.bytes : bound.items, by_bytes ? " bytes" : " invocations");
   };
-  if (counts_bytes && step.bytes > std::min({setup_.bounds.total.bytes, setup_.bounds.user.bytes,
-                                             setup_.bounds.session.bytes})) {
+  const auto never_fits = [&](const Bound& bound) {
+    return alone.items > bound.items || (counts_bytes && alone.bytes > bound.bytes);
+  };
+  if (never_fits(setup_.bounds.total) ||
+      (counts_bytes && (never_fits(setup_.bounds.user) || never_fits(setup_.bounds.session)))) {
     return "RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE";
   }
   Bound all = held(kNone);
@@ -71,30 +84,48 @@ int Reference::Keyed(int session, int key) const {
   return kNone;
 }
 
-std::string Reference::Dispatch(int session, const Step& step, int object) {
-  const int old = Keyed(session, step.key);
-  const std::string refusal = Refusal(session, step, old == kNone ? nullptr : &invocations_[old]);
+int Reference::Hear(int session, const Step& step, int object) {
   const int id = static_cast<int>(invocations_.size());
   invocations_.push_back({.id = id,
                           .session = session,
                           .step = step,
                           .deadline = step.deadline == 0 ? kNever : now_ + step.deadline,
                           .object = object});
+  return id;
+}
+
+void Reference::Admit(int invocation) {
+  Invocation& admitted = invocations_[invocation];
+  admitted.state = State::kQueued;
+  ++ledger_.queued;
+  if (admitted.session == kNone) return;
+  Session& of = sessions_[admitted.session];
+  ++of.queued;
+  if (!of.in_process()) of.bytes += static_cast<uint64_t>(admitted.step.bytes);
+}
+
+Entry Reference::EntryOf(int invocation) const {
+  const Invocation& of = invocations_[invocation];
+  const bool closure = of.session == kNone;
+  const Priority priority = closure ? of.step.priority : sessions_[of.session].priority;
+  return {.invocation = invocation,
+          .session = of.session,
+          .lane = CountsBytes(of.session) ? of.session : kNone,
+          .priority = priority,
+          .batch = of.batch,
+          // The others are tasks of their own.
+          .closure = closure && of.step.delay == 0 && priority == Priority::kDefault};
+}
+
+std::string Reference::Dispatch(int session, const Step& step, int object) {
+  const int old = Keyed(session, step.key);
+  const std::string refusal = Refusal(session, step, old == kNone ? nullptr : &invocations_[old]);
+  const int id = Hear(session, step, object);
   if (!refusal.empty()) {
     ++ledger_.refused;
     return refusal;
   }
-  invocations_[id].state = State::kQueued;
-  ++ledger_.queued;
-  Entry entry{.invocation = id, .session = session};
-  if (session != kNone) {
-    Session& of = sessions_[session];
-    ++of.queued;
-    if (!of.in_process()) {
-      of.bytes += static_cast<uint64_t>(step.bytes);
-      entry.lane = session;
-    }
-  }
+  Admit(id);
   const bool takes_place =
       old != kNone && invocations_[old].state == State::kQueued && step.delay == 0;
   if (takes_place) {
@@ -107,7 +138,7 @@ std::string Reference::Dispatch(int session, const Step& step, int object) {
   if (step.delay > 0) {
     Delay(id);
   } else if (!takes_place) {
-    line_.Push(entry);
+    line_.Push(EntryOf(id));
   }
   return "queued";
 }

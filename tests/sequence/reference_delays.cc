@@ -27,8 +27,7 @@ void Reference::JoinDue() {
     due.state = State::kQueued;
     --ledger_.delayed;
     ++ledger_.queued;
-    const bool own_lane = due.session != kNone && !sessions_[due.session].in_process();
-    line_.Push({.invocation = id, .session = due.session, .lane = own_lane ? due.session : kNone});
+    line_.Push(EntryOf(id));
   }
 }
 
@@ -55,7 +54,7 @@ bool Reference::CancelTimer(int invocation, bool elsewhere) {
   } else {
     // Its closure is for the runtime thread to destroy, in its turn.
     ++stale_;
-    if (was == State::kDelayed) line_.Push({.invocation = invocation});
+    if (was == State::kDelayed) line_.Push(EntryOf(invocation));
   }
   EndUnstarted(invocation, OutcomeKind::kCancelled, "cancelled");
   return true;

@@ -74,8 +74,7 @@ size_t Reference::Stop() {
     session.ended = true;
   }
   // What is queued never runs; what the runtime had to do itself is done.
-  while (!line_.empty()) {
-    const Entry entry = line_.Pop();
+  for (const Entry& entry : line_.RemoveIf([](const Entry&) { return true; })) {
     if (entry.kind != Entry::Kind::kInvocation) {
       RunEntry(entry);
     } else if (invocations_[entry.invocation].state == State::kQueued) {

@@ -51,6 +51,7 @@ void Reference::Finish(int invocation, const std::string& outcome, const char* h
   ended.state = State::kEnded;
   ended.outcome = outcome;
   ended.how = how;
+  ended.succeeded = outcome == kOk;
   if (ended.session == kNone) return;
   Session& session = sessions_[ended.session];
   --session.running;

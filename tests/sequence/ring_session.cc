@@ -161,11 +161,14 @@ class RingSession final : public MessageSession {
     link_ = std::move(link);
   }
 
-  // A long message may hold one thing only.
+  // A long message may hold one thing only, or one batch.
   void Send(const std::string& request) override {
     if (request.size() <= daemon::SessionRing::kShort) return SendMessage(request);
     v1::SessionRequest all;
     Expect(all.ParseFromString(request), "a request does not parse");
+    if (all.dispatches_size() > 0 && all.dispatches(0).batch_size() > 0) {
+      return SendMessage(request);
+    }
     for (const v1::Dispatch& dispatch : all.dispatches()) {
       v1::SessionRequest one;
       *one.add_dispatches() = dispatch;

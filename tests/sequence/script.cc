@@ -26,6 +26,7 @@ std::vector<Action> Script::Play(const Step& step) {
   std::vector<Action> actions;
   Resolve(step, actions);
   EndIdle(actions);
+  CountTurns();
   return actions;
 }
 
@@ -42,6 +43,8 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
     case StepKind::kDispatch:
     case StepKind::kClosure:
       return Dispatch(step, actions);
+    case StepKind::kBatch:
+      return Batch(step, actions);
     case StepKind::kFill:
       return Fill(step, actions);
     case StepKind::kCancelTimer:
@@ -79,6 +82,7 @@ void Script::CountOutcomes() {
   for (const Invocation& ended : reference_.invocations()) {
     if (ended.state != State::kEnded) continue;
     coverage_.Count(KindOf(ended), ended.how);
+    if (ended.stopped_by != kNone) CountStopped(ended);
     const bool use = ended.step.behaviour == Behaviour::kUse;
     if (!use && ended.step.behaviour != Behaviour::kRelease) continue;
     const std::string_view how = ended.how;

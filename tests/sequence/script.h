@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runloop/tests/sequence/coverage.h"
@@ -26,6 +27,8 @@ struct Action {
   bool worker_goes = false;   // what ends the session
   bool work_is_done = false;  // then: why it goes
   OutcomeKind given_up_as = OutcomeKind::kCancelled;
+  bool stop_at_failure = false;
+  Flaw flaw = Flaw::kNone;
   Completing completing = Completing::kSucceed;
   Millis time = 0;
   int count = 0;
@@ -54,8 +57,15 @@ class Script {
   // ---- work (script_work.cc) ----
   Step PrepareWork(const Step& step) const;
   std::string Answer(const std::string& answer, const char* row);
+  // The cell of a refusal, whoever the user is.
+  static std::string_view RefusalCell(const std::string& answer);
   void Dispatch(const Step& step, std::vector<Action>& actions);
   void Fill(const Step& step, std::vector<Action>& actions);
+
+  // ---- batches, and whose turn it is (script_batches.cc) ----
+  void Batch(const Step& step, std::vector<Action>& actions);
+  void CountTurns();
+  void CountStopped(const Reference::Invocation& stopped);
 
   // ---- what was handed over, and what it has made (script_invocations.cc) ----
   void Cancel(const Step& step, std::vector<Action>& actions);

@@ -48,6 +48,7 @@ void Script::Run(const Step& step, std::vector<Action>& actions) {
                          : nothing                     ? "nothing waits"
                          : reference_.anything_waits() ? "some"
                                                        : "all");
+  if (left && reference_.in_batch()) coverage_.Count("run", "in the middle of a batch");
   actions.push_back(
       {.kind = step.kind, .count = step.count, .answer = left ? "come back" : "nothing is left"});
 }

@@ -16,7 +16,7 @@ using State = Reference::State;
 void Script::Open(const Step& step, std::vector<Action>& actions) {
   if (reference_.stopped()) return;  // a transport opens no session then
   coverage_.Count("open", reference_.draining() ? "while draining" : "opened");
-  const int session = reference_.Open(static_cast<int>(step.pick_more % 8 / 2));
+  const int session = reference_.Open(static_cast<int>(step.pick_more % 8 / 2), step.priority);
   if (transport_ != Transport::kLocal && !reference_.session(session).in_process()) {
     reference_.SpeakByMessages(session);
     // A daemon that drains opens no stream: nobody has it.

@@ -11,14 +11,18 @@ namespace {
 
 using Session = Reference::Session;
 
-// The cell of a refusal, whoever the user is.
-std::string_view RefusalCell(const std::string& answer) {
+}  // namespace
+
+std::string_view Script::RefusalCell(const std::string& answer) {
   struct Known {
     std::string_view text, cell;
   };
   static constexpr Known kKnown[] = {{"DRAINING", "refused: draining"},
                                      {"RUNTIME_STOPPED", "refused: stopped"},
-                                     {"SESSION_ENDED", "refused: session ended"}};
+                                     {"SESSION_ENDED", "refused: session ended"},
+                                     {"TOO_LARGE", "refused: can never fit"},
+                                     {"UNKNOWN_OPERATION", "refused: one is unknown"},
+                                     {"INVALID_REQUEST", "refused: one has a key"}};
   for (const Known& known : kKnown) {
     if (answer.find(known.text) != std::string::npos) return known.cell;
   }
@@ -31,8 +35,6 @@ std::string_view RefusalCell(const std::string& answer) {
   }
   return bytes ? "refused: user, bytes" : "refused: user, invocations";
 }
-
-}  // namespace
 
 Step Script::PrepareWork(const Step& step) const {
   Step work = step;
@@ -104,9 +106,11 @@ void Script::Fill(const Step& step, std::vector<Action>& actions) {
   asked.bytes = step.bytes;
   if (!closures) asked.deadline = step.deadline;
   const Step plain = PrepareWork(asked);
-  for (size_t turn = 0;; ++turn) {
-    const int session = sessions[turn % sessions.size()];
-    const std::string answer = reference_.Dispatch(session, plain, kNone);
+  asked.meanwhile = step.meanwhile;
+  const Step first = PrepareWork(asked);
+  for (int turn = 0; step.count == 0 || turn < step.count; ++turn) {
+    const int session = sessions[static_cast<size_t>(turn) % sessions.size()];
+    const std::string answer = reference_.Dispatch(session, turn == 0 ? first : plain, kNone);
     actions.push_back({.kind = plain.kind,
                        .session = session,
                        .invocation = reference_.invocations().back().id,

@@ -99,6 +99,12 @@ class Runner {
     for (Step& step : program.steps) {
       const std::vector<Step> meanwhile = std::exchange(step.meanwhile, {});
       if (!meanwhile.empty() && !fails(program)) step.meanwhile = meanwhile;
+      for (size_t i = step.batch.size(); i-- > 0 && step.batch.size() > 1;) {
+        std::vector<Step> less = step.batch;
+        less.erase(less.begin() + static_cast<std::ptrdiff_t>(i));
+        less.swap(step.batch);
+        if (!fails(program)) less.swap(step.batch);
+      }
     }
     return program;
   }
@@ -169,7 +175,9 @@ int FindPlantedBugs() {
       {PlantedBug::kLeakedHandle, "leaked handle", " is destroyed"},
       {PlantedBug::kRunAfterCancel, "run after cancel", "runs after its outcome, CANCELLED"},
       {PlantedBug::kTimerAfterCancel, "timer runs after cancel",
-       "runs after its outcome, the cancel of its timer"}};
+       "runs after its outcome, the cancel of its timer"},
+      {PlantedBug::kSplitBatch, "split batch", " starts, "},
+      {PlantedBug::kStarvedLine, "starved line", " starts, "}};
   if (by_messages) {
     all.push_back({PlantedBug::kResumedDuplicate, "resumed duplicate",
                    "says the model; the runtime: admitted"});
