@@ -113,6 +113,7 @@ void TaskQueue::FinishTaken(size_t closures) {
   taken_ -= closures;
   own_lanes_[kClosures].in_line -= closures;
   Refill(own_lanes_[kClosures]);
+  if (!Waits(kClosures)) passed_by_[kClosures] = 0;
 }
 
 void TaskQueue::SettleTaken() {

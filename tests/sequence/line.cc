@@ -99,7 +99,7 @@ Entry Line::Pop() {
   const bool passed_what_is_urgent = were_taken && !LineOf(kInteractive).empty();
   LeaveLine(priority, 0);
   if (!entry.taken || passed_what_is_urgent) MakeUpFor(priority, 1);
-  if (!entry.taken && line.empty()) passed_by_[static_cast<size_t>(priority)] = 0;
+  if (line.empty()) passed_by_[static_cast<size_t>(priority)] = 0;
   return entry;
 }
 

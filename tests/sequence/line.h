@@ -42,7 +42,8 @@ struct Entry {
 // however long it is. What the host has of one priority is a lane.
 //
 // Priorities: each has a line. What is most urgent is first, but a line that is not empty has its
-// turn after so many of more urgent ones: kMostPassedBy.
+// turn after so many of more urgent ones: kMostPassedBy. A batch may be more; then more turns
+// follow.
 //
 // Batches: one that has begun goes on, whatever waits.
 //
@@ -102,8 +103,8 @@ class Line {
   void LeaveLine(Priority priority, size_t place);
 
   std::array<Waiting, kPriorities> lines_;
-  // Of each line: how many of more urgent ones went while it was not empty, since one of its own
-  // has.
+  // Of each line: how many of more urgent ones went while it was not empty, less so many for each
+  // turn of its own.
   std::array<size_t, kPriorities> passed_by_ = {};
   std::map<std::pair<int, Priority>, Lane> lanes_;
   int batch_ = kNone;  // of the last one
