@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runloop/runtime/error.h"
+#include "runloop/runtime/planted_bugs.h"
 #include "runloop/runtime/session.h"
 #include "runloop/runtime/strings.h"
 
@@ -71,6 +72,8 @@ absl::Status NotificationHub::Publish(std::string_view name,
         only == nullptr ? subscribers.begin() : subscribers.lower_bound(Key{only, nullptr, 0});
     for (; place != subscribers.end(); ++place) {
       if (only != nullptr && std::get<0>(place->first) != only) break;
+      const bool lost = topic->statistics().published % 8 == 0;
+      if (Planted(PlantedBug::kLostNotification) && lost) continue;
       Subscriber& subscriber = place->second;
       if (subscriber.queue->Push({.subscription = std::get<2>(place->first),
                                   .publication = publication,

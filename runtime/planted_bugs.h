@@ -20,6 +20,7 @@ enum class PlantedBug {
   kRunAfterCancel,    // what was cancelled is told so, and runs
   kTimerAfterCancel,  // the same of a timer's closure
   kResumedDuplicate,  // what a worker that resumes its session sends again runs again
+  kLostNotification,  // now and then a subscriber is passed over, and nobody counts it
 };
 
 #ifdef RUNLOOP_PLANTED_BUGS

@@ -12,6 +12,15 @@ namespace {
 struct Row {
   std::string_view name;
   std::vector<std::string_view> cells;
+  // More cells, that only messages can meet, and that only calls can.
+  std::vector<std::string_view> with_messages = {}, with_calls = {};
+
+  std::vector<std::string_view> Cells(bool by_messages) const {
+    std::vector<std::string_view> all = cells;
+    const std::vector<std::string_view>& more = by_messages ? with_messages : with_calls;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
 };
 
 // What has not started can end in these ways, whatever it would have done.
@@ -64,6 +73,27 @@ const std::vector<Row>& Possible() {
         "again", "after the stop"}},
       {"disconnect", {"idle", "work unfinished", "ends later"}},
       {"cut", {"a request is lost", "responses are lost"}},
+      {"subscribe",
+       {"to every one", "to the newest", "while draining", "refused: session ended",
+        "refused: stopped"}},
+      {"unsubscribe", {"nothing waits", "something waits", "it had ended"}},
+      {"publish",
+       {"nobody has subscribed", "to one subscription", "to several", "from the runtime thread",
+        "while a task runs", "from another thread", "refused: stopped"}},
+      {"publish to a session",
+       {"nobody has subscribed", "to one subscription", "to several", "from the runtime thread",
+        "while a task runs", "from another thread", "refused: session ended", "refused: stopped"}},
+      {"take",
+       {"one after the other", "one after some that were dropped", "what waited when all had ended",
+        "no more", "no more: session ended", "no more: draining", "no more: stopped"},
+       {"one after a gap", "one after a gap and some that were dropped",
+        "no more: the worker went"}},
+      {"a notification",
+       {"taken", "dropped: too many", "dropped: too many bytes", "dropped: too large",
+        "replaced by a newer one", "unsubscribed"},
+       {"dropped on the way: too many", "dropped on the way: too many bytes",
+        "dropped on the way: too large", "replaced on the way", "lost with a connection"},
+       {"session ended"}},
       {"complete", {"succeeds", "fails", "drops", "makes: kept", "makes: handles full"}},
       {"complete late", {"succeeds", "fails", "drops", "makes: closed", "makes: handles full"}},
       {"say closed", {"in time", "late"}},
@@ -88,6 +118,7 @@ const std::vector<Row>& Possible() {
       {"an operation that drops its completion", Unstarted({"failed"})},
       {"an operation that makes an object", Unstarted({"succeeded", "handles full"})},
       {"an operation that uses an object", Unstarted({"succeeded", "unknown handle"})},
+      {"an operation that publishes", Unstarted({"succeeded", "failed"})},
       {"an operation that releases a handle",
        Unstarted({"succeeded", "unknown handle", "took too long to close", "expired, deferred",
                   "session ended, deferred", "stopped, deferred"})},
@@ -106,12 +137,12 @@ const std::vector<Row>& Possible() {
 
 }  // namespace
 
-std::string Coverage::Table() const {
+std::string Coverage::Table(bool by_messages) const {
   std::string table;
   for (const Row& row : Possible()) {
     absl::StrAppend(&table, View(row.name), "\n");
     const auto counted = counts_.find(row.name);
-    for (const std::string_view cell : row.cells) {
+    for (const std::string_view cell : row.Cells(by_messages)) {
       int64_t count = 0;
       if (counted != counts_.end()) {
         const auto found = counted->second.find(cell);
@@ -123,12 +154,12 @@ std::string Coverage::Table() const {
   return table;
 }
 
-std::vector<std::string> Coverage::Complaints(int64_t at_least) const {
+std::vector<std::string> Coverage::Complaints(int64_t at_least, bool by_messages) const {
   std::vector<std::string> complaints;
   auto left = counts_;
   for (const Row& row : Possible()) {
     auto& counted = left[row.name];
-    for (const std::string_view cell : row.cells) {
+    for (const std::string_view cell : row.Cells(by_messages)) {
       const int64_t count = counted[cell];
       counted.erase(cell);
       if (count < at_least) {

@@ -15,14 +15,16 @@ namespace runloop::sequence {
 class Coverage {
  public:
   // Both of static storage.
-  void Count(std::string_view row, std::string_view cell) { ++counts_[row][cell]; }
+  void Count(std::string_view row, std::string_view cell, int64_t times = 1) {
+    counts_[row][cell] += times;
+  }
 
-  // The table, for people.
-  std::string Table() const;
+  // `by_messages`: sessions are carried by messages, not by calls. The table, for people.
+  std::string Table(bool by_messages) const;
 
   // Lines that say which possible cells were met less than `at_least` times, and which were met
   // that are not listed.
-  std::vector<std::string> Complaints(int64_t at_least) const;
+  std::vector<std::string> Complaints(int64_t at_least, bool by_messages) const;
 
  private:
   std::map<std::string_view, std::map<std::string_view, int64_t>> counts_;

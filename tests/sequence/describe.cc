@@ -51,11 +51,21 @@ std::string Details(const Invocation& of, const Reference& reference) {
   if (of.step.behaviour == Behaviour::kUse || of.step.behaviour == Behaviour::kRelease) {
     absl::StrAppend(&text, ", ", ObjectInWords(of.object, reference),
                     of.step.whose == Whose::kOfOtherType ? " taken for another type" : "");
+  } else if (of.step.behaviour == Behaviour::kPublish) {
+    absl::StrAppend(&text, ", ", of.step.count, " of ", of.step.item_bytes, " bytes",
+                    of.step.latest ? ", the newest" : "",
+                    of.step.to_session ? ", to its session" : "");
   } else if (of.step.behaviour == Behaviour::kMake ||
              of.step.behaviour == Behaviour::kMakeAndDefer) {
     absl::StrAppend(&text, " which ", InWords(of.step.closes));
   }
   return text;
+}
+
+std::string InWords(const Publication& items) {
+  return absl::StrCat(items.count == 1 ? "item " : "items ", items.first,
+                      items.count == 1 ? "" : absl::StrCat(" to ", items.first + items.count - 1),
+                      items.latest ? " (newest)" : "", " of ", items.item_bytes, " bytes");
 }
 
 }  // namespace
@@ -77,6 +87,8 @@ const char* KindOf(const Invocation& invocation) {
       return "an operation that uses an object";
     case Behaviour::kRelease:
       return "an operation that releases a handle";
+    case Behaviour::kPublish:
+      return "an operation that publishes";
     case Behaviour::kDefer:
       return "an operation that defers";
     case Behaviour::kMakeAndDefer:
@@ -149,9 +161,9 @@ std::string Describe(const Action& action, const Reference& reference) {
       break;
     case StepKind::kCut:
       text = absl::StrCat("cut the connection of ", session,
-                          action.count == 0   ? " with the next request"
-                          : action.count == 1 ? " with the answer to the next request"
-                                              : " with what it was to hear");
+                          action.cut == Cut::kRequest    ? " with the next request"
+                          : action.cut == Cut::kResponse ? " with the answer to the next request"
+                                                         : " with what it was to hear");
       break;
     case StepKind::kDisconnect:
       text = absl::StrCat("the worker sends no more in ", session);
@@ -171,11 +183,43 @@ std::string Describe(const Action& action, const Reference& reference) {
       }
       break;
     }
+    case StepKind::kSubscribe:
+      text = absl::StrCat(
+          "subscribe n", action.subscription, " to ",
+          reference.subscription(action.subscription).latest ? "the newest" : "every one", ", in ",
+          session,
+          action.room == Room::kFewItems   ? ", room for few"
+          : action.room == Room::kFewBytes ? ", room for few bytes"
+                                           : "");
+      break;
+    case StepKind::kUnsubscribe:
+      text = absl::StrCat("end n", action.subscription, " of ", session);
+      break;
+    case StepKind::kPublish:
+      text = absl::StrCat("publish ", InWords(action.publication),
+                          action.session == kNone ? "" : absl::StrCat(", to ", session));
+      break;
+    case StepKind::kTake:
+      text = absl::StrCat("take ", action.count, " from n", action.subscription);
+      break;
     case StepKind::kFill:
       break;  // made of others
   }
   if (action.elsewhere) absl::StrAppend(&text, ", from another thread");
   if (!action.answer.empty()) absl::StrAppend(&text, " -> ", action.answer);
+  return text;
+}
+
+std::string DescribeTaken(const std::vector<Note>& taken, uint64_t dropped,
+                          const std::string& status) {
+  std::string text = absl::StrJoin(taken, ", ", [](std::string* out, const Note& note) {
+    absl::StrAppend(out, "item ", note.item, " as ", note.sequence);
+    if (note.dropped > 0) absl::StrAppend(out, " after ", note.dropped, " dropped");
+    if (note.gap) absl::StrAppend(out, " after a gap");
+  });
+  if (taken.empty()) text = "nothing";
+  if (dropped > 0) absl::StrAppend(&text, "; ", dropped, " dropped in all");
+  if (!status.empty()) absl::StrAppend(&text, "; no more: ", status);
   return text;
 }
 

@@ -21,6 +21,12 @@ std::string Describe(const Action& action, const Reference& reference);
 std::string Describe(const Event& event);
 std::string Describe(const std::vector<Event>& events);
 
+// `item 7 as 3, item 9 as 5 after 1 dropped; 4 dropped in all; no more: OK`: what was taken from a
+// subscription that was told so far that so many were dropped. `status` is empty: there may be
+// more.
+std::string DescribeTaken(const std::vector<Note>& taken, uint64_t dropped,
+                          const std::string& status);
+
 }  // namespace runloop::sequence
 
 #endif  // RUNLOOP_TESTS_SEQUENCE_DESCRIBE_H_

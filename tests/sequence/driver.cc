@@ -22,8 +22,10 @@ Driver::Driver(const Program& program, Transport transport, OtherThread& other, 
   RuntimeOptions options;
   options.loop = std::move(loop);
   RegisterOperations(options.operations);
+  RegisterTopics(options.operations);
   options.bounds = program.setup.bounds;
   options.max_handles = static_cast<size_t>(program.setup.max_handles);
+  options.notification_bounds = program.setup.notifications;
   options.close_timeout = absl::Milliseconds(program.setup.close_timeout);
   options.clock = &clock_;
   options.log = [](LogSeverity, std::string_view) {};
@@ -45,6 +47,7 @@ std::optional<Failure> Driver::Run() {
     stop.kind = StepKind::kStop;
     Play(++number, stop);
   }
+  if (!observed_.failed()) Do(number, script_.TakeAll());
   if (!observed_.failed()) LeaveNothing();
   if (observed_.failed()) return Failure{.step = number, .what = observed_.failure()};
   script_.CountOutcomes();
@@ -52,15 +55,19 @@ std::optional<Failure> Driver::Run() {
 }
 
 void Driver::Play(size_t number, const Step& step) {
-  const std::vector<Action> actions = script_.Play(step);
+  Do(number, script_.Play(step));
+  // What a cut takes with it comes after it.
+  if (step.kind != StepKind::kCut) HearAll();
+  Compare();
+}
+
+void Driver::Do(size_t number, const std::vector<Action>& actions) {
   if (listing_ != nullptr) List(number, actions);
   for (size_t done = 0; done < actions.size();) {
     const size_t together = CountTogether(absl::MakeConstSpan(actions).subspan(done));
     Perform(absl::MakeConstSpan(actions).subspan(done, together));
     done += together;
   }
-  HearAll();
-  Compare();
 }
 
 size_t Driver::CountTogether(absl::Span<const Action> actions) const {
@@ -154,6 +161,14 @@ void Driver::Call(const Action& action) {
     }
     case StepKind::kStop:
       return ExpectAnswer(action, absl::StrCat(core().Shutdown(), " not closed"));
+    case StepKind::kSubscribe:
+      return Subscribe(action);
+    case StepKind::kUnsubscribe:
+      return Unsubscribe(action);
+    case StepKind::kPublish:
+      return Publish(action);
+    case StepKind::kTake:
+      return Take(action);
     case StepKind::kCut:  // of a session without one
     case StepKind::kDisconnect:
     case StepKind::kFill:
@@ -169,6 +184,8 @@ void Driver::LeaveNothing() {
     Expect(object.state == Reference::Object::State::kGone, "the model has objects left");
   }
   Expect(closures_alive_ == 0, absl::StrCat(closures_alive_, " closures are left"));
+  CompareDelivered();
+  LeaveSubscriptions();
   completions_.clear();
   duties_.clear();
   tasks_.clear();

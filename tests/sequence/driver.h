@@ -15,7 +15,9 @@
 #include "runloop/runtime/core.h"
 #include "runloop/runtime/external_loop.h"
 #include "runloop/runtime/runtime.h"
+#include "runloop/runtime/subscription.h"
 #include "runloop/test/v1/test_operations.pb.h"
+#include "runloop/test/v1/test_topics.pb.h"
 #include "runloop/tests/sequence/message_server.h"
 #include "runloop/tests/sequence/message_session.h"
 #include "runloop/tests/sequence/observed.h"
@@ -39,6 +41,7 @@ class Driver {
 
  private:
   void Play(size_t number, const Step& step);
+  void Do(size_t number, const std::vector<Action>& actions);
   // How many of the first ones go in one message.
   size_t CountTogether(absl::Span<const Action> actions) const;
   // One, or several that go in one message.
@@ -100,6 +103,7 @@ class Driver {
   std::string CancelByMessage(int id, bool give_up, MessageSession& messages);
   // What is told because of `request`, by invocation.
   std::map<int, std::string> Say(MessageSession& messages, const v1::SessionRequest& request);
+  void Heard(const std::vector<MessageSession::Outcome>& outcomes);
   void HearOf(MessageSession& messages);
   void HearAll();
   void ExpectReply(int id, const MessageSession::Outcome& outcome);
@@ -108,6 +112,22 @@ class Driver {
 
   void DispatchBatch(const Action& action);
   void DispatchBatchByMessage(const Action& action, MessageSession& messages);
+  // ---- notifications (driver_notifications.cc) ----
+
+  void RegisterTopics(OperationRegistry& registry);
+  internal::SubscriptionState::Call NewSubscription(const Action& action);
+  void Subscribe(const Action& action);
+  void SubscribeByMessage(const Action& action, MessageSession& messages);
+  void Unsubscribe(const Action& action);
+  void UnsubscribeByMessage(const Action& action, MessageSession& messages);
+  // To all, or to one session. Workers hear of it.
+  absl::Status PublishItems(const Publication& publication, const Session* only);
+  void Publish(const Action& action);
+  void Take(const Action& action);
+  // Those that have ended have got nothing since.
+  void LeaveSubscriptions();
+  void CompareNotifications(const Runtime::Snapshot& snapshot);
+  void CompareDelivered();
 
   // ---- what came of it, and what the model says (driver_compare.cc) ----
 
@@ -142,6 +162,13 @@ class Driver {
   std::map<int, std::shared_ptr<internal::OperationTask>> tasks_;
   std::map<int, Timer> timers_;
   std::vector<std::shared_ptr<Session>> sessions_;
+  struct Subscribed {
+    explicit Subscribed(std::shared_ptr<internal::SubscriptionState> its)
+        : state(std::move(its)), held(state) {}
+    std::shared_ptr<internal::SubscriptionState> state;
+    std::optional<Subscription<test::v1::Item>> held;
+  };
+  std::map<int, Subscribed> subscriptions_;
 
   ExternalLoop* loop_;  // the runtime's
   std::unique_ptr<Runtime> runtime_;

@@ -74,6 +74,8 @@ void Driver::CompareCounts() {
   for (const auto& session : snapshot.sessions) absl::StrAppend(&seen, " ", session->info().id);
   Same("the sessions are", listed, seen);
 
+  CompareNotifications(snapshot);
+
   for (const BoundStatus& bound : snapshot.bounds) {
     int user = kNone;
     for (int known = 0; known < kInProcess; ++known) {

@@ -61,6 +61,14 @@ absl::Status Driver::Behave(OperationContext& context, int id) {
                  ? context.session()->Find<PlainObject>(handle).status()
                  : context.session()->Find<ClosingObject>(handle).status();
     }
+    case Behaviour::kPublish:
+      // As below.
+      if (invocation.item == kNone) return absl::OkStatus();
+      return PublishItems({.latest = invocation.step.latest,
+                           .first = invocation.item,
+                           .count = invocation.step.count,
+                           .item_bytes = invocation.step.item_bytes},
+                          invocation.step.to_session ? context.session().get() : nullptr);
     case Behaviour::kMake:
     case Behaviour::kMakeAndDefer:
       // The model is ahead: it knows what this makes. Not so if this should not run at all.

@@ -48,17 +48,21 @@ bool Driver::CallByMessage(absl::Span<const Action> actions, MessageSession& mes
              absl::StrCat("#", action.invocation, " has ended, and is told once more"));
       return true;
     case StepKind::kCut:
-      messages.CutNext(action.count == 0   ? MessageSession::Cut::kRequest
-                       : action.count == 1 ? MessageSession::Cut::kResponse
-                                           : MessageSession::Cut::kHeard);
+      messages.CutNext(action.cut);
+      return true;
+    case StepKind::kSubscribe:
+      SubscribeByMessage(action, messages);
+      return true;
+    case StepKind::kUnsubscribe:
+      UnsubscribeByMessage(action, messages);
       return true;
     case StepKind::kDisconnect:
       HearOf(messages);
       messages.EndRequests();
       return true;
     case StepKind::kKill: {
-      if (!action.worker_goes) return false;
       HearOf(messages);
+      if (!action.worker_goes) return false;
       messages.Leave(!action.work_is_done);
       messages_.erase(action.session);
       return true;
@@ -138,13 +142,15 @@ std::map<int, std::string> Driver::Say(MessageSession& messages,
   return told;
 }
 
-void Driver::HearOf(MessageSession& messages) {
-  for (const MessageSession::Outcome& outcome : messages.Hear()) {
+void Driver::Heard(const std::vector<MessageSession::Outcome>& outcomes) {
+  for (const MessageSession::Outcome& outcome : outcomes) {
     const int id = static_cast<int>(outcome.id) - 1;
     observed_.Outcome(id, InWords(outcome.status));
     ExpectReply(id, outcome);
   }
 }
+
+void Driver::HearOf(MessageSession& messages) { Heard(messages.Hear()); }
 
 void Driver::HearAll() {
   for (const auto& [session, messages] : messages_) HearOf(*messages);

@@ -13,12 +13,21 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
     last_id_ = dispatch.invocation_id();
     pending_[last_id_] = dispatch.reply_wanted();
   }
-  const std::string bytes = request.SerializeAsString();
+  return SayBytes(request.SerializeAsString(), true);
+}
+
+std::vector<MessageSession::Outcome> MessageSession::SayOfSubscriptions() {
+  const std::string request = subscriptions_.TakeRequest();
+  return request.empty() ? std::vector<Outcome>() : SayBytes(request, false);
+}
+
+std::vector<MessageSession::Outcome> MessageSession::SayBytes(const std::string& request,
+                                                              bool again) {
   const Cut cut = cut_ == Cut::kHeard ? Cut::kNone : std::exchange(cut_, Cut::kNone);
   if (cut == Cut::kNone || ends() || ended()) {
-    Send(bytes);
+    Send(request);
   } else {
-    LoseConnection(cut, bytes);
+    LoseConnection(cut, request, again);
   }
   return CarryAll();
 }
@@ -26,19 +35,22 @@ std::vector<MessageSession::Outcome> MessageSession::Say(const v1::SessionReques
 std::vector<MessageSession::Outcome> MessageSession::Hear() {
   if (cut_ == Cut::kHeard) {
     cut_ = Cut::kNone;
-    if (!ends() && !ended()) LoseConnection(Cut::kHeard, "");
+    if (!ends() && !ended()) LoseConnection(Cut::kHeard, "", false);
   }
   return CarryAll();
 }
 
-void MessageSession::LoseConnection(Cut cut, const std::string& request) {
+void MessageSession::LoseConnection(Cut cut, const std::string& request, bool again) {
   if (cut != Cut::kRequest) {
     if (!request.empty()) Send(request);
     CarryUnheard();
   }
+  subscriptions_.LoseConnection();
   Reconnect(outcomes_received_);
   // What the daemon has of it, it passes over.
-  if (!request.empty()) Send(request);
+  if (!request.empty() && again) Send(request);
+  subscriptions_.Resume();
+  if (const std::string anew = subscriptions_.TakeRequest(); !anew.empty()) Send(anew);
 }
 
 std::vector<MessageSession::Outcome> MessageSession::CarryAll() {
@@ -53,26 +65,40 @@ void MessageSession::EndRequests() {
   if (!std::exchange(requests_ended_, true)) TellEndOfRequests();
 }
 
+void MessageSession::Leave(bool cut) {
+  End(cut);
+  subscriptions_.End();
+}
+
 void MessageSession::BeginDrain(absl::Duration left) {
   if (drain_.has_value()) return;
   drain_ = left;
   TellDrain(left);
 }
 
-void MessageSession::OnResponse(std::string_view bytes) {
+bool MessageSession::OnResponse(std::string_view bytes) {
   v1::SessionResponse response;
   if (!response.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return Fail("a response that is none");
+    Fail("a response that is none");
+    return false;
   }
   Expect(!response.has_welcome(), "a second welcome");
+  const bool has_notifications = !response.notifications().empty();  // which are taken now
+  if (absl::Status status = subscriptions_.Receive(response); !status.ok()) {
+    Fail(std::string(status.message()));
+  }
   // A worker may take the two in either order.
   ranges_first_ = !ranges_first_;
   if (ranges_first_ && response.has_succeeded()) OnSucceeded(response.succeeded());
   for (const v1::Outcome& outcome : response.outcomes()) OnOutcome(outcome);
   if (!ranges_first_ && response.has_succeeded()) OnSucceeded(response.succeeded());
-  if (!response.has_draining()) return;
+  if (response.has_draining()) OnDraining(response.draining());
+  return has_notifications;
+}
+
+void MessageSession::OnDraining(const v1::Draining& draining) {
   ++drains_heard_;
-  const absl::StatusOr<absl::Duration> left = daemon::FromProto(response.draining().deadline());
+  const absl::StatusOr<absl::Duration> left = daemon::FromProto(draining.deadline());
   Expect(drain_.has_value() && left.ok() && *left == *drain_, "the daemon drains otherwise");
 }
 

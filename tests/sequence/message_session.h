@@ -17,6 +17,7 @@
 #include "runloop/runtime/session.h"
 #include "runloop/tests/sequence/observed.h"
 #include "runloop/tests/sequence/transport.h"
+#include "runloop/tests/sequence/worker_subscriptions.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::sequence {
@@ -47,7 +48,14 @@ namespace runloop::sequence {
 //                   else the runtime ends the session, and the worker hears all of it.
 //   kCut            The next time that there is something to say or to hear its connection is lost,
 //                   and with it the request or what the daemon has answered. The worker resumes the
-//                   session by another one, and sends again. Nobody else notices.
+//                   session by another one, sends again, and subscribes anew. Nobody else notices,
+//                   but for what was published just then. It is not lost in the step itself, so
+//                   that there is something to lose.
+//   kSubscribe, kUnsubscribe  `subscribes` and `unsubscribes`, as the client says them. Not by a
+//                   worker that sends no more.
+//   kPublish        A call, as the host makes it. All workers hear of it at once, and, if there may
+//                   be nothing more for them, hear first what there was before.
+//   kTake           Of what the worker has: nothing travels.
 //   kBeginDrain, kDrain, kStop  Calls, as the host makes them; the worker is told that it drains.
 //   kClosure, kComplete, kFinishClosing, kAdvance, kRun  As ever: they happen in the process.
 //   In-process sessions and their steps: as ever, they have no messages.
@@ -76,19 +84,25 @@ class MessageSession {
   // The next Say begins with a lost connection, which takes with it the request, or what the daemon
   // answers; or the next Hear, with what there was to hear. Not if the worker sends no more, or the
   // daemon drains.
-  enum class Cut { kNone, kRequest, kResponse, kHeard };
   void CutNext(Cut cut) { cut_ = cut; }
 
+  // What the worker has subscribed to. As Say, of what that has to say; if it has any.
+  WorkerSubscriptions& subscriptions() { return subscriptions_; }
+  std::vector<Outcome> SayOfSubscriptions();
+
+  // The worker sends no more, or the daemon drains: with nothing pending, nothing more is carried.
+  bool ends() const { return requests_ended_ || drain_.has_value(); }
   // The worker sends no more. Idempotent.
   void EndRequests();
   // The daemon drains, and has so long. Idempotent.
   void BeginDrain(absl::Duration left);
   // The session is over, and this with it: because its worker was `cut` off, or because its work is
   // done. All that there was has been heard.
-  virtual void Leave(bool cut) = 0;
+  void Leave(bool cut);
 
  protected:
-  explicit MessageSession(Observed& observed) : observed_(observed) {}
+  MessageSession(const daemon::SessionTerms& terms, const Session& session, Observed& observed)
+      : observed_(observed), subscriptions_(terms.core->hub(), session.info().id) {}
 
   void Fail(const std::string& what) { observed_.Fail(what); }
   void Expect(bool holds, const std::string& what) {
@@ -104,23 +118,27 @@ class MessageSession {
   virtual void Reconnect(uint64_t outcomes_received) = 0;
   // Has the daemon do all that it can do, and passes its responses to OnResponse.
   virtual void Carry() = 0;
+  // The daemon ends the session, and so does nothing more.
+  virtual void End(bool cut) = 0;
   virtual void TellEndOfRequests() = 0;
   virtual void TellDrain(absl::Duration left) = 0;
 
-  void OnResponse(std::string_view bytes);
+  // True if there were notifications in it.
+  bool OnResponse(std::string_view bytes);
   // Dispatched, and nothing was heard of it.
   bool anything_pending() const { return !pending_.empty(); }
-  // When nothing is pending the daemon's end has nothing more to carry.
-  bool ends() const { return requests_ended_ || drain_.has_value(); }
 
  private:
   std::vector<Outcome> CarryAll();
-  // `request` is empty, or on its way.
-  void LoseConnection(Cut cut, const std::string& request);
+  std::vector<Outcome> SayBytes(const std::string& request, bool again);
+  // `request` is empty, or on its way; it is said `again` by the next connection.
+  void LoseConnection(Cut cut, const std::string& request, bool again);
+  void OnDraining(const v1::Draining& draining);
   void OnOutcome(const v1::Outcome& outcome);
   void OnSucceeded(const v1::InvocationRanges& ranges);
 
   Observed& observed_;
+  WorkerSubscriptions subscriptions_;
   std::map<uint64_t, bool> pending_;  // whether a reply is wanted
   uint64_t last_id_ = 0;
   uint64_t outcomes_received_ = 0;

@@ -25,6 +25,8 @@ class Generator {
                       .user = {.items = 15, .bytes = 600},
                       .session = {.items = 10, .bytes = 400}};
     }
+    // Less than a burst (Publication) may have.
+    setup.notifications = {.items = 8, .bytes = 300};
     return setup;
   }
 
@@ -36,35 +38,19 @@ class Generator {
   }
 
   Step Next() {
-    const StepKind kind = Choose<StepKind>({{StepKind::kDispatch, 400},
-                                            {StepKind::kBatch, 60},
-                                            {StepKind::kRun, 150},
-                                            {StepKind::kClosure, 55},
-                                            {StepKind::kCancelTimer, 24},
-                                            {StepKind::kComplete, 115},
-                                            {StepKind::kAdvance, 75},
-                                            {StepKind::kFinishClosing, 45},
-                                            {StepKind::kCancel, 45},
-                                            {StepKind::kGiveUp, 45},
-                                            {StepKind::kForget, 20},
-                                            {StepKind::kOpen, 25},
-                                            {StepKind::kKill, 22},
-                                            {StepKind::kDisconnect, 15},
-                                            {StepKind::kCut, 25},
-                                            {StepKind::kFill, 24},
-                                            {StepKind::kBeginDrain, 2},
-                                            {StepKind::kDrain, 3},
-                                            {StepKind::kStop, 2}});
-    Step step = Of(kind);
-    const bool runs_something = kind == StepKind::kDispatch || kind == StepKind::kClosure;
-    if (runs_something && Chance(20)) step.meanwhile.push_back(Meanwhile());
+    // Something to be lost with the connection.
+    if (std::exchange(after_cut_, false) && Chance(40)) return Of(StepKind::kPublish);
+    Step step = Of(NextKind());
+    after_cut_ = step.kind == StepKind::kCut;
+    const bool runs_something = step.kind == StepKind::kDispatch || step.kind == StepKind::kClosure;
+    if (runs_something && Chance(20)) step.meanwhile.push_back(Meanwhile(step));
     // Of closures that were taken together the first hands over what passes the others.
-    if (kind == StepKind::kFill && step.fill_with == FillWith::kClosures && Chance(70)) {
+    if (step.kind == StepKind::kFill && step.fill_with == FillWith::kClosures && Chance(70)) {
       step.count = static_cast<int>(Between(2, 12));
       step.meanwhile.push_back(Of(StepKind::kFill));
     }
     for (Step& one : step.batch) {
-      if (Chance(8)) one.meanwhile.push_back(Meanwhile());
+      if (Chance(8)) one.meanwhile.push_back(Meanwhile(one));
     }
     return step;
   }
@@ -72,8 +58,43 @@ class Generator {
   Step Last() { return Of(Choose<StepKind>({{StepKind::kDrain, 70}, {StepKind::kStop, 30}})); }
 
  private:
-  // A step that something else takes while a handler runs.
-  Step Meanwhile() {
+  StepKind NextKind() {
+    return Choose<StepKind>({
+        // Work.
+        {StepKind::kDispatch, 400},
+        {StepKind::kClosure, 55},
+        {StepKind::kFill, 16},
+        // What becomes of it.
+        {StepKind::kCancelTimer, 20},
+        {StepKind::kComplete, 120},
+        {StepKind::kFinishClosing, 45},
+        {StepKind::kCancel, 45},
+        {StepKind::kGiveUp, 45},
+        {StepKind::kForget, 20},
+        // Sessions.
+        {StepKind::kOpen, 25},
+        {StepKind::kKill, 22},
+        {StepKind::kDisconnect, 15},
+        {StepKind::kCut, 30},
+        // Notifications.
+        {StepKind::kSubscribe, 70},
+        {StepKind::kUnsubscribe, 14},
+        {StepKind::kPublish, 70},
+        {StepKind::kTake, 60},
+        // The runtime.
+        {StepKind::kAdvance, 75},
+        {StepKind::kRun, 150},
+        {StepKind::kBeginDrain, 2},
+        {StepKind::kDrain, 3},
+        {StepKind::kStop, 2},
+    });
+  }
+
+  // A step that something else takes while the handler or closure of `step` runs.
+  Step Meanwhile(const Step& step) {
+    const bool is_timer = step.kind == StepKind::kClosure && step.delay > 0;
+    if (is_timer && Chance(20)) return Of(StepKind::kCancelTimer);
+    if (step.behaviour == Behaviour::kPublish && Chance(40)) return Of(StepKind::kKill);
     return Of(Choose<StepKind>({{StepKind::kDispatch, 20},
                                 {StepKind::kBatch, 4},
                                 {StepKind::kClosure, 12},
@@ -84,6 +105,10 @@ class Generator {
                                 {StepKind::kComplete, 12},
                                 {StepKind::kFinishClosing, 8},
                                 {StepKind::kAdvance, 8},
+                                {StepKind::kSubscribe, 6},
+                                {StepKind::kUnsubscribe, 4},
+                                {StepKind::kPublish, 14},
+                                {StepKind::kTake, 6},
                                 {StepKind::kRun, 4},
                                 {StepKind::kBeginDrain, 1}}));
   }
@@ -114,6 +139,7 @@ class Generator {
                                             {Behaviour::kDropCompletion, 8},
                                             {Behaviour::kMake, 26},
                                             {Behaviour::kUse, 14},
+                                            {Behaviour::kPublish, 14},
                                             {Behaviour::kRelease, 22},
                                             {Behaviour::kDefer, 22},
                                             {Behaviour::kMakeAndDefer, 12}});
@@ -125,6 +151,19 @@ class Generator {
         if (Chance(20)) step.delay = Between(1, 8) * 50;
         if (Chance(25)) step.key = static_cast<int>(Between(1, 2));
         step.bytes = static_cast<int>(Chance(90) ? Between(1, 60) : Between(100, 450));
+        if (step.behaviour == Behaviour::kPublish) Publication(step);
+        break;
+      case StepKind::kSubscribe:
+        step.latest = Chance(40);
+        step.room =
+            Choose<Room>({{Room::kAmple, 45}, {Room::kFewItems, 35}, {Room::kFewBytes, 20}});
+        break;
+      case StepKind::kPublish:
+        step.elsewhere = Chance(35);
+        Publication(step);
+        break;
+      case StepKind::kTake:
+        step.count = static_cast<int>(Chance(65) ? Between(1, 3) : 1000);
         break;
       case StepKind::kClosure:
         step.behaviour = Chance(75) ? Behaviour::kSucceed : Behaviour::kThrow;
@@ -140,7 +179,7 @@ class Generator {
             Choose<Completing>({{Completing::kSucceed, 35},
                                 {Completing::kFail, 15},
                                 {Completing::kDrop, 20},
-                                {Completing::kMake, step.aim == Aim::kEnded ? 100 : 30}});
+                                {Completing::kMake, step.aim == Aim::kEnded ? 160 : 30}});
         break;
       case StepKind::kFill:
         step.fill_with = Choose<FillWith>({{FillWith::kOneSession, 40},
@@ -189,6 +228,16 @@ class Generator {
         {{Priority::kInteractive, 30}, {Priority::kDefault, 45}, {Priority::kBackground, 25}});
   }
 
+  // What is published: one item, or a burst of them.
+  void Publication(Step& step) {
+    step.latest = Chance(35);
+    step.to_session = Chance(30);
+    step.count = static_cast<int>(Chance(70) ? 1 : Between(2, 12));
+    step.item_bytes = static_cast<int>(Chance(80)   ? Between(kLeastItemBytes, 40)
+                                       : Chance(75) ? Between(50, 132)
+                                                    : Between(250, 500));
+  }
+
   int64_t Between(int64_t low, int64_t high) {
     return low + static_cast<int64_t>(random_() % static_cast<uint64_t>(high - low + 1));
   }
@@ -207,6 +256,7 @@ class Generator {
   }
 
   std::mt19937_64 random_;
+  bool after_cut_ = false;
 };
 
 }  // namespace

@@ -35,6 +35,10 @@ enum class StepKind {
   kKill,           // ends a session at once
   kDisconnect,     // ends a session once its work is done
   kCut,            // the connection of a session, which is resumed
+  kSubscribe,      // to a topic, in a session
+  kUnsubscribe,    // a subscription
+  kPublish,        // by the host: to all, or to one session
+  kTake,           // what has come for a subscription, some of it or all
   kComplete,       // a deferred invocation, in time or late
   kFinishClosing,  // an object that took time to close, in time or late
   kAdvance,        // the clock
@@ -55,6 +59,7 @@ enum class Behaviour {
   kRelease,       // a handle
   kDefer,         // leaves its completion for a later kComplete
   kMakeAndDefer,  // the one, then the other
+  kPublish,       // as the step, to all or to the operation's own session
 };
 
 // How an object closes.
@@ -76,9 +81,27 @@ enum class Completing { kSucceed, kFail, kDrop, kMake };
 
 // Why nothing of a batch can be taken in.
 enum class Flaw { kNone, kUnknown, kKey };
+// What may wait for a subscription in its process.
+enum class Room { kAmple, kFewItems, kFewBytes };
+
+inline NotificationBounds BoundsOf(Room room) {
+  switch (room) {
+    case Room::kAmple:
+      break;
+    case Room::kFewItems:
+      return {.items = 3};
+    case Room::kFewBytes:
+      return {.items = 100, .bytes = 120};
+  }
+  return {};
+}
 
 // Whose work kFill adds.
 enum class FillWith { kOneSession, kOneUser, kAllSessions, kClosures };
+
+// An item that is published fits in so few bytes, and can be padded to any number from here to 132,
+// and from 134 on.
+inline constexpr int kLeastItemBytes = 6;
 
 // A step, flat: each kind uses its own part.
 struct Step {
@@ -106,13 +129,21 @@ struct Step {
   Completing completing = Completing::kSucceed;
   FillWith fill_with = FillWith::kOneSession;
   Millis time = 0;  // to advance, or for a drain
-  int count = 0;    // tasks to run, or, unless it is 0, to fill with
+  // Tasks to run, or, unless it is 0, to fill with; items to publish; notifications to take.
+  int count = 0;
+
+  bool latest = false;      // the topic is the one that keeps only the newest
+  bool to_session = false;  // is published to one
+  int item_bytes = kLeastItemBytes;
+  Room room = Room::kAmple;
 };
 
 // The runtime that a program runs on.
 struct Setup {
   WorkBounds bounds;
   int max_handles = 0;
+  // Of what waits in the daemon for one worker.
+  NotificationBounds notifications;
   Millis close_timeout = 0;
 };
 

@@ -145,6 +145,12 @@ void Reference::Behave(Invocation& invocation) {
       invocation.has_completion = true;
       return defer();
     }
+    case Behaviour::kPublish: {
+      invocation.item = next_item_;
+      const int only = invocation.step.to_session ? invocation.session : kNone;
+      const std::string published = Publish(invocation.step, only);
+      return Finish(invocation.id, published, published == kOk ? "succeeded" : "failed");
+    }
     case Behaviour::kDefer:
       invocation.has_completion = true;
       return defer();

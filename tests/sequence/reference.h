@@ -10,12 +10,15 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "runloop/runtime/ledger.h"
+#include "runloop/tests/sequence/inbox.h"
 #include "runloop/tests/sequence/line.h"
 #include "runloop/tests/sequence/program.h"
+#include "runloop/tests/sequence/transport.h"
 
 namespace runloop::sequence {
 
@@ -49,6 +52,7 @@ class Reference {
     int object = kNone;  // that it uses or releases
     int batch = kNone;   // the first of those that run in a row with it
     bool stops = false;  // never runs if one before it in the batch has failed
+    int item = kNone;    // the first that it publishes
 
     State state = State::kRefused;
     bool given_up = false;        // nobody will look at its result
@@ -86,9 +90,33 @@ class Reference {
     std::vector<int> objects;  // that it holds, by age
     std::set<int> given_up;    // invocations whose objects it holds and nobody wants
     bool releasing = false;    // a look at those stands in the line
+    // By messages: what was published and is not on its way yet, and what becomes of the
+    // connection.
+    Inbox unsaid{NotificationBounds()};
+    Cut cut = Cut::kNone;
+    bool told_all = false;  // it ends, and its work is done: no notification more
+    uint64_t dropped = 0;   // of its subscriptions, where it is published
 
     bool in_process() const { return user == kInProcess; }
     bool idle() const { return queued + running == 0; }
+  };
+
+  struct Subscription {
+    int id = kNone;
+    int session = kNone;
+    bool latest = false;
+    Inbox inbox{NotificationBounds()};  // in the subscriber's process
+    bool stands = false;                // what is published goes to it
+    bool over = false;                  // nobody has it any more
+    bool gap = false;                   // to be told, of a connection that was lost
+    uint64_t sequence = 0;              // of the last that was published
+    uint64_t dropped = 0;               // told by what was taken
+    std::string status;                 // once nothing waits
+  };
+
+  // What was published on a topic, and what became of it on its way to each subscription.
+  struct Topic {
+    uint64_t published = 0, dropped = 0, replaced = 0, sent = 0;
   };
 
   // What has to be seen.
@@ -141,6 +169,21 @@ class Reference {
   Drained Drain(Millis timeout);
   size_t Stop();
 
+  // Its status: OK, or why it does not stand.
+  std::string Subscribe(int session, const Step& step);
+  void Unsubscribe(int subscription);
+  // `only`: a session, or kNone.
+  std::string Publish(const Step& step, int only);
+  // At most so many.
+  std::vector<Note> Take(int subscription, int count);
+
+  // The worker of a session that speaks by messages hears what there is, or says something after
+  // that; unless there is none.
+  void Hear(int session);
+  void Say(int session);
+  void HearAll();
+  void CutNext(int session, Cut what) { sessions_[session].cut = what; }
+
   // ---- what there is ----
 
   const Session& session(int id) const { return sessions_[id]; }
@@ -149,9 +192,20 @@ class Reference {
   const std::deque<Session>& sessions() const { return sessions_; }
   const std::deque<Invocation>& invocations() const { return invocations_; }
   const std::deque<Object>& objects() const { return objects_; }
+  const Subscription& subscription(int id) const { return subscriptions_[id]; }
+  const std::deque<Subscription>& subscriptions() const { return subscriptions_; }
+  const Topic& topic(bool latest) const { return topics_[latest ? 1 : 0]; }
+  // The first item that is published next.
+  int next_item() const { return next_item_; }
+  // Connections were lost with something on its way: nobody knows what of it was sent.
+  bool lost_notifications() const { return lost_notifications_; }
+  // How often which end was met by notifications; the words are of static storage.
+  const std::map<std::string_view, int64_t>& fates() const { return fates_; }
+
   void Disconnect(int session) { sessions_[session].disconnecting = true; }
-  void SpeakByMessages(int session) { sessions_[session].by_messages = true; }
-  void Leave(int session) { sessions_[session].gone = true; }
+  void SpeakByMessages(int session);
+  // The worker goes.
+  void Leave(int session);
 
   Millis now() const { return now_; }
   int running() const { return running_; }  // kNone: none
@@ -221,6 +275,22 @@ class Reference {
   size_t DestroyAll(int session);
   void Watch(Millis close_by) { watch_closing_ = std::min(watch_closing_, close_by); }
 
+  // ---- notifications (reference_notifications.cc) ----
+  bool has_worker(int session) const {
+    return sessions_[session].by_messages && !sessions_[session].gone;
+  }
+  // It sends no more, or the daemon drains: once its work is done there is nothing more to tell.
+  bool IsEnding(int session) const { return sessions_[session].disconnecting || draining_; }
+  bool IsSettled(int session) const;
+  void Send(Subscription& to, int item, size_t bytes);
+  void Arrive(Note note);
+  void LoseConnection(int session);
+  // Of a session, or, with kNone, all.
+  void EndSubscriptions(int session, const std::string& status);
+  void CountFates(const std::vector<Note>& notes, const char* how) {
+    if (!notes.empty()) fates_[how] += static_cast<int64_t>(notes.size());
+  }
+
   // ---- the end (reference_ends.cc) ----
   bool Reached(bool work) const;
 
@@ -240,6 +310,11 @@ class Reference {
   std::deque<Session> sessions_;
   std::deque<Invocation> invocations_;
   std::deque<Object> objects_;
+  std::deque<Subscription> subscriptions_;
+  Topic topics_[2];  // every, newest
+  int next_item_ = 1;
+  bool lost_notifications_ = false;
+  std::map<std::string_view, int64_t> fates_;
   Millis watch_closing_ = kNever;  // when to look for objects that should have closed
   Expected expected_;
 };

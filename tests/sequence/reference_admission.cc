@@ -118,6 +118,7 @@ Entry Reference::EntryOf(int invocation) const {
 }
 
 std::string Reference::Dispatch(int session, const Step& step, int object) {
+  if (session != kNone) Say(session);
   const int old = Keyed(session, step.key);
   const std::string refusal = Refusal(session, step, old == kNone ? nullptr : &invocations_[old]);
   const int id = Hear(session, step, object);

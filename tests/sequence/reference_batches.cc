@@ -7,6 +7,7 @@ namespace runloop::sequence {
 
 Reference::BatchTaken Reference::DispatchBatch(int session, const Step& step,
                                                const std::vector<int>& objects) {
+  Say(session);
   const int first = static_cast<int>(invocations_.size());
   Bound all;
   for (const Step& one : step.batch) {

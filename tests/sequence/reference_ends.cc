@@ -19,6 +19,7 @@ constexpr Millis kCloseGrace = 1000;
 
 void Reference::End(int session) {
   if (std::exchange(sessions_[session].ended, true)) return;
+  EndSubscriptions(session, draining_ ? kDraining : kSessionEnded);
   const auto is_its = [&](const Invocation& of) { return of.session == session; };
   for (const int delayed : TakeDelayed(is_its)) {
     EndUnstarted(delayed, OutcomeKind::kAbandoned, "session ended");
@@ -85,6 +86,7 @@ size_t Reference::Stop() {
     EndUnstarted(delayed, OutcomeKind::kAbandoned, "stopped");
   }
   AbortDeferred(kNone, "ABORTED RUNTIME_STOPPED", "stopped, deferred");
+  EndSubscriptions(kNone, kStopped);
   size_t not_closed = 0;
   for (auto session = listed.rbegin(); session != listed.rend(); ++session) {
     not_closed += DestroyAll(*session);

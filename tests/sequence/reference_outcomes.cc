@@ -84,6 +84,7 @@ void Reference::AbortDeferred(int session, const std::string& outcome, const cha
 }
 
 bool Reference::Cancel(int invocation) {
+  Say(invocations_[invocation].session);
   const State was = invocations_[invocation].state;
   if (was != State::kDelayed && was != State::kQueued) return false;
   const auto is_it = [&](const Invocation& of) { return of.id == invocation; };
@@ -94,6 +95,7 @@ bool Reference::Cancel(int invocation) {
 
 State Reference::GiveUp(int invocation, OutcomeKind kind) {
   Invocation& given_up = invocations_[invocation];
+  Say(given_up.session);
   const State was = given_up.state;
   const bool by_messages = sessions_[given_up.session].by_messages;
   if (by_messages && (was == State::kEnded || given_up.given_up)) {
@@ -113,6 +115,7 @@ State Reference::GiveUp(int invocation, OutcomeKind kind) {
 }
 
 void Reference::Forget(int invocation) {
+  Say(invocations_[invocation].session);
   // In process nobody can: there an invocation has no number.
   if (!sessions_[invocations_[invocation].session].in_process()) ReleaseMade(invocation);
 }

@@ -58,16 +58,16 @@ class RingSession final : public MessageSession {
 
   RingSession(std::shared_ptr<daemon::RingServer> server, std::shared_ptr<Session> session,
               Observed& observed, std::unique_ptr<Link> link)
-      : MessageSession(observed),
+      : MessageSession(server->terms(), *session, observed),
         server_(std::move(server)),
         session_(std::move(session)),
         observed_(observed),
         link_(std::move(link)) {}
   ~RingSession() override {
-    if (link_ != nullptr) End(server_->Close(*link_->ring));
+    if (link_ != nullptr) EndProtocol(server_->Close(*link_->ring));
   }
 
-  static void End(const std::unique_ptr<daemon::SessionProtocol>& protocol) {
+  static void EndProtocol(const std::unique_ptr<daemon::SessionProtocol>& protocol) {
     if (protocol != nullptr) protocol->End();
   }
 
@@ -87,14 +87,14 @@ class RingSession final : public MessageSession {
       if (ReasonOf(attached.status()) != v1::ERROR_REASON_SESSION_ENDED) {
         observed.Fail(absl::StrCat("no ring: ", attached.status().message()));
       }
-      End(protocol);
+      EndProtocol(protocol);
       return nullptr;
     }
     absl::StatusOr<RingMemory> memory = RingMemory::Map(
         UniqueFd(dup(attached->memory.get())), attached->request_bytes, attached->response_bytes);
     if (!memory.ok()) {
       observed.Fail(absl::StrCat("the ring's memory: ", memory.status().message()));
-      End(protocol);
+      EndProtocol(protocol);
       return nullptr;
     }
     memory->TakeFile();  // it need not stay open
@@ -113,16 +113,6 @@ class RingSession final : public MessageSession {
                  .memory = *std::move(memory),
                  .end = RingEnd(RingEnd::Side::kWorker, header, attached->request_bytes,
                                 attached->response_bytes, kMaxMessageBytes)});
-  }
-
-  void Leave(bool cut) override {
-    if (cut) TellOfCut();
-    // As the session stream goes about it.
-    End(server_->Close(*link_->ring));
-    Expect(!link_->end.reader().has_bytes(),
-           "something was told of a session whose worker has gone");
-    ExpectClosed();
-    link_ = nullptr;
   }
 
  private:
@@ -263,6 +253,15 @@ class RingSession final : public MessageSession {
     return taken;
   }
 
+  void End(bool cut) override {
+    if (cut) TellOfCut();
+    // As the session stream goes about it.
+    EndProtocol(server_->Close(*link_->ring));
+    Expect(!link_->end.reader().has_bytes(),
+           "something was told of a session whose worker has gone");
+    ExpectClosed();
+    link_ = nullptr;
+  }
   void TellEndOfRequests() override { server_->EndRequests(*link_->ring); }
   void TellDrain(absl::Duration left) override { server_->BeginDrain(*link_->ring, left); }
 

@@ -27,6 +27,8 @@ std::vector<Action> Script::Play(const Step& step) {
   Resolve(step, actions);
   EndIdle(actions);
   CountTurns();
+  // What a cut takes with it comes after it.
+  if (step.kind != StepKind::kCut) reference_.HearAll();
   return actions;
 }
 
@@ -60,7 +62,15 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
     case StepKind::kDisconnect:
       return Disconnect(step, actions);
     case StepKind::kCut:
-      return Cut(step, actions);
+      return CutConnection(step, actions);
+    case StepKind::kSubscribe:
+      return Subscribe(step, actions);
+    case StepKind::kUnsubscribe:
+      return Unsubscribe(step, actions);
+    case StepKind::kPublish:
+      return Publish(step, actions);
+    case StepKind::kTake:
+      return Take(step, actions);
     case StepKind::kComplete:
       return Complete(step, actions);
     case StepKind::kFinishClosing:
@@ -79,6 +89,9 @@ void Script::Resolve(const Step& step, std::vector<Action>& actions) {
 }
 
 void Script::CountOutcomes() {
+  for (const auto& [fate, count] : reference_.fates()) {
+    coverage_.Count("a notification", fate, count);
+  }
   for (const Invocation& ended : reference_.invocations()) {
     if (ended.state != State::kEnded) continue;
     coverage_.Count(KindOf(ended), ended.how);

@@ -15,6 +15,14 @@
 
 namespace runloop::sequence {
 
+// Items that are published, one after the other.
+struct Publication {
+  bool latest = false;
+  int first = kNone;
+  int count = 0;
+  int item_bytes = 0;
+};
+
 // A step once it is known what it works on: one call of the runtime, and what that must answer.
 // Which fields count depends on the kind. What a dispatch does is in Reference::invocation, what an
 // object is in Reference::object.
@@ -23,15 +31,20 @@ struct Action {
   int session = kNone;
   int invocation = kNone;
   int object = kNone;
+  int subscription = kNone;
   bool elsewhere = false;
   bool worker_goes = false;   // what ends the session
   bool work_is_done = false;  // then: why it goes
+  bool had_ended = false;     // the subscription, with its session
   OutcomeKind given_up_as = OutcomeKind::kCancelled;
   bool stop_at_failure = false;
   Flaw flaw = Flaw::kNone;
   Completing completing = Completing::kSucceed;
   Millis time = 0;
   int count = 0;
+  Cut cut = Cut::kNone;
+  Room room = Room::kAmple;
+  Publication publication;
   std::string answer;
 };
 
@@ -45,6 +58,9 @@ class Script {
   std::vector<Action> Play(const Step& step);
   // What to do when `invocation` has started, before it does anything of its own.
   const std::vector<Action>& Meanwhile(int invocation) const;
+
+  // Takes all that has come for subscriptions, at the end.
+  std::vector<Action> TakeAll();
 
   Reference& reference() { return reference_; }
   const Reference& reference() const { return reference_; }
@@ -81,7 +97,20 @@ class Script {
   void Disconnect(const Step& step, std::vector<Action>& actions);
   // Those that were to end once they are idle, and are.
   void EndIdle(std::vector<Action>& actions);
-  void Cut(const Step& step, std::vector<Action>& actions);
+  void CutConnection(const Step& step, std::vector<Action>& actions);
+
+  // ---- notifications (script_notifications.cc) ----
+  void Subscribe(const Step& step, std::vector<Action>& actions);
+  void Unsubscribe(const Step& step, std::vector<Action>& actions);
+  void Publish(const Step& step, std::vector<Action>& actions);
+  void CountPublish(const Step& step, int only, const std::string& answer);
+  void Take(const Step& step, std::vector<Action>& actions);
+  void Take(int subscription, int count, bool elsewhere, std::vector<Action>& actions);
+  bool CanSubscribe(int session) const;
+  // Most often one that has subscribed.
+  int PickSubscriber(const Step& step) const;
+  int PickSubscription(const Step& step,
+                       const std::function<bool(const Reference::Subscription&)>& wanted) const;
 
   // ---- the runtime (script_runtime.cc) ----
   void Advance(const Step& step, std::vector<Action>& actions);

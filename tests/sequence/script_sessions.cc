@@ -51,6 +51,7 @@ void Script::Kill(const Step& step, std::vector<Action>& actions) {
     if (has(State::kRunning)) coverage_.Count("kill", "work running");
     if (!of.objects.empty()) coverage_.Count("kill", "objects held");
   }
+  reference_.Hear(session);
   const bool worker_goes = of.by_messages && !of.gone && step.pick_more % 2 == 0;
   if (worker_goes) reference_.Leave(session);
   reference_.End(session);
@@ -64,6 +65,7 @@ void Script::Disconnect(const Step& step, std::vector<Action>& actions) {
   const int session = PickSession(step);
   if (session == kNone || reference_.session(session).ended) return;
   coverage_.Count("disconnect", reference_.session(session).idle() ? "idle" : "work unfinished");
+  reference_.Hear(session);
   reference_.Disconnect(session);
   if (reference_.session(session).by_messages) {
     actions.push_back({.kind = step.kind, .session = session, .elsewhere = step.elsewhere});
@@ -74,6 +76,7 @@ void Script::EndIdle(std::vector<Action>& actions) {
   for (const Session& session : reference_.sessions()) {
     if (!session.disconnecting || session.ended || !session.idle()) continue;
     coverage_.Count("disconnect", "ends later");
+    reference_.Hear(session.id);
     const bool worker_goes = session.by_messages && !session.gone;
     if (worker_goes) reference_.Leave(session.id);
     reference_.End(session.id);
@@ -84,12 +87,15 @@ void Script::EndIdle(std::vector<Action>& actions) {
   }
 }
 
-void Script::Cut(const Step& step, std::vector<Action>& actions) {
-  const int session = PickSession(step);
+void Script::CutConnection(const Step& step, std::vector<Action>& actions) {
+  const int session = PickSubscriber(step);
   if (session == kNone) return;
-  const int what = static_cast<int>(step.pick_more % 3);
-  coverage_.Count("cut", what == 0 ? "a request is lost" : "responses are lost");
-  actions.push_back({.kind = step.kind, .session = session, .count = what});
+  const Cut what = step.pick_more % 3 == 0   ? Cut::kRequest
+                   : step.pick_more % 3 == 1 ? Cut::kResponse
+                                             : Cut::kHeard;
+  coverage_.Count("cut", what == Cut::kRequest ? "a request is lost" : "responses are lost");
+  reference_.CutNext(session, what);
+  actions.push_back({.kind = step.kind, .session = session, .cut = what});
 }
 
 }  // namespace runloop::sequence

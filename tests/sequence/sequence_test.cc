@@ -22,7 +22,7 @@
 #include "runloop/tests/sequence/transport.h"
 
 ABSL_FLAG(int, programs, 10'000, "random programs to run");
-ABSL_FLAG(int, steps, 80, "random steps of each, at least 50");
+ABSL_FLAG(int, steps, 100, "random steps of each, at least 50");
 ABSL_FLAG(uint64_t, first_seed, 1, "seed of the first; they count up");
 ABSL_FLAG(std::optional<uint64_t>, seed, std::nullopt,
           "run the program of this seed alone, and list what it does; give --steps as it failed");
@@ -147,11 +147,13 @@ int RunAll() {
                 absl::GetFlag(FLAGS_steps));
     return 1;
   }
+  const bool by_messages = absl::GetFlag(FLAGS_transport) != "local";
   std::printf("Each kind of step, and how often it met which outcome:\n%s",
-              coverage.Table().c_str());
+              coverage.Table(by_messages).c_str());
   std::printf("%d programs of %d random steps: all as the model says, %s\n", programs,
               absl::GetFlag(FLAGS_steps), absl::FormatDuration(absl::Now() - begin).c_str());
-  const std::vector<std::string> complaints = coverage.Complaints(absl::GetFlag(FLAGS_at_least));
+  const std::vector<std::string> complaints =
+      coverage.Complaints(absl::GetFlag(FLAGS_at_least), by_messages);
   for (const std::string& complaint : complaints) std::printf("FAILED: %s\n", complaint.c_str());
   return complaints.empty() ? 0 : 1;
 }
@@ -177,7 +179,8 @@ int FindPlantedBugs() {
       {PlantedBug::kTimerAfterCancel, "timer runs after cancel",
        "runs after its outcome, the cancel of its timer"},
       {PlantedBug::kSplitBatch, "split batch", " starts, "},
-      {PlantedBug::kStarvedLine, "starved line", " starts, "}};
+      {PlantedBug::kStarvedLine, "starved line", " starts, "},
+      {PlantedBug::kLostNotification, "lost notification", "take "}};
   if (by_messages) {
     all.push_back({PlantedBug::kResumedDuplicate, "resumed duplicate",
                    "says the model; the runtime: admitted"});

@@ -14,7 +14,7 @@ class StreamSession final : public MessageSession {
  public:
   StreamSession(const daemon::SessionTerms& terms, daemon::SessionTools& tools,
                 std::shared_ptr<Session> session, Observed& observed)
-      : MessageSession(observed),
+      : MessageSession(terms, *session, observed),
         terms_(terms),
         tools_(tools),
         waker_(std::make_shared<Waker>()),
@@ -22,8 +22,6 @@ class StreamSession final : public MessageSession {
     protocol_.outbox().SetWaker(waker_);
   }
   ~StreamSession() override { protocol_.End(); }
-
-  void Leave(bool) override { protocol_.End(); }
 
  private:
   class Waker final : public daemon::SessionOutbox::Waker {
@@ -57,16 +55,22 @@ class StreamSession final : public MessageSession {
 
   void Carry() override {
     Expect(!protocol_.outbox().has_tasks() || waker_->woke, "an outcome woke nobody");
+    const bool woke = waker_->woke;
     do {
-      while (protocol_.FillResponse(tools_, response_)) OnResponse(response_);
+      while (protocol_.FillResponse(tools_, response_)) {
+        Expect(!OnResponse(response_) || woke, "a notification woke nobody");
+      }
       waker_->woke = false;
-    } while (!protocol_.outbox().Sleep());
+      // As SessionStream::Advance does.
+      if (ends() && protocol_.settled()) (void)protocol_.FinishNotifications();
+    } while (!protocol_.Sleep());
     Expect(protocol_.settled() == !anything_pending(),
            protocol_.settled() ? "all is told, it says, and something was not"
                                : "something is not told, it says, and all was");
     Expect(protocol_.unsent_bytes() == 0, "all was sent, and some of it is counted as if not");
   }
 
+  void End(bool) override { protocol_.End(); }
   void TellEndOfRequests() override {}  // the stream's own
   void TellDrain(absl::Duration left) override { protocol_.BeginDrain(left); }
 

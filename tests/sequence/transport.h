@@ -12,6 +12,10 @@ enum class Transport {
   kRing,    // daemon::RingServer, and rings in shared memory
 };
 
+// What is lost with a connection: the next request of the worker, what the daemon answers to that,
+// or what there is to hear from the next step on.
+enum class Cut { kNone, kRequest, kResponse, kHeard };
+
 // Every request fits in so few bytes and can be padded to any number from here on: by messages no
 // smaller one is sent, since what a request counts for is what it has.
 inline constexpr int kLeastRequestBytes = 13;
