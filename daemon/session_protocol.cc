@@ -473,17 +473,14 @@ absl::Status SessionProtocol::DispatchBatch(absl::Span<const uint64_t> numbers,
                                             SpareRequests& spares) {
   if (absl::Status room = CheckUnfinished(numbers.size()); !room.ok()) return room;
   std::vector<internal::RuntimeCore::Call> calls;
-  Bound all{.items = static_cast<int64_t>(numbers.size())};
   for (size_t i = 0; i < numbers.size(); ++i) {
     absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i]);
     if (!call.ok()) return call.status();
     call->session = session_;
-    all.bytes += static_cast<int64_t>(call->request_bytes);
     calls.push_back(*std::move(call));
   }
   // All of it is held against the bounds before any of it is parsed.
-  absl::Status room = terms_.core->lifecycle().CheckBatch(*session_, all);
-  if (!room.ok()) return room;
+  if (absl::Status checked = terms_.core->CheckBatch(calls); !checked.ok()) return checked;
   for (size_t i = 0; i < calls.size(); ++i) {
     if (absl::Status parsed = Parse(dispatches[i], spares, calls[i]); !parsed.ok()) return parsed;
   }

@@ -64,9 +64,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // to `stop_at_failure`.
   absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> DispatchBatch(std::vector<Call> calls,
                                                                             bool stop_at_failure);
-  // INVALID_ARGUMENT (INVALID_REQUEST): there are more in a batch than there may be, or one has
-  // what those of a batch have not.
-  static absl::Status CheckBatch(absl::Span<const Call> calls);
+  // Why DispatchBatch would refuse them, to be asked before their requests are parsed: looks at
+  // their `request_bytes`. What is refused is counted.
+  absl::Status CheckBatch(absl::Span<const Call> calls);
   // Dispatches of one session, one after the other: each as by Dispatch, but what was admitted is
   // counted and queued together, by Flush or earlier. One thread.
   class Group {
@@ -269,6 +269,9 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   static absl::Status WhyNeverRan(const Task& task, OutcomeKind kind);
   // Why nothing of the session is taken in now, if so, but for bounds.
   absl::Status WhyClosed(const Session& session) const;
+  // The same of a batch; or INVALID_ARGUMENT (INVALID_REQUEST): it has more than it may, or one has
+  // what those of a batch have not. What is refused is counted.
+  absl::Status RefuseBatch(absl::Span<const Call> calls);
   // Queues without looking at a bound; false if the queue is closed.
   bool Enqueue(Task* task);
   // Puts it in the place of `old`, which it supersedes if that has not started; false if the queue

@@ -139,27 +139,32 @@ absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Dispatch(Call call) 
   return task;
 }
 
-absl::Status RuntimeCore::CheckBatch(absl::Span<const Call> calls) {
-  if (absl::Status size = CheckBatchSize(calls.size()); !size.ok()) return size;
+absl::Status RuntimeCore::RefuseBatch(absl::Span<const Call> calls) {
+  absl::Status refusal = WhyClosed(*calls.front().session);
+  if (refusal.ok()) refusal = CheckBatchSize(calls.size());
   for (const Call& call : calls) {
-    if (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration()) {
+    if (!refusal.ok() ||
+        (call.chain.empty() && call.coalesce_key.empty() && call.delay <= absl::ZeroDuration())) {
       continue;
     }
-    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                     "what is in a batch has no chain, no coalesce_key and no delay");
+    refusal = MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                        "what is in a batch has no chain, no coalesce_key and no delay");
   }
-  return absl::OkStatus();
+  for (size_t i = 0; !refusal.ok() && i < calls.size(); ++i) lifecycle_.Refuse();
+  return refusal;
+}
+
+absl::Status RuntimeCore::CheckBatch(absl::Span<const Call> calls) {
+  if (absl::Status refusal = RefuseBatch(calls); !refusal.ok()) return refusal;
+  Bound all{.items = static_cast<int64_t>(calls.size())};
+  for (const Call& call : calls) all.bytes += static_cast<int64_t>(call.request_bytes);
+  return lifecycle_.CheckBatch(*calls.front().session, all);
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> RuntimeCore::DispatchBatch(
     std::vector<Call> calls, bool stop_at_failure) {
   const std::shared_ptr<Session> session = calls.front().session;
-  absl::Status refusal = WhyClosed(*session);
-  if (refusal.ok()) refusal = CheckBatch(calls);
-  if (!refusal.ok()) {
-    for (size_t i = 0; i < calls.size(); ++i) lifecycle_.Refuse();
-    return refusal;
-  }
+  if (absl::Status refusal = RefuseBatch(calls); !refusal.ok()) return refusal;
   const absl::Time now = clock_->Now();
   const auto batch = std::make_shared<TaskBatch>(stop_at_failure);
   std::vector<std::shared_ptr<OperationTask>> tasks;

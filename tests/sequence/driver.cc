@@ -26,6 +26,7 @@ Driver::Driver(const Program& program, Transport transport, OtherThread& other, 
   options.bounds = program.setup.bounds;
   options.max_handles = static_cast<size_t>(program.setup.max_handles);
   options.notification_bounds = program.setup.notifications;
+  options.role_priority = Priority::kInteractive;
   options.close_timeout = absl::Milliseconds(program.setup.close_timeout);
   options.clock = &clock_;
   options.log = [](LogSeverity, std::string_view) {};

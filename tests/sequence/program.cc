@@ -63,7 +63,8 @@ class Generator {
         // Work.
         {StepKind::kDispatch, 400},
         {StepKind::kClosure, 55},
-        {StepKind::kFill, 16},
+        {StepKind::kFill, 24},
+        {StepKind::kBatch, 80},
         // What becomes of it.
         {StepKind::kCancelTimer, 20},
         {StepKind::kComplete, 120},
@@ -219,7 +220,16 @@ class Generator {
       // Many fit beside each other.
       if (size > 8) one.bytes = static_cast<int>(Between(1, 40));
       // Else one in two stops it soon.
-      if (Chance(50)) one.behaviour = Behaviour::kSucceed;
+      if (Chance(50)) {
+        one.behaviour = Behaviour::kSucceed;
+      } else if (Chance(40)) {
+        // What is rare elsewhere.
+        one.behaviour = Choose<Behaviour>({{Behaviour::kMakeAndDefer, 35},
+                                           {Behaviour::kDefer, 30},
+                                           {Behaviour::kDropCompletion, 15},
+                                           {Behaviour::kUse, 10},
+                                           {Behaviour::kFail, 10}});
+      }
     }
   }
 
