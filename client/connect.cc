@@ -66,14 +66,15 @@ class RemoteTarget final : public DispatchTarget {
           "outcome");
     }
     if (call.delay > absl::ZeroDuration()) return internal::NoDelayWhenBlocking();
-    const absl::Time deadline = Clock::Monotonic()->Now() + call.timeout;
+    absl::Time now = Clock::Monotonic()->Now();
+    const absl::Time deadline = now + call.timeout;
     call.chain = CurrentChain();
     // For another try.
     const bool waits = call.when_full == WhenFull::kWait;
     const std::string operation = waits ? call.operation : "";
     const std::string coalesce_key = waits ? call.coalesce_key : "";
     while (true) {
-      absl::StatusOr<Reply> reply = Once(call, deadline);
+      absl::StatusOr<Reply> reply = Once(call, now, deadline);
       if (!waits || !absl::IsResourceExhausted(reply.status()) ||
           ReasonOf(reply.status()) != v1::ERROR_REASON_QUEUE_FULL) {
         return reply;
@@ -82,10 +83,11 @@ class RemoteTarget final : public DispatchTarget {
                                               kShortestRetryDelay, kLongestRetryDelay);
       if (Clock::Monotonic()->Now() + delay >= deadline) return reply;
       absl::SleepFor(delay);
+      now = Clock::Monotonic()->Now();
       if (call.stop_token.stop_requested()) return internal::StoppedBefore();
       call.operation = operation;
       call.coalesce_key = coalesce_key;
-      call.timeout = deadline - Clock::Monotonic()->Now();
+      call.timeout = deadline - now;
     }
   }
 
@@ -139,8 +141,9 @@ class RemoteTarget final : public DispatchTarget {
     return buffers;
   }
 
-  // Takes the names out of `call` and leaves its request. Its timeout ends at `deadline`.
-  absl::StatusOr<Reply> Once(Call& call, absl::Time deadline) {
+  // Takes the names out of `call` and leaves its request. It is `now`; its timeout ends at
+  // `deadline`.
+  absl::StatusOr<Reply> Once(Call& call, absl::Time now, absl::Time deadline) {
     const absl::Duration timeout = call.timeout;
     // Only a runtime thread's wait concerns anybody else.
     const bool on_runtime_thread = internal::OnARuntimeThread();
@@ -158,7 +161,7 @@ class RemoteTarget final : public DispatchTarget {
     }
     // The daemon's answer ends the wait.
     const std::stop_callback on_stop(call.stop_token, [&] { invocation->Stop(); });
-    if (turn != nullptr) client_->BringOutcome(*invocation, deadline, std::move(turn));
+    if (turn != nullptr) client_->BringOutcome(*invocation, deadline, std::move(turn), now);
     if (invocation->WaitUntil(deadline)) return invocation->AwaitReply(absl::ZeroDuration());
     // The daemon answers in any case, unless it is stuck or gone.
     const bool given_up = client_->GiveUp(*invocation);

@@ -12,7 +12,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "runloop/client/backlog.h"
@@ -26,6 +25,7 @@
 #include "runloop/client/session_stream.h"
 #include "runloop/ipc/address.h"
 #include "runloop/runtime/event_fd.h"
+#include "runloop/runtime/mutex.h"
 #include "runloop/runtime/runtime_context.h"
 
 namespace runloop::internal {
@@ -96,9 +96,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // it is this thread's turn. Returns at once on the client's own thread, and on a runtime thread,
   // which serves nobody else while it waits; and with InfinitePast, for a thread that waits for
   // others too: the turn is left to the client's own at once then. With the `turn` that Dispatch
-  // gave, it is this thread's already.
+  // gave, it is this thread's already, and it is `now` about.
   void BringOutcome(RemoteInvocation& invocation, absl::Time deadline,
-                    std::shared_ptr<SessionStream> turn = nullptr);
+                    std::shared_ptr<SessionStream> turn = nullptr, absl::Time now = {});
   // `invocation` is done, and sleepers of BringOutcome wait for it.
   void WakeSleepers(const RemoteInvocation& invocation);
 
@@ -139,7 +139,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   // A thread in BringOutcome that waits for its turn or for `invocation`.
   struct Sleeper {
     const RemoteInvocation& invocation;
-    absl::CondVar wake;
+    CondVar wake;
   };
   // A thread in Dispatch that waits for room.
   struct Caller {
@@ -229,10 +229,6 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   Outgoing NextOutgoing() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Closed, and nothing waits for a session.
   bool abandoned() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool first_result_known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return first_result_.has_value();
-  }
-  bool stopped() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_; }
 
   static void FinishAll(Outcomes outcomes);
 
@@ -244,7 +240,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   ConnectSchedule schedule_;
   absl::Time session_began_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   bool report_losses_ ABSL_GUARDED_BY(mutex_) = true;
   absl::Time close_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
@@ -258,7 +254,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
 
   // A thread has the turn.
   bool turn_taken_ ABSL_GUARDED_BY(mutex_) = false;
-  // The client's thread leaves it to those that wait until then.
+  // A thread that waits has had it since the client's thread has looked, which leaves it to such
+  // threads for a while, until then.
+  bool turn_used_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time turn_left_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::vector<Sleeper*> sleepers_ ABSL_GUARDED_BY(mutex_);
   // A thread that had the turn found that the stream has ended, and left the turn to the client's
@@ -269,7 +267,7 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::Status violation_ ABSL_GUARDED_BY(mutex_);
   // The client's thread sleeps until the turn is passed to it.
   bool awaits_turn_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::CondVar own_thread_;
+  CondVar own_thread_;
 
   // Set while the stream is being opened and until it has ended.
   std::shared_ptr<SessionStream> stream_ ABSL_GUARDED_BY(mutex_);

@@ -43,7 +43,7 @@ bool SessionClient::WaitToTry(SocketWatch& watch) {
   while (true) {
     absl::Time until;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (abandoned()) return false;
       if (std::exchange(wanted_, false)) schedule_.Wanted();
       if (schedule_.next() <= Now()) return true;
@@ -54,7 +54,7 @@ bool SessionClient::WaitToTry(SocketWatch& watch) {
     }
     if (watch.Wait(until) == SocketWatch::Event::kChanged) schedule_.Changed();
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       sleeps_until_ = absl::InfinitePast();
     }
     ExpireWaiting();
@@ -68,7 +68,7 @@ v1::Hello SessionClient::NewHello() {
   hello.set_client_name(options_.client_name);
   hello.set_resumable(options_.resumes);
   if (options_.priority != Priority::kDefault) hello.set_priority(ToProto(options_.priority));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   bool offers_ring = options_.offers_ring;
   if (suspended_ != nullptr) {
     hello.set_resume_token(suspended_->resume_token());
@@ -88,7 +88,7 @@ absl::Status SessionClient::TryConnect() {
       SessionStream::Start(options_.address, std::move(hello));
   if (!stream.ok()) return stream.status();
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (abandoned()) return NotConnected("the session was closed");
     stream_ = *stream;
   }
@@ -96,7 +96,7 @@ absl::Status SessionClient::TryConnect() {
   std::optional<absl::Status> status;
   while (!(status = (*stream)->Handshake(std::min(deadline, Now() + kHandshakeSlice)))) {
     ExpireWaiting();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (Now() >= deadline || abandoned()) {
       status = NoAnswer(options_.address);
       break;
@@ -108,14 +108,14 @@ absl::Status SessionClient::TryConnect() {
   }
   if (status->ok()) status = BeginSession(resumes);
   if (!status->ok()) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stream_.reset();
   }
   return *std::move(status);
 }
 
 absl::Time SessionClient::AttachUntil(absl::Time deadline) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!first_result_.has_value()) deadline = std::min(deadline, first_deadline_);
   return std::min(deadline, backlog_.connect_until());
 }
@@ -131,7 +131,7 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
   }
   Outcomes finished;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     failure_ = status;
     if (refused) {
       if (!first_result_.has_value()) first_result_ = status;
@@ -146,13 +146,13 @@ void SessionClient::NoteFailure(const absl::Status& status, SocketWatch& watch) 
 void SessionClient::ExpireWaiting() {
   bool late;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     late = suspended_ != nullptr && resume_until_ <= Now();
   }
   if (late) LoseSuspended();
   Outcomes finished;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const absl::Time now = Now();
     if (!first_result_.has_value() && first_deadline_ <= now) first_result_ = failure_;
     for (Backlog::Entry& entry : backlog_.TakeDue(now)) {
@@ -172,13 +172,13 @@ bool SessionClient::MayResume(const absl::Status& why) {
   const v1::ErrorReason reason = ReasonOf(why);
   const bool cut = absl::IsUnavailable(why) && (reason == v1::ERROR_REASON_UNSPECIFIED ||
                                                 reason == v1::ERROR_REASON_NOT_CONNECTED);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return cut && violation_.ok() && !broken_off_ && session_->resumable() && !session_->draining();
 }
 
 bool SessionClient::SuspendSession(const absl::Status& why) {
   std::shared_ptr<SessionStream> stream;  // destroyed without the lock
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const bool writing = session_->writing();
   stream.swap(stream_);
   suspended_ = std::move(session_);
@@ -196,14 +196,14 @@ bool SessionClient::SuspendSession(const absl::Status& why) {
 void SessionClient::LoseSuspended() {
   absl::Status why;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (suspended_ == nullptr) return;
     why = why_suspended_;
   }
   bool writing;
   const std::optional<SessionLost> lost = EndSession(why, writing);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!lost.has_value() || !report_losses_) return;
   }
   options_.on_session_lost(*lost);
@@ -234,7 +234,7 @@ absl::Status SessionClient::BeginSession(bool resumes) {
   Outcomes refused;
   Outgoing outgoing;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (suspended_ != nullptr) {
       if (absl::Status resumed = suspended_->Resume(stream_->welcome()); !resumed.ok()) {
         return resumed;

@@ -25,7 +25,7 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 void SessionClient::Serve() {
   std::shared_ptr<SessionStream> stream;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stream = stream_;
     // BeginSession had it.
     turn_taken_ = false;
@@ -35,7 +35,7 @@ void SessionClient::Serve() {
     OwnWork work = AwaitOwnWork();
     RunWatchers(std::move(work.watched));
     if (work.late) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       broken_off_ = true;
     }
     if (work.late) stream->Cancel();
@@ -44,18 +44,18 @@ void SessionClient::Serve() {
     const SessionStream::Event event = stream->Next(work.deadline, false);
     if (event == SessionStream::Event::kEnded) break;  // and the turn is kept
     Handle(event, *stream);
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     turn_taken_ = false;
     if (!sleepers_.empty()) PassTurn();
   }
   absl::Status why = stream->end_status();
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!violation_.ok()) why = violation_;
   }
   bool received;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     received = received_;
   }
   // One that has brought something was no attempt that failed.
@@ -74,7 +74,7 @@ void SessionClient::Serve() {
         event != SessionStream::Event::kWritten && event != SessionStream::Event::kWriteFailed;
   }
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     turn_taken_ = false;
     if (!lost.has_value() || !report_losses_) return;
   }
@@ -83,7 +83,7 @@ void SessionClient::Serve() {
 
 SessionClient::OwnWork SessionClient::AwaitOwnWork() {
   OwnWork work;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   while (true) {
     const absl::Time now = Now();
     work.watched.swap(watched_);
@@ -93,6 +93,7 @@ SessionClient::OwnWork SessionClient::AwaitOwnWork() {
       close_deadline_ = absl::InfiniteFuture();
     }
     if (work.stream_ended || work.late || !work.watched.empty()) return work;
+    if (std::exchange(turn_used_, false)) turn_left_until_ = now + kLeftToWaiters;
     if (!turn_taken_ && turn_left_until_ <= now) {
       turn_taken_ = true;
       work.has_turn = true;
@@ -123,7 +124,7 @@ void SessionClient::Handle(SessionStream::Event event, SessionStream& stream) {
       if (stream.Flush()) Written();
       break;
     case SessionStream::Event::kWriteFailed: {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (session_ != nullptr) session_->WriteFailed();
       break;
     }
@@ -136,7 +137,7 @@ void SessionClient::Handle(SessionStream::Event event, SessionStream& stream) {
 void SessionClient::Written() {
   Outgoing outgoing;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (session_ != nullptr) session_->Written();
     outgoing = NextOutgoing();
   }
@@ -149,7 +150,7 @@ void SessionClient::Receive(SessionStream& stream) {
   RemoteSubscriptions::Queues to_wake;
   bool violated = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     received_ = true;
     absl::Status violation = session_->Receive(stream.message(), finished);
     violation.Update(subscriptions_.Receive(stream.message(), to_wake));
@@ -181,7 +182,7 @@ void SessionClient::Receive(SessionStream& stream) {
   if (watched.empty()) return;
   // Callbacks run on the client's thread, all of them.
   if (OnClientThread()) return RunWatchers(std::move(watched));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::move(watched.begin(), watched.end(), std::back_inserter(watched_));
   own_thread_.Signal();
 }
@@ -190,7 +191,7 @@ void SessionClient::Post(absl::AnyInvocable<void() &&> closure) {
   Watched watched;
   watched.watchers.push_back(
       [closure = std::move(closure)](const absl::Status&) mutable { std::move(closure)(); });
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   watched_.push_back(std::move(watched));
   own_thread_.Signal();
 }
@@ -199,7 +200,7 @@ void SessionClient::RunWatched() {
   while (true) {
     std::vector<Watched> watched;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       watched.swap(watched_);
     }
     if (watched.empty()) return;
@@ -214,25 +215,29 @@ void SessionClient::RunWatchers(std::vector<Watched> watched) {
 }
 
 void SessionClient::BringOutcome(RemoteInvocation& invocation, absl::Time deadline,
-                                 std::shared_ptr<SessionStream> turn) {
+                                 std::shared_ptr<SessionStream> turn, absl::Time now) {
   if (turn == nullptr) {
     if (OnClientThread()) return;
     if (OnARuntimeThread() || deadline == absl::InfinitePast()) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
+      turn_used_ = false;
       turn_left_until_ = absl::InfinitePast();
       if (!turn_taken_) own_thread_.Signal();
       return;
     }
     turn = AwaitTurn(invocation, deadline, std::nullopt);
+    now = Now();
   }
   while (turn != nullptr) {
     bool ended = false;
-    for (absl::Time now; !ended && !invocation.done() && (now = Now()) < deadline;) {
+    while (!ended && !invocation.done() && now < deadline) {
       const SessionStream::Event event = turn->Next(std::min(deadline, now + kLookAgain));
       ended = event == SessionStream::Event::kEnded;
       Handle(event, *turn);
+      if (!invocation.done()) now = Now();
     }
     turn = AwaitTurn(invocation, deadline, ended);
+    if (turn != nullptr) now = Now();
   }
 }
 
@@ -254,7 +259,7 @@ void SessionClient::EndTurn(bool stream_ended) {
 std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invocation,
                                                         absl::Time deadline,
                                                         std::optional<bool> ended) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (ended.has_value()) EndTurn(*ended);
   // Who neither had it nor slept has kept nobody from it: looking again and again must not, either.
   bool pass = ended.has_value();
@@ -274,7 +279,7 @@ std::shared_ptr<SessionStream> SessionClient::AwaitTurn(RemoteInvocation& invoca
 }
 
 void SessionClient::PassTurn() {
-  turn_left_until_ = Now() + kLeftToWaiters;
+  turn_used_ = true;
   if (!sleepers_.empty()) {
     sleepers_.front()->wake.Signal();
   } else if (awaits_turn_) {
@@ -283,7 +288,7 @@ void SessionClient::PassTurn() {
 }
 
 void SessionClient::WakeSleepers(const RemoteInvocation& invocation) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (Sleeper* const sleeper : sleepers_) {
     if (&sleeper->invocation == &invocation) sleeper->wake.Signal();
   }

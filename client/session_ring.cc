@@ -29,8 +29,7 @@ absl::Time Now() { return Clock::Monotonic()->Now(); }
 absl::StatusOr<std::unique_ptr<SessionRing>> SessionRing::Attach(const Address& address,
                                                                  const v1::Welcome& welcome,
                                                                  absl::Duration timeout,
-                                                                 absl::Time until,
-                                                                 absl::Mutex& writes) {
+                                                                 absl::Time until, Mutex& writes) {
   absl::StatusOr<std::unique_ptr<SideChannel>> channel = SideChannel::Attach(
       address, welcome.session_id(), welcome.side_channel_token(), timeout, until);
   if (!channel.ok()) return channel.status();
@@ -152,24 +151,24 @@ bool SessionRing::AwaitByte(absl::Time deadline) {
 }
 
 bool SessionRing::AnnounceSleep() {
-  absl::MutexLock lock(&writes_);
+  MutexLock lock(&writes_);
   return end_.AnnounceSleep();
 }
 
 bool SessionRing::HasRoom() {
   // If that is not seen yet, AnnounceSleep sees it.
   if (!has_rest_.load(std::memory_order_relaxed)) return false;
-  absl::MutexLock lock(&writes_);
+  MutexLock lock(&writes_);
   return end_.writer().left() > 0 && !write_failed_ && end_.writer().has_room();
 }
 
 uint64_t SessionRing::ReadByDaemon() {
-  absl::MutexLock lock(&writes_);
+  MutexLock lock(&writes_);
   return end_.writer().read_position();
 }
 
 bool SessionRing::HasUnread() {
-  absl::MutexLock lock(&writes_);
+  MutexLock lock(&writes_);
   return end_.writer().has_unread();
 }
 
@@ -182,7 +181,7 @@ bool SessionRing::Write(RequestWriter& message) {
 }
 
 bool SessionRing::Flush() {
-  absl::MutexLock lock(&writes_);
+  MutexLock lock(&writes_);
   return FlushLocked();
 }
 

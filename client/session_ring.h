@@ -9,13 +9,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/client/request_writer.h"
 #include "runloop/ipc/address.h"
 #include "runloop/ipc/ring.h"
 #include "runloop/runtime/adaptive_spin.h"
 #include "runloop/runtime/event_fd.h"
+#include "runloop/runtime/mutex.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
@@ -36,7 +36,7 @@ class SessionRing {
   static absl::StatusOr<std::unique_ptr<SessionRing>> Attach(const Address& address,
                                                              const v1::Welcome& welcome,
                                                              absl::Duration timeout,
-                                                             absl::Time until, absl::Mutex& writes);
+                                                             absl::Time until, Mutex& writes);
 
   enum class Event {
     kMessage,
@@ -66,7 +66,7 @@ class SessionRing {
   void Shutdown();
 
  private:
-  SessionRing(RingMemory memory, UniqueFd socket, UniqueFd bell, absl::Mutex& writes)
+  SessionRing(RingMemory memory, UniqueFd socket, UniqueFd bell, Mutex& writes)
       : memory_(std::move(memory)),
         end_(memory_.NewEnd(RingEnd::Side::kWorker, kMaxMessage)),
         socket_(std::move(socket)),
@@ -103,7 +103,7 @@ class SessionRing {
   std::atomic<bool> sleeps_long_{
       false};  // the reader, and does not look whether requests are taken
 
-  absl::Mutex& writes_;
+  Mutex& writes_;
   std::vector<std::string_view> pieces_ ABSL_GUARDED_BY(writes_);
   bool write_failed_ ABSL_GUARDED_BY(writes_) = false;
   std::atomic<bool> has_rest_{false};  // something is left to write

@@ -94,8 +94,7 @@ std::optional<absl::Status> SessionStream::Handshake(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-absl::Status SessionStream::AttachRing(absl::Duration timeout, absl::Time until,
-                                       absl::Mutex& writes) {
+absl::Status SessionStream::AttachRing(absl::Duration timeout, absl::Time until, Mutex& writes) {
   if (welcome_.transport() != v1::TRANSPORT_RING || welcome_.side_channel_token().empty()) {
     return absl::OkStatus();
   }

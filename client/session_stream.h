@@ -16,6 +16,7 @@
 #include "runloop/client/daemon_channel.h"
 #include "runloop/client/session_ring.h"
 #include "runloop/ipc/address.h"
+#include "runloop/runtime/mutex.h"
 #include "runloop/v1/session.pb.h"
 
 namespace runloop::internal {
@@ -46,7 +47,7 @@ class SessionStream {
   // `until`; if it gives none, messages go by the stream. After the handshake, before anything is
   // written. An error: the stream is of no more use. What is written to the ring is guarded by
   // `writes`, which outlives the reader: WriteToRing finds it held, Next and Flush take it.
-  absl::Status AttachRing(absl::Duration timeout, absl::Time until, absl::Mutex& writes);
+  absl::Status AttachRing(absl::Duration timeout, absl::Time until, Mutex& writes);
 
   enum class Event {
     kMessage,      // message() is new

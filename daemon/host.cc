@@ -217,11 +217,12 @@ int64_t Host::Impl::MaxArrivingBytes(const Bound& unfinished) const {
 absl::Status Host::Impl::StartRings() {
   if (options_.ring_bytes == 0)
     return absl::UnavailableError("the daemon is told to have no rings");
+  daemon::SessionTerms terms{.core = core_,
+                             .operations = core_->operations().List(),
+                             .max_message_bytes = options_.max_message_bytes,
+                             .max_unfinished = options_.max_unfinished};
   absl::StatusOr<std::shared_ptr<daemon::RingServer>> rings = daemon::RingServer::Create(
-      {.terms = {.core = core_,
-                 .operations = core_->operations().List(),
-                 .max_message_bytes = options_.max_message_bytes,
-                 .max_unfinished = options_.max_unfinished},
+      {.terms = std::move(terms),
        .ring_bytes = static_cast<size_t>(options_.ring_bytes),
        .completion = completion_,
        .max_arriving_bytes = static_cast<size_t>(MaxArrivingBytes(core_->bounds().total)),

@@ -20,7 +20,7 @@ namespace {
 constexpr uint32_t kCollectEvery = 8;
 constexpr int kIdleServes = 256;
 constexpr int kBellsAtOnce = 64;
-// How long one turn of all sessions takes, and that of one more.
+// How long one turn of all sessions takes, or of one that knocks, and that of one more.
 constexpr absl::Duration kLongestServe = absl::Microseconds(200);
 // How often a session that knocks is served at once.
 constexpr int kMostKnocked = 16;
@@ -88,7 +88,7 @@ void RingServer::Start(const std::shared_ptr<SessionRing>& ring,
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = ring.get();
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     ring->Begin(std::move(protocol), ring);
     rings_[ring.get()] = ring;
     if (ring->closed) return;
@@ -127,7 +127,7 @@ void RingServer::End(SessionRing& ring, absl::Status why) {
 std::unique_ptr<SessionProtocol> RingServer::Close(SessionRing& ring) {
   std::shared_ptr<SessionRing> kept;
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     if (!ring.closed) Remove(ring);
     if (const auto found = rings_.find(&ring); found != rings_.end()) {
       kept = std::move(found->second);
@@ -144,22 +144,22 @@ std::unique_ptr<SessionProtocol> RingServer::Close(SessionRing& ring) {
 
 void RingServer::EndRequests(SessionRing& ring) {
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     ring.EndRequests();
     if (ring.closed) return;
     Activate(ring);
-    ServeOne(ring);
+    ServeOne(ring, clock().Now());
   }
   options_.terms.core->Poke();
 }
 
 void RingServer::BeginDrain(SessionRing& ring, absl::Duration left) {
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     if (ring.closed) return;
     ring.BeginDrain(left);
     Activate(ring);
-    ServeOne(ring);  // told even while the runtime thread is stuck
+    ServeOne(ring, clock().Now());  // told even while the runtime thread is stuck
   }
   options_.terms.core->Poke();
 }
@@ -168,11 +168,13 @@ void RingServer::Knock(SessionRing& ring) {
   // As much as it has, within bounds: the runtime thread may not come for long. In between others
   // may have the lock.
   bool more = true;
-  for (int i = 0; i < kMostKnocked && more; ++i) {
-    absl::MutexLock lock(&mutex_);
+  absl::Time now = clock().Now();
+  const absl::Time until = now + kLongestServe;
+  for (int i = 0; i < kMostKnocked && more && now < until; ++i, now = clock().Now()) {
+    internal::MutexLock lock(&mutex_);
     if (ring.closed || !rings_.contains(&ring)) return;
     Activate(ring);
-    ServeOne(ring);
+    ServeOne(ring, now);
     more = !ring.closed && ring.HasWork();
     // Where the loop does not run nobody else says that the daemon does not look by itself.
     if (!more && !ring.closed) (void)ring.AnnounceSleep();
@@ -182,7 +184,7 @@ void RingServer::Knock(SessionRing& ring) {
 }
 
 void RingServer::ChannelClosed(const std::shared_ptr<SessionRing>& ring) {
-  absl::MutexLock lock(&mutex_);
+  internal::MutexLock lock(&mutex_);
   if (ring->closed) return;
   End(*ring, MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED,
                        "the side channel of the session's ring was closed"));
@@ -190,7 +192,7 @@ void RingServer::ChannelClosed(const std::shared_ptr<SessionRing>& ring) {
 
 void RingServer::Poke(std::weak_ptr<SessionRing> ring) {
   {
-    absl::MutexLock lock(&poked_mutex_);
+    internal::MutexLock lock(&poked_mutex_);
     poked_.push_back(std::move(ring));
     has_poked_.store(true, std::memory_order_seq_cst);
   }
@@ -201,7 +203,7 @@ void RingServer::TakePoked() {
   if (!has_poked_.load(std::memory_order_seq_cst)) return;
   std::vector<std::weak_ptr<SessionRing>> poked;
   {
-    absl::MutexLock lock(&poked_mutex_);
+    internal::MutexLock lock(&poked_mutex_);
     poked.swap(poked_);
     has_poked_.store(false, std::memory_order_seq_cst);
   }
@@ -217,7 +219,7 @@ void RingServer::Activate(SessionRing& ring) {
 }
 
 void RingServer::Collect() {
-  absl::MutexLock lock(&mutex_);
+  internal::MutexLock lock(&mutex_);
   CollectLocked();
 }
 
@@ -234,26 +236,27 @@ void RingServer::CollectLocked() {
   }
 }
 
-void RingServer::Serve() {
-  absl::MutexLock lock(&mutex_);
+void RingServer::Serve(absl::Time now) {
+  internal::MutexLock lock(&mutex_);
   TakePoked();
   if (++serves_ % kCollectEvery == 0) CollectLocked();
   const size_t count = active_.size();
-  const absl::Time until =
-      count > 1 ? Clock::Monotonic()->Now() + kLongestServe : absl::InfiniteFuture();
+  const absl::Time until = now + kLongestServe;
   for (size_t served = 0; served < count && !active_.empty(); ++served) {
     if (next_ >= active_.size()) next_ = 0;
     SessionRing* const ring = active_[next_];
-    ServeOne(*ring);
+    ServeOne(*ring, now);
     if (next_ < active_.size() && active_[next_] == ring) ++next_;
-    if (count > 1 && Clock::Monotonic()->Now() >= until) break;  // the others come first next time
+    if (count == 1) break;
+    now = clock().Now();
+    if (now >= until) break;  // the others come first next time
   }
 }
 
-void RingServer::ServeOne(SessionRing& ring) {
+void RingServer::ServeOne(SessionRing& ring, absl::Time now) {
   if (ring.has_long()) return;
   const bool had_work = ring.HasWork();
-  if (absl::Status status = ring.Serve(tools_); !status.ok()) return End(ring, std::move(status));
+  if (absl::Status status = ring.Serve(tools_, now); !status.ok()) return End(ring, std::move(status));
   CountLong(ring);
   const bool with_role = !ring.session().info().peer.role.empty();
   if (ring.counted_long > 0 && ArrivingOf(ring) > (with_role ? options_.max_role_arriving_bytes
@@ -294,7 +297,7 @@ void RingServer::HandleLong() {
   std::shared_ptr<SessionRing> ring;
   bool closed;
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     ring = long_rings_.front();
     closed = ring->closed;
   }
@@ -302,7 +305,7 @@ void RingServer::HandleLong() {
   if (!closed) status = ring->HandleLong(long_tools_);
   long_tools_.TrimTo(kKeptTasks);
   {
-    absl::MutexLock lock(&mutex_);
+    internal::MutexLock lock(&mutex_);
     long_rings_.pop_front();
     if (!long_rings_.empty()) PostLong();
     ring->EndLong();
@@ -316,13 +319,13 @@ void RingServer::HandleLong() {
 
 bool RingServer::HasWork() {
   if (has_poked_.load(std::memory_order_relaxed)) return true;
-  absl::MutexLock lock(&mutex_);
+  internal::MutexLock lock(&mutex_);
   return std::any_of(active_.begin(), active_.end(),
                      [](const SessionRing* ring) { return ring->HasWork(); });
 }
 
 bool RingServer::AnnounceSleep() {
-  absl::MutexLock lock(&mutex_);
+  internal::MutexLock lock(&mutex_);
   TakePoked();
   for (size_t i = active_.size(); i-- > 0;) {
     SessionRing& ring = *active_[i];
@@ -339,9 +342,9 @@ bool RingServer::AnnounceSleep() {
 void RingServer::Finish(absl::Time deadline) {
   while (true) {
     Collect();
-    Serve();
+    Serve(clock().Now());
     {
-      absl::MutexLock lock(&mutex_);
+      internal::MutexLock lock(&mutex_);
       if (rings_.empty()) return;
     }
     if (Clock::Monotonic()->Now() >= deadline) return;

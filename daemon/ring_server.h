@@ -11,12 +11,12 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/daemon/completion_thread.h"
 #include "runloop/daemon/session_protocol.h"
 #include "runloop/daemon/session_ring.h"
 #include "runloop/runtime/intake_source.h"
+#include "runloop/runtime/mutex.h"
 #include "runloop/runtime/unique_fd.h"
 
 namespace runloop::daemon {
@@ -85,16 +85,17 @@ class RingServer final : public internal::IntakeSource,
   int wake_fd() const override { return bells_.get(); }
   void Collect() override;
   bool HasWork() override;
-  void Serve() override;
+  void Serve(absl::Time now) override;
   bool AnnounceSleep() override;
 
  private:
   explicit RingServer(RingServerOptions options, UniqueFd bells);
+  Clock& clock() const { return options_.terms.core->clock(); }
 
   void CollectLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakePoked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Activate(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ServeOne(SessionRing& ring) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ServeOne(SessionRing& ring, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Has the first of long_rings_ dealt with, later.
   void PostLong() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The completion-queue thread.
@@ -110,7 +111,7 @@ class RingServer final : public internal::IntakeSource,
   const UniqueFd bells_;     // an epoll descriptor with those of all rings
   SessionTools long_tools_;  // the completion-queue thread's
 
-  absl::Mutex mutex_;
+  internal::Mutex mutex_;
   SessionTools tools_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<SessionRing*, std::shared_ptr<SessionRing>> rings_ ABSL_GUARDED_BY(mutex_);
   std::vector<SessionRing*> active_ ABSL_GUARDED_BY(mutex_);
@@ -122,7 +123,7 @@ class RingServer final : public internal::IntakeSource,
   size_t arriving_bytes_[2] ABSL_GUARDED_BY(mutex_) = {0, 0};
 
   std::atomic<bool> has_poked_{false};
-  absl::Mutex poked_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
+  internal::Mutex poked_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
   std::vector<std::weak_ptr<SessionRing>> poked_ ABSL_GUARDED_BY(poked_mutex_);
 };
 

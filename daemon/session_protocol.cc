@@ -83,6 +83,18 @@ SessionProtocol::SessionProtocol(const SessionTerms& terms, std::shared_ptr<Sess
                      }),
       resumable_(resumable) {}
 
+SessionProtocol::~SessionProtocol() {
+  session_->HoldOutcomes(-static_cast<int64_t>(counted_bytes_));
+}
+
+void SessionProtocol::CountHeld() {
+  const size_t held = held_bytes();
+  const size_t changed = std::max(held, counted_bytes_) - std::min(held, counted_bytes_);
+  if (changed < kUncounted && held != 0) return;
+  session_->HoldOutcomes(static_cast<int64_t>(held) - static_cast<int64_t>(counted_bytes_));
+  counted_bytes_ = held;
+}
+
 void SessionProtocol::BeginDrain(absl::Duration left) { drain_left_ = left; }
 
 void SessionProtocol::End() {
@@ -92,7 +104,7 @@ void SessionProtocol::End() {
   window_ = InvocationWindow();
   unsent_.clear();
   kept_.clear();
-  given_up_again_.clear();
+  given_up_.clear();
   unsent_bytes_ = kept_bytes_ = resent_ = resent_bytes_ = 0;
 }
 
@@ -103,10 +115,6 @@ bool SessionProtocol::CanResume(uint64_t outcomes_received) const {
 
 void SessionProtocol::Resume(uint64_t outcomes_received) {
   (void)Forget(outcomes_received);
-  given_up_again_.clear();
-  for (const Kept& kept : kept_) {
-    if (kept.given_up) given_up_again_.insert(kept.id);
-  }
   resent_ = kept_.size();
   resent_bytes_ = kept_bytes_;
   window_.DescribeAnew();
@@ -119,11 +127,12 @@ void SessionProtocol::Keep(uint64_t id, Untold told) {
   ++outcomes_told_;
   if (!resumable_) return;
   kept_bytes_ += told.bytes;
-  kept_.push_back({.id = id,
-                   .outcome = std::move(told.outcome),
-                   .bytes = told.bytes,
-                   .given_up = told.given_up});
-  if (kept_bytes_ <= kMaxKeptBytes) return;
+  kept_.push_back({.id = id, .outcome = std::move(told.outcome), .bytes = told.bytes});
+  if (kept_bytes_ < kUncounted) return;
+  if (kept_bytes_ <= kMaxKeptBytes &&
+      session_->MayHoldOutcomes(kept_bytes_, terms_.max_user_outcome_bytes)) {
+    return;
+  }
   kept_.clear();
   kept_bytes_ = 0;
 }
@@ -198,6 +207,7 @@ bool SessionProtocol::FillResponse(SessionTools& tools, std::string& response, s
       rest.Clear();
     }
   }
+  CountHeld();
   return !response.empty();
 }
 
@@ -209,6 +219,7 @@ void SessionProtocol::TakeFinished(SessionTools& tools) {
     outbox_->Take(taken);
     for (const std::shared_ptr<internal::OperationTask>& task : taken) {
       tools.spare_requests.Put(*task->operation, task->TakeRequest());
+      if (!given_up_.empty()) given_up_.erase(task->number());
       const uint64_t number = task->ticket();
       Outcome outcome = task->TakeOutcome();
       if (outcome.ok() && *outcome == nullptr) {
@@ -266,6 +277,7 @@ absl::Status SessionProtocol::Handle(SessionTools& tools, internal::RuntimeCore:
   }
   if (rest.cancels_size() > 0 || rest.waiting_size() > 0) group.Flush();
   for (const v1::Cancel& cancel : rest.cancels()) Cancel(cancel);
+  CountHeld();
   for (const v1::Waiting& waiting : rest.waiting()) {
     const auto invocation = window_.Find(waiting.invocation_id());
     absl::StatusOr<internal::Chain> chain = ReadChain(waiting.chain());
@@ -312,29 +324,28 @@ absl::Status SessionProtocol::TakeIn(absl::Span<const DispatchView> dispatches,
   for (const DispatchView& dispatch : dispatches) {
     numbers.push_back(window_.Add(dispatch.invocation_id));
   }
-  const absl::Status refused = DispatchBatch(numbers, dispatches, spares);
+  const absl::Status refused = DispatchBatch(numbers, dispatches, spares, group.now());
   for (const uint64_t number : numbers) {
     if (!refused.ok()) Tell(number, BoundedStatus(refused));
   }
   return absl::OkStatus();
 }
 
-void SessionProtocol::Tell(uint64_t number, absl::Status outcome, bool given_up) {
+void SessionProtocol::Tell(uint64_t number, absl::Status outcome) {
   Outcome told = std::move(outcome);
   const size_t bytes = OutcomeBytes(told);
-  Tell(number, std::move(told), bytes, given_up);
+  Tell(number, std::move(told), bytes);
 }
 
-void SessionProtocol::Tell(uint64_t number, Outcome outcome, size_t bytes, bool given_up) {
-  unsent_.push_back(
-      {.number = number, .outcome = std::move(outcome), .bytes = bytes, .given_up = given_up});
+void SessionProtocol::Tell(uint64_t number, Outcome outcome, size_t bytes) {
+  unsent_.push_back({.number = number, .outcome = std::move(outcome), .bytes = bytes});
   unsent_bytes_ += bytes;
   window_.BeginTelling(number);
 }
 
 void SessionProtocol::Cancel(const v1::Cancel& cancel) {
   const uint64_t id = cancel.invocation_id();
-  if (given_up_again_.erase(id) > 0) return;
+  if (given_up_.contains(id)) return;
   const auto invocation = window_.Find(id);
   if (invocation.has_value() && invocation->given_up) return;  // once is enough
   const bool open = invocation.has_value() && invocation->task != nullptr;
@@ -352,9 +363,9 @@ void SessionProtocol::Cancel(const v1::Cancel& cancel) {
            MakeError(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STILL_RUNNING,
                      absl::StrCat(invocation->task->operation->name(),
                                   " had started when it was given up; it runs on"),
-                     {{"operation", invocation->task->operation->name()}}),
-           /*given_up=*/true);
+                     {{"operation", invocation->task->operation->name()}}));
       window_.GiveUp(invocation->number);
+      given_up_.insert(id);
       break;
     case internal::RuntimeCore::GivenUp::kEnded:
       terms_.core->GiveUpEnded(*session_, id);
@@ -407,8 +418,9 @@ absl::Status SessionProtocol::CheckUnfinished(size_t added) const {
        {"session", session_->info().id}});
 }
 
-absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(
-    uint64_t number, const DispatchView& dispatch) const {
+absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t number,
+                                                                    const DispatchView& dispatch,
+                                                                    absl::Time now) const {
   const absl::StatusOr<const Operation*> operation = FindOperation(dispatch);
   if (!operation.ok()) return operation.status();
   internal::RuntimeCore::Call call{.operation = *operation,
@@ -421,7 +433,7 @@ absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(
     const absl::StatusOr<absl::Duration> timeout =
         ReadDuration(dispatch.timeout_seconds, dispatch.timeout_nanos, "timeout");
     if (!timeout.ok()) return timeout.status();
-    if (*timeout > absl::ZeroDuration()) call.deadline = terms_.core->clock().Now() + *timeout;
+    if (*timeout > absl::ZeroDuration()) call.deadline = now + *timeout;
   }
   const absl::StatusOr<size_t> charge =
       ChargeOf(dispatch.request, *(*operation)->method().input_type(), terms_.core->bounds());
@@ -452,7 +464,7 @@ absl::Status SessionProtocol::Parse(const DispatchView& dispatch, SpareRequests&
 absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& dispatch,
                                        SpareRequests& spares, internal::RuntimeCore::Group& group) {
   if (absl::Status room = CheckUnfinished(1); !room.ok()) return room;
-  absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(number, dispatch);
+  absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(number, dispatch, group.now());
   if (!call.ok()) return call.status();
   if (absl::Status parsed = Parse(dispatch, spares, *call); !parsed.ok()) return parsed;
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
@@ -470,11 +482,11 @@ absl::Status SessionProtocol::Dispatch(uint64_t number, const DispatchView& disp
 
 absl::Status SessionProtocol::DispatchBatch(absl::Span<const uint64_t> numbers,
                                             absl::Span<const DispatchView> dispatches,
-                                            SpareRequests& spares) {
+                                            SpareRequests& spares, absl::Time now) {
   if (absl::Status room = CheckUnfinished(numbers.size()); !room.ok()) return room;
   std::vector<internal::RuntimeCore::Call> calls;
   for (size_t i = 0; i < numbers.size(); ++i) {
-    absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i]);
+    absl::StatusOr<internal::RuntimeCore::Call> call = CallOf(numbers[i], dispatches[i], now);
     if (!call.ok()) return call.status();
     call->session = session_;
     calls.push_back(*std::move(call));

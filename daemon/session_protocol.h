@@ -28,6 +28,8 @@ struct SessionTerms {
   std::vector<const Operation*> operations;
   int64_t max_message_bytes = 0;
   int64_t max_unfinished = 0;
+  // Of outcomes that all sessions of a user or role hold for their workers.
+  size_t max_user_outcome_bytes = size_t{256} << 20;
 };
 
 // What sessions work with while they handle one event, and that is empty before and after. Shared
@@ -51,7 +53,9 @@ struct SessionTools {
 // Threads: one at a time; the terms outlive it.
 //
 // If the worker may resume the session, outcomes that it was told of are kept until it says that it
-// has received them, `kMaxKeptBytes` of them at most; what was beyond that is told once.
+// has received them, `kMaxKeptBytes` of them at most; what was beyond that is told once. Of all
+// sessions of a user or role some `max_user_outcome_bytes` are held: where it is more, those that
+// hold more than their share keep none, and are not read from until they have read.
 //
 // What is distrusted: everything in a request. Ids must rise, operations must exist, requests must
 // parse, and a request must not hold many times what may be unfinished (SessionRequestReader). What
@@ -64,6 +68,7 @@ class SessionProtocol {
   static constexpr size_t kMaxKeptBytes = size_t{16} << 20;
 
   SessionProtocol(const SessionTerms& terms, std::shared_ptr<Session> session, bool resumable);
+  ~SessionProtocol();
 
   // Takes in what the tools' reader has read. An error is a violation of the protocol. What was
   // dispatched is in `group`, of this session.
@@ -80,6 +85,15 @@ class SessionProtocol {
   // Bytes that no response has held, of outcomes and of what was subscribed.
   size_t unsent_bytes() const {
     return outbox_->bytes() + unsent_bytes_ + resent_bytes_ + notifications_.unsent_bytes();
+  }
+
+  // False: the worker is to read before it is read from. `written`: bytes of responses that it has
+  // not taken.
+  bool MayTakeIn(size_t written) const {
+    const size_t unsent = unsent_bytes() + written;
+    return unsent < kMaxUnsentBytes &&
+           (unsent < kUncounted ||
+            session_->MayHoldOutcomes(unsent, terms_.max_user_outcome_bytes));
   }
 
   // Of the outcome that the next response begins with, as far as what has finished was gathered.
@@ -101,7 +115,10 @@ class SessionProtocol {
   }
 
   // Takes what has finished, so that its bytes are counted.
-  void Gather(SessionTools& tools) { TakeFinished(tools); }
+  void Gather(SessionTools& tools) {
+    TakeFinished(tools);
+    CountHeld();
+  }
   // True if nothing was missed for good by a worker that has received so many outcomes.
   bool CanResume(uint64_t outcomes_received) const;
   // Another transport begins: what the worker has not received is told again, before anything else,
@@ -127,9 +144,13 @@ class SessionProtocol {
     uint64_t number = 0;  // InvocationWindow
     Outcome outcome;
     size_t bytes = 0;  // OutcomeBytes
-    bool given_up = false;
   };
 
+  // What it holds is counted by so many bytes at a time.
+  static constexpr size_t kUncounted = size_t{64} << 10;
+
+  // Has what it holds counted with that of its user.
+  void CountHeld();
   // Something that is neither in the outbox nor published.
   bool has_unsaid() const {
     return resent_ > 0 || acknowledges_ || !unsent_.empty() || drain_left_.has_value();
@@ -148,8 +169,8 @@ class SessionProtocol {
   void FillResent(std::string& response, size_t most_bytes);
   void Cancel(const v1::Cancel& cancel);
   // The worker is to be told of it by itself; `bytes` are its OutcomeBytes.
-  void Tell(uint64_t number, Outcome outcome, size_t bytes, bool given_up = false);
-  void Tell(uint64_t number, absl::Status outcome, bool given_up = false);
+  void Tell(uint64_t number, Outcome outcome, size_t bytes);
+  void Tell(uint64_t number, absl::Status outcome);
   // A dispatch, or those of a batch. An error is a violation of the protocol.
   absl::Status TakeIn(absl::Span<const DispatchView> dispatches, SpareRequests& spares,
                       internal::RuntimeCore::Group& group);
@@ -157,10 +178,11 @@ class SessionProtocol {
   absl::Status Dispatch(uint64_t number, const DispatchView& dispatch, SpareRequests& spares,
                         internal::RuntimeCore::Group& group);
   absl::Status DispatchBatch(absl::Span<const uint64_t> numbers,
-                             absl::Span<const DispatchView> dispatches, SpareRequests& spares);
+                             absl::Span<const DispatchView> dispatches, SpareRequests& spares,
+                             absl::Time now);
   // What to dispatch for it, but for its request, which Parse adds.
-  absl::StatusOr<internal::RuntimeCore::Call> CallOf(uint64_t number,
-                                                     const DispatchView& dispatch) const;
+  absl::StatusOr<internal::RuntimeCore::Call> CallOf(uint64_t number, const DispatchView& dispatch,
+                                                     absl::Time now) const;
   static absl::Status Parse(const DispatchView& dispatch, SpareRequests& spares,
                             internal::RuntimeCore::Call& call);
   // RESOURCE_EXHAUSTED: with those that were added last, more are unfinished than may be.
@@ -187,7 +209,6 @@ class SessionProtocol {
     uint64_t id = 0;
     Outcome outcome;
     size_t bytes = 0;
-    bool given_up = false;
   };
   const bool resumable_;
   std::deque<Kept> kept_;  // what was told last, in that order
@@ -195,9 +216,10 @@ class SessionProtocol {
   uint64_t outcomes_told_ = 0;
   size_t resent_ = 0;  // so many at the end of kept_ are to be told again
   size_t resent_bytes_ = 0;
-  // Given up while they ran, which the worker did not hear by the last connection: it says so once
-  // more, which must not release what they make before they end.
-  absl::flat_hash_set<uint64_t> given_up_again_;
+  size_t counted_bytes_ = 0;  // of held_bytes
+  // Ids that were given up while they ran, and have not ended. The worker may say so once more,
+  // which must not release what they make before that.
+  absl::flat_hash_set<uint64_t> given_up_;
   // Dispatches up to this id may come again, until a new one does.
   uint64_t sent_again_ = 0;
 

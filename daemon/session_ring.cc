@@ -61,13 +61,13 @@ void SessionRing::Begin(std::unique_ptr<SessionProtocol> protocol,
   protocol_->outbox().SetWaker(std::make_shared<Waker>(server_, std::move(self)));
 }
 
-absl::Status SessionRing::Serve(SessionTools& tools) {
+absl::Status SessionRing::Serve(SessionTools& tools, absl::Time now) {
   if (has_long()) return absl::OkStatus();
   const bool claimed = IsClaimed();
   const uint64_t read = end_.reader().position();
   const uint64_t written = end_.writer().position();
   const bool had_more = more_;
-  if (absl::Status status = TakeIn(tools); !status.ok()) return status;
+  if (absl::Status status = TakeIn(tools, now); !status.ok()) return status;
   if (!has_long()) {
     if (absl::Status status = WriteResponses(tools); !status.ok()) return status;
   }
@@ -80,9 +80,9 @@ absl::Status SessionRing::Serve(SessionTools& tools) {
   return absl::OkStatus();
 }
 
-absl::Status SessionRing::TakeIn(SessionTools& tools) {
+absl::Status SessionRing::TakeIn(SessionTools& tools, absl::Time now) {
   if (!more_ && !end_.reader().has_bytes()) return absl::OkStatus();
-  internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
+  internal::RuntimeCore::Group group(*terms_.core, protocol_->session(), now);
   size_t budget = kBytesAtOnce, items = 0;
   for (int i = 0; i < kMessagesAtOnce && items < kItemsAtOnce && reads(); ++i) {
     more_ = true;
@@ -136,7 +136,8 @@ absl::Status SessionRing::HandleLong(SessionTools& tools) {
     if (end_.TakeBell()) RingWorker();
     return written;
   }
-  internal::RuntimeCore::Group group(*terms_.core, protocol_->session());
+  internal::RuntimeCore::Group group(*terms_.core, protocol_->session(),
+                                     terms_.core->clock().Now());
   absl::Status status = Read(*long_message_, tools).status();
   if (status.ok()) status = protocol_->Handle(tools, group);
   tools.reader.Clear();

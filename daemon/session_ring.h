@@ -68,7 +68,7 @@ class SessionRing {
   void Begin(std::unique_ptr<SessionProtocol> protocol, std::weak_ptr<SessionRing> self);
 
   // Takes in some requests, and writes what there is to answer. An error ends the session.
-  absl::Status Serve(SessionTools& tools);
+  absl::Status Serve(SessionTools& tools, absl::Time now);
   // A long request or reply was met: Serve does nothing more until another thread has dealt with
   // it, with tools of its own and without the lock. An error ends the session.
   bool has_long() const { return long_message_.has_value() || long_reply_; }
@@ -117,11 +117,8 @@ class SessionRing {
   // The worker says, by what it may write in the memory, that there is something to do.
   bool IsClaimed() const;
   // Worth reading now.
-  bool reads() const {
-    return !has_long() &&
-           protocol_->unsent_bytes() + end_.writer().left() < SessionProtocol::kMaxUnsentBytes;
-  }
-  absl::Status TakeIn(SessionTools& tools);
+  bool reads() const { return !has_long() && protocol_->MayTakeIn(end_.writer().left()); }
+  absl::Status TakeIn(SessionTools& tools, absl::Time now);
   // Reads it into the tools' reader; how many things it holds.
   absl::StatusOr<size_t> Read(std::string_view message, SessionTools& tools) const;
   absl::Status WriteResponses(SessionTools& tools);

@@ -100,15 +100,40 @@ void SessionServer::Gather(const std::string& session_id) {
   SessionProtocol& protocol = *found->second.protocol;
   do {
     protocol.Gather(tools_);
-    size_t all = 0;
-    for (const auto& [id, each] : detached_) all += each.protocol->held_bytes();
-    if (protocol.unsent_bytes() > SessionProtocol::kMaxUnsentBytes || all > kMostDetachedBytes) {
+    if (protocol.unsent_bytes() > SessionProtocol::kMaxUnsentBytes) {
       return EndDetached(session_id, absl::ResourceExhaustedError(absl::StrCat(
                                          "more than ", SessionProtocol::kMaxUnsentBytes,
-                                         " bytes of outcomes wait for it, or ", kMostDetachedBytes,
-                                         " for all that wait for their workers")));
+                                         " bytes of outcomes wait for it")));
     }
+    EndLargest(HolderOf(protocol.session()->info().peer));
+    if (!detached_.contains(session_id)) return;
   } while (!protocol.outbox().Sleep());
+}
+
+void SessionServer::EndLargest(const std::string& holder) {
+  size_t all = 0, most = 0;
+  std::string largest;
+  for (const auto& [id, each] : detached_) {
+    if (HolderOf(each.protocol->session()->info().peer) != holder) continue;
+    const size_t held = each.protocol->held_bytes();
+    all += held;
+    if (held <= most) continue;
+    most = held;
+    largest = id;
+  }
+  if (all <= kMostDetachedBytes) return;
+  EndDetached(largest,
+              absl::ResourceExhaustedError(absl::StrCat("of the sessions of ", holder,
+                                                        " that wait for their workers, which hold ",
+                                                        all, " bytes of outcomes, it holds most")));
+}
+
+bool SessionServer::MayDetach(const Session& session) const {
+  const std::string holder = HolderOf(session.info().peer);
+  const auto of_holder = std::count_if(detached_.begin(), detached_.end(), [&](const auto& each) {
+    return HolderOf(each.second.protocol->session()->info().peer) == holder;
+  });
+  return static_cast<size_t>(of_holder) < kMostDetached;
 }
 
 Resumed SessionServer::TakeOver(const Session& session) {

@@ -86,8 +86,8 @@ class SessionServer {
   void SessionOpened() { ++open_sessions_; }
   void SessionEnded();
 
-  // False: as many are detached as may be.
-  bool MayDetach() const { return detached_.size() < kMostDetached; }
+  // False: as many of its user or role are detached as may be.
+  bool MayDetach(const Session& session) const;
   // A session that nothing carries from now on, until its worker resumes it or dies, or the grace
   // is over.
   void Detach(std::unique_ptr<SessionProtocol> protocol, std::shared_ptr<const UniqueFd> process);
@@ -99,12 +99,15 @@ class SessionServer {
  private:
   class Waker;
 
-  // Without a connection they are bounded by nothing else: each keeps a descriptor, and outcomes.
+  // Of one user or role. Without a connection they are bounded by nothing else: each keeps a
+  // descriptor, and outcomes.
   static constexpr size_t kMostDetached = 256;
   static constexpr size_t kMostDetachedBytes = size_t{256} << 20;
 
   // A detached session has outcomes.
   void Gather(const std::string& session_id);
+  // If those of its user or role hold too much, ends the one that holds most.
+  void EndLargest(const std::string& holder);
   void EndDetached(const std::string& session_id, const absl::Status& why);
   // If no session is open: gives memory back, and sets the alarm for on_idle.
   void AwaitIdle();

@@ -194,7 +194,8 @@ void SessionStream::Advance() {
   }
   if (reading_ || half_closed_ || ending_) return;
   // What the worker says may be all that lets it be written.
-  if (!awaits_ring_ && unsent_bytes() + written_bytes_ >= SessionProtocol::kMaxUnsentBytes) return;
+  const bool by_stream = protocol_ != nullptr && ring_ == nullptr && !awaits_ring_;
+  if (by_stream && !protocol_->MayTakeIn(written_bytes_)) return;
   reading_ = true;
   call_.Read();
 }
@@ -222,15 +223,11 @@ bool SessionStream::settled() const {
   return protocol_ != nullptr && !awaits_ring_ && protocol_->settled();
 }
 
-size_t SessionStream::unsent_bytes() const {
-  return protocol_ == nullptr || ring_ != nullptr ? 0 : protocol_->unsent_bytes();
-}
-
 absl::Status SessionStream::HandleRequest(const SessionRequestReader& request) {
   if (ring_ != nullptr) return Violation("a message came by the stream after a ring was attached");
   requested_ = true;
   awaits_ring_ = false;
-  internal::RuntimeCore::Group group(server_.core(), session_);
+  internal::RuntimeCore::Group group(server_.core(), session_, server_.core().clock().Now());
   absl::Status status = protocol_->Handle(server_.tools(), group);
   group.Flush();
   if (!request.dispatches().empty()) call_.completion().ExpectPost();
@@ -424,7 +421,8 @@ std::unique_ptr<SessionProtocol> SessionStream::TakeProtocol() {
 
 bool SessionStream::LoseWorker() {
   if (session_ == nullptr) return false;
-  if (process_ == nullptr || session_->ended() || HasEnded(*process_) || !server_.MayDetach()) {
+  if (process_ == nullptr || session_->ended() || HasEnded(*process_) ||
+      !server_.MayDetach(*session_)) {
     EndSession();
     return false;
   }

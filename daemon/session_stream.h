@@ -63,7 +63,6 @@ class SessionStream final : public CallHandler {
   void OnRing(std::shared_ptr<SessionRing> ring);
   void OnRingEnd(absl::Status why);
   bool settled() const;
-  size_t unsent_bytes() const;
 
   // Ends the stream with `status` as soon as no write is outstanding.
   void End(absl::Status status);

@@ -1,133 +1,13 @@
+// What a session stream promises, to a worker that speaks the protocol by hand.
+
 #include <gmock/gmock.h>
 
-#include <map>
-#include <optional>
-#include <set>
-
-#include "runloop/daemon/testing/host_fixture.h"
-#include "runloop/runtime/core.h"
+#include "runloop/daemon/testing/session_stream_fixture.h"
 
 namespace runloop::daemon {
 namespace {
 
 using ::testing::HasSubstr;
-
-// A worker that speaks the protocol by hand.
-class Worker {
- public:
-  explicit Worker(std::shared_ptr<grpc::Channel> channel)
-      : stub_(v1::Dispatcher::NewStub(std::move(channel))), stream_(stub_->Session(&context_)) {}
-
-  bool Send(const v1::SessionRequest& request) { return stream_->Write(request); }
-
-  void SendHello(uint32_t min = 1, uint32_t max = 1) {
-    v1::SessionRequest request;
-    request.mutable_hello()->mutable_versions()->set_min(min);
-    request.mutable_hello()->mutable_versions()->set_max(max);
-    request.mutable_hello()->set_client_name("worker\n\x1b[31m\xc2\x9b\xc2\xa0\xc3\xa4");
-    Send(request);
-  }
-
-  v1::Welcome Open() {
-    SendHello();
-    v1::SessionResponse response;
-    EXPECT_TRUE(stream_->Read(&response));
-    EXPECT_TRUE(response.has_welcome());
-    return response.welcome();
-  }
-
-  v1::Dispatch& Add(v1::SessionRequest& request, const std::string& operation,
-                    const google::protobuf::Message* message = nullptr) {
-    v1::Dispatch& dispatch = *request.add_dispatches();
-    dispatch.set_invocation_id(next_id_++);
-    dispatch.set_operation_name(operation);
-    if (message != nullptr) dispatch.set_request(message->SerializeAsString());
-    return dispatch;
-  }
-
-  // Reads one message into what is known; false at the stream's end.
-  bool Read() {
-    v1::SessionResponse response;
-    if (!stream_->Read(&response)) return false;
-    ++messages_;
-    draining_ = draining_ || response.has_draining();
-    for (const v1::Outcome& outcome : response.outcomes()) {
-      EXPECT_TRUE(outcomes_.emplace(outcome.invocation_id(), outcome).second);
-    }
-    const v1::InvocationRanges& succeeded = response.succeeded();
-    for (uint64_t id = 1; id < next_id_; ++id) {
-      bool in = id <= succeeded.watermark();
-      for (const auto& range : succeeded.ranges()) {
-        in = in || (id >= range.first() && id <= range.last());
-      }
-      if (in && !outcomes_.contains(id)) succeeded_.insert(id);
-    }
-    return true;
-  }
-
-  // The same without the acknowledgements, which cost a pass over all invocations.
-  bool ReadOutcomes() {
-    v1::SessionResponse response;
-    if (!stream_->Read(&response)) return false;
-    for (v1::Outcome& outcome : *response.mutable_outcomes()) {
-      const uint64_t id = outcome.invocation_id();
-      EXPECT_TRUE(outcomes_.emplace(id, std::move(outcome)).second);
-    }
-    return true;
-  }
-
-  void AwaitEnded(size_t count) {
-    while (succeeded_.size() + outcomes_.size() < count) ASSERT_TRUE(Read());
-  }
-
-  v1::ErrorReason ReasonOf(uint64_t id) {
-    return runloop::ReasonOf(FromProto(outcomes_[id].status()));
-  }
-
-  std::map<std::string, std::string> MetadataOf(uint64_t id) {
-    const v1::Status& status = outcomes_[id].status();
-    v1::ErrorInfo info;
-    EXPECT_EQ(status.details_size(), 1);
-    EXPECT_TRUE(info.ParseFromString(status.details(0).value()));
-    return {info.metadata().begin(), info.metadata().end()};
-  }
-
-  void HalfClose() { stream_->WritesDone(); }
-  void Break() { context_.TryCancel(); }
-  grpc::Status Finish() {
-    while (Read()) {
-    }
-    return stream_->Finish();
-  }
-
-  std::map<uint64_t, v1::Outcome> outcomes_;
-  std::set<uint64_t> succeeded_;
-  int messages_ = 0;
-  bool draining_ = false;
-
- private:
-  std::atomic<uint64_t> next_id_{1};
-  grpc::ClientContext context_;
-  std::unique_ptr<v1::Dispatcher::Stub> stub_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> stream_;
-};
-
-class SessionStreamTest : public HostFixture {
- protected:
-  static test::v1::RecordRequest Record(uint64_t index) {
-    test::v1::RecordRequest request;
-    request.set_index(index);
-    return request;
-  }
-
-  // What the stream ends with after `request` instead of a hello, or after the hello.
-  absl::Status EndAfter(const v1::SessionRequest& request, bool hello = true) {
-    Worker worker(Connect());
-    if (hello) worker.Open();
-    worker.Send(request);
-    return FromGrpcStatus(worker.Finish());
-  }
-};
 
 TEST_F(SessionStreamTest, WelcomesAWorkerWithALimitAndNamesItForPeople) {
   Start({.max_unfinished = 7});
@@ -183,30 +63,6 @@ TEST_F(SessionStreamTest, DistrustsWhatAWorkerTellsOfItsSource) {
   worker.AwaitEnded(5);
 }
 
-TEST_F(SessionStreamTest, KeepsNoMorePlacesOfASessionThanItMay) {
-  Start();
-  Worker worker(Connect());
-  worker.Open();
-  v1::SessionRequest request;
-  for (int round = 0; round < 4; ++round) {
-    for (uint32_t id = 1; id <= 300; ++id) {
-      v1::CallSite& site = *request.add_call_sites();
-      site.set_id(id);
-      site.set_file(absl::StrCat("file", round, ".cc"));
-      site.set_line(id);
-    }
-  }
-  worker.Add(request, kHold).set_call_site_id(256);
-  ASSERT_TRUE(worker.Send(request));
-  operations_->AwaitHeld();
-  EXPECT_EQ(runtime_->GetSnapshot().current_call_site, "file0.cc:256");
-  const auto sessions = runtime_->GetSnapshot().sessions;
-  ASSERT_EQ(sessions.size(), 1u);
-  EXPECT_EQ(const_cast<Session&>(*sessions[0]).call_sites().Keep("another.cc", 1, ""), nullptr);
-  operations_->LetGo();
-  worker.AwaitEnded(1);
-}
-
 TEST_F(SessionStreamTest, ATraceParentThatIsNoneIsThatInvocationsOutcome) {
   Start();
   Worker worker(Connect());
@@ -249,29 +105,6 @@ TEST_F(SessionStreamTest, EndsAStreamThatBreaksTheRules) {
     EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
   }
   Await([](const auto& snapshot) { return snapshot.sessions.empty(); });
-}
-
-TEST_F(SessionStreamTest, AUserMayHaveSoManySessions) {
-  Start();
-  std::vector<std::shared_ptr<Session>> sessions;
-  for (int64_t i = 0; i < kMaxUserSessions; ++i) {
-    sessions.push_back(*runtime_->core()->OpenPeerSession({.peer = {.pid = 1, .uid = geteuid()}}));
-  }
-  const auto stub = test::v1::TestOperations::NewStub(Connect());
-  const auto call = [&] {
-    grpc::ClientContext context;
-    test::v1::EchoReply reply;
-    return stub->Echo(&context, {}, &reply);
-  };
-  Worker refused(Connect());
-  refused.SendHello();
-  for (const grpc::Status& status : {refused.Finish(), call()}) {
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_QUEUE_FULL);
-  }
-  sessions.back()->End();
-  Await([](const auto& snapshot) { return snapshot.sessions.size() < kMaxUserSessions; });
-  EXPECT_TRUE(call().ok());
 }
 
 TEST_F(SessionStreamTest, AcknowledgesSuccessesAndSendsRepliesThatWereAskedFor) {
@@ -329,158 +162,6 @@ TEST_F(SessionStreamTest, WhatIsWrongWithOneInvocationIsItsOutcome) {
   EXPECT_TRUE(worker.succeeded_.contains(11));
 }
 
-TEST_F(SessionStreamTest, ALongTextOfAnErrorIsCutAndManyOfThemArrive) {
-  Start();
-  Worker worker(Connect());
-  worker.Open();
-  constexpr int kCount = 20'000;
-  test::v1::ThrowRequest thrown;
-  for (int i = 0; i < 1024; ++i) thrown.mutable_text()->append("\xf0\x9f\x98\x80");
-  std::thread writer([&] {
-    for (int sent = 0; sent < kCount;) {
-      v1::SessionRequest request;
-      for (int i = 0; i < 200; ++i, ++sent) worker.Add(request, kThrow, &thrown);
-      EXPECT_TRUE(worker.Send(request));
-    }
-    worker.HalfClose();
-  });
-  while (worker.ReadOutcomes()) {
-  }
-  writer.join();
-  EXPECT_EQ(worker.outcomes_.size(), static_cast<size_t>(kCount));
-  for (const auto& [id, outcome] : worker.outcomes_) {
-    ASSERT_EQ(worker.ReasonOf(id), v1::ERROR_REASON_HANDLER_THREW);
-    ASSERT_LE(outcome.status().message().size(), 1024u);
-  }
-}
-
-TEST_F(SessionStreamTest, AReplyThatIsLargerThanAMessageIsAnErrorThatNamesTheOperation) {
-  Start({.max_message_bytes = 4096});
-  Worker worker(Connect());
-  worker.Open();
-  v1::SessionRequest request;
-  worker.Add(request, kDefer).set_reply_wanted(true);
-  worker.Add(request, kDefer).set_reply_wanted(true);
-  worker.Send(request);
-  test::v1::DeferReply reply;
-  reply.set_text(std::string(4096 - 64 - 3, 'x'));  // with its tag and length as much as may be
-  operations_->TakeDeferred().Finish(reply);
-  reply.mutable_text()->push_back('x');
-  operations_->TakeDeferred().Finish(reply);
-  worker.AwaitEnded(2);
-  EXPECT_TRUE(worker.outcomes_[1].has_reply());
-  EXPECT_EQ(worker.ReasonOf(2), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
-  EXPECT_EQ(worker.MetadataOf(2)["operation"], kDefer);
-  EXPECT_EQ(worker.outcomes_[2].status().message().rfind(kDefer, 0), 0u);
-}
-
-TEST_F(SessionStreamTest, AMessageWithFarMoreThanMayBeUnfinishedEndsTheStream) {
-  Start({.max_unfinished = 600});
-  v1::SessionRequest dispatches, cancels;
-  for (uint64_t id = 1; id <= 1201; ++id) {
-    dispatches.add_dispatches()->set_invocation_id(id);
-    cancels.add_cancels()->set_invocation_id(id);
-  }
-  for (const absl::Status& status : {EndAfter(dispatches), EndAfter(cancels)}) {
-    EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("at most 1200 of each"));
-  }
-  Worker worker(Connect());
-  worker.Open();
-  cancels.mutable_cancels()->RemoveLast();
-  worker.Send(cancels);
-  worker.HalfClose();
-  EXPECT_TRUE(worker.Finish().ok());
-}
-
-TEST_F(SessionStreamTest, AMessageThatWouldBeFarLargerInMemoryEndsTheStreamUnparsed) {
-  Start({.max_unfinished = 600});
-  v1::SessionRequest empty, links, unknown, other_type, transports;
-  for (int i = 0; i < 50'000; ++i) empty.add_dispatches();
-  links.add_waiting()->set_invocation_id(1);
-  for (int i = 0; i < 50'000; ++i) links.mutable_waiting(0)->add_chain();
-  for (int i = 0; i < 50'000; ++i) {
-    unknown.GetReflection()->MutableUnknownFields(&unknown)->AddVarint(1000, 1);
-  }
-  // A known field, but for its wire type.
-  v1::Dispatch& dispatch = *other_type.add_dispatches();
-  dispatch.set_invocation_id(1);
-  for (int i = 0; i < 50'000; ++i) {
-    dispatch.GetReflection()->MutableUnknownFields(&dispatch)->AddVarint(
-        v1::Dispatch::kCoalesceKeyFieldNumber, 1);
-  }
-  // Packed, a byte each.
-  for (int i = 0; i < 100'000; ++i) {
-    transports.mutable_hello()->add_transports(v1::TRANSPORT_STREAM);
-  }
-  for (const v1::SessionRequest* request : {&empty, &links, &unknown, &other_type, &transports}) {
-    const absl::Status status = EndAfter(*request, request != &transports);
-    EXPECT_EQ(runloop::ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("more than 4800 messages"));
-  }
-}
-
-TEST_F(SessionStreamTest, ARequestThatIsFarLargerInMemoryCountsAsThat) {
-  Start();
-  Worker worker(Connect());
-  worker.Open();
-  v1::SessionRequest hold;
-  worker.Add(hold, kHold);
-  worker.Send(hold);
-  operations_->AwaitHeld();
-  test::v1::EchoRequest echo;
-  constexpr int kFields = 1'000'000;  // 2 bytes each, 16 and more in memory
-  for (int i = 0; i < kFields; ++i) {
-    echo.GetReflection()->MutableUnknownFields(&echo)->AddVarint(15, 1);
-  }
-  const auto held = [](const Runtime::Snapshot& snapshot) { return snapshot.bounds[0].held; };
-  v1::SessionRequest request;
-  worker.Add(request, kEcho, &echo);
-  worker.Send(request);
-  std::thread plain([&] {
-    grpc::ClientContext context;
-    test::v1::EchoReply reply;
-    EXPECT_TRUE(test::v1::TestOperations::NewStub(Connect())->Echo(&context, echo, &reply).ok());
-  });
-  std::thread by_name([&] {
-    grpc::ClientContext context;
-    v1::DispatchRequest dispatch;
-    dispatch.set_operation(kEcho);
-    dispatch.set_request(echo.SerializeAsString());
-    v1::DispatchResponse response;
-    EXPECT_TRUE(v1::Dispatcher::NewStub(Connect())->Dispatch(&context, dispatch, &response).ok());
-    EXPECT_TRUE(response.has_reply());
-  });
-  const auto snapshot = Await([&](const auto& now) { return held(now).items == 4; });
-  EXPECT_GE(held(snapshot).bytes, 3 * 4 * kFields);
-  v1::SessionRequest more;
-  worker.Add(more, kEcho).set_request(std::string(30'000'000, '\x78'));  // x: field 15, 120
-  worker.Send(more);
-  worker.AwaitEnded(1);
-  EXPECT_EQ(worker.ReasonOf(3), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
-  operations_->LetGo();
-  plain.join();
-  by_name.join();
-}
-
-TEST_F(SessionStreamTest, RefusesMoreThanItsBoundOfUnfinishedOnes) {
-  Start({.max_unfinished = 3});
-  Worker worker(Connect());
-  const std::string session = worker.Open().session_id();
-  v1::SessionRequest request;
-  worker.Add(request, kHold);
-  for (int i = 0; i < 4; ++i) worker.Add(request, kEcho);
-  worker.Send(request);
-  worker.AwaitEnded(2);
-  EXPECT_EQ(worker.ReasonOf(4), v1::ERROR_REASON_QUEUE_FULL);
-  EXPECT_EQ(worker.ReasonOf(5), v1::ERROR_REASON_QUEUE_FULL);
-  EXPECT_EQ(worker.MetadataOf(4), (std::map<std::string, std::string>{
-                                      {"bound", "session"}, {"limit", "3"}, {"session", session}}));
-  operations_->LetGo();
-  worker.AwaitEnded(5);
-  EXPECT_EQ(worker.succeeded_, (std::set<uint64_t>{1, 2, 3}));
-}
-
 TEST_F(SessionStreamTest, CancelsWhatHasNotStarted) {
   Start();
   Worker worker(Connect());
@@ -535,6 +216,40 @@ TEST_F(SessionStreamTest, WhatIsGivenUpWhileItRunsIsToldAtOnceAndItsEndHoldsNobo
   operations_->LetGo();
   worker.AwaitEnded(2);
   EXPECT_TRUE(worker.succeeded_.contains(2));
+}
+
+TEST_F(SessionStreamTest, WhatIsGivenUpTwiceReleasesWhatItMakesOnceItEndsAndNotBefore) {
+  struct Thing {
+    explicit Thing(std::atomic<bool>& is_gone) : gone(is_gone) {}
+    ~Thing() { gone = true; }
+    std::atomic<bool>& gone;
+  };
+  std::atomic<bool> gone{false};
+  Start();
+  Worker worker(Connect());
+  worker.Open();
+  v1::SessionRequest defer;
+  worker.Add(defer, kDefer);
+  worker.Send(defer);
+  Completion<test::v1::DeferReply> completion = operations_->TakeDeferred();
+  const auto kept = runtime_->context().RunOnRuntimeThreadBlocking(
+      [&] { return completion.Keep(std::make_unique<Thing>(gone)).status(); });
+  ASSERT_TRUE(kept.ok()) << kept;
+  v1::SessionRequest give_up;
+  give_up.add_cancels()->set_invocation_id(1);
+  give_up.mutable_cancels(0)->set_give_up(true);
+  worker.Send(give_up);
+  worker.AwaitEnded(1);
+  EXPECT_EQ(worker.ReasonOf(1), v1::ERROR_REASON_STILL_RUNNING);
+  v1::SessionRequest again = give_up;
+  worker.Add(again, kEcho);
+  worker.Send(again);
+  worker.AwaitEnded(2);
+  // Behind whatever that would have had run.
+  EXPECT_TRUE(runtime_->context().RunOnRuntimeThreadBlocking([] {}).ok());
+  EXPECT_FALSE(gone);
+  completion.Finish(test::v1::DeferReply());
+  while (!gone) std::this_thread::yield();
 }
 
 TEST_F(SessionStreamTest, WhatHasNotStartedAtItsDeadlineNeverRuns) {

@@ -119,10 +119,9 @@ void SideChannelRequests::Knock() {
   if (!std::exchange(ring_begun_, true)) return ring_owner_->OnRing(ring_);
   // One of ours knocks after milliseconds.
   constexpr absl::Duration kBetween = absl::Milliseconds(1);
-  const absl::Time now = Clock::Monotonic()->Now();
-  if (now < next_knock_) return;
-  next_knock_ = now + kBetween;
+  if (Clock::Monotonic()->Now() < next_knock_) return;
   services_.rings->Knock(*ring_);
+  next_knock_ = Clock::Monotonic()->Now() + kBetween;
 }
 
 absl::Status SideChannelRequests::AttachRing(const std::shared_ptr<Session>& session,

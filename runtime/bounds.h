@@ -78,21 +78,27 @@ class Account {
     // What was let go of had been added before.
     const auto items = static_cast<int64_t>(items_gone_.load());
     const auto bytes = static_cast<int64_t>(bytes_gone_.load());
-    return {.items = items_.load() - items, .bytes = bytes_.load() - bytes};
+    return {.items = static_cast<int64_t>(items_.load()) - items,
+            .bytes = static_cast<int64_t>(bytes_.load()) - bytes};
   }
 
   bool Fits(int64_t items, int64_t bytes) const {
     const Bound now = held();
     return now.items + items <= bound_.items && now.bytes + bytes <= bound_.bytes;
   }
-  void Add(int64_t items, int64_t bytes) {
-    items_.fetch_add(items);
-    bytes_.fetch_add(bytes);
+  void Add(int64_t items, int64_t bytes, bool on_runtime_thread = false) {
+    items_.Add(static_cast<uint64_t>(items), on_runtime_thread);
+    bytes_.Add(static_cast<uint64_t>(bytes), on_runtime_thread);
   }
   void Remove(int64_t items, int64_t bytes, bool on_runtime_thread) {
     items_gone_.Add(static_cast<uint64_t>(items), on_runtime_thread);
     bytes_gone_.Add(static_cast<uint64_t>(bytes), on_runtime_thread);
   }
+
+  // Bytes of outcomes that transports hold for their workers: what ends is not held back by the
+  // bound, which is of what has not.
+  int64_t outcome_bytes() const { return outcome_bytes_.load(std::memory_order_relaxed); }
+  void AddOutcomes(int64_t bytes) { outcome_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
 
   // Sessions that the runtime keeps.
   int64_t sessions() const { return sessions_.load(); }
@@ -101,8 +107,9 @@ class Account {
  private:
   const std::string holder_;
   const Bound bound_;
-  std::atomic<int64_t> items_{0}, bytes_{0}, sessions_{0};
-  alignas(64) SplitCount items_gone_, bytes_gone_;  // written by another thread than those
+  std::atomic<int64_t> sessions_{0}, outcome_bytes_{0};
+  SplitCount items_, bytes_;
+  alignas(64) SplitCount items_gone_, bytes_gone_;  // mostly written by another thread than those
 };
 
 }  // namespace internal

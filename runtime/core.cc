@@ -161,9 +161,12 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
       continue;
     }
     if (intake != nullptr) {
-      serve_intake_at_ = absl::InfinitePast();
-      served |= ServeIntake(now);
-      if (queue_.has_posts()) continue;
+      BeginIntake(*intake, now);
+      served = true;
+      if (queue_.has_posts()) {
+        EndIntake(now);
+        continue;
+      }
     }
     if (spin_.Until(
             [&] { return queue_.has_posts() || (intake != nullptr && intake->HasWork()); })) {
@@ -184,17 +187,24 @@ bool RuntimeCore::RunSlice(const DrainBudget& asked) {
 }
 
 bool RuntimeCore::ServeIntake(absl::Time& now) {
-  // So often it costs little, and a message waits for no more tasks than it would in a queue.
-  constexpr absl::Duration kEvery = absl::Microseconds(20);
   IntakeSource* const intake = intake_.load(std::memory_order_relaxed);
   if (intake == nullptr || now < serve_intake_at_) return false;
-  const absl::Time begin = now;
-  intake->Serve();
+  BeginIntake(*intake, now);
+  EndIntake(now);
+  return true;
+}
+
+void RuntimeCore::BeginIntake(IntakeSource& intake, absl::Time now) {
+  intake.Serve(now);
   intake_turns_.store(intake_turns_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  now = clock_->Now();
+}
+
+void RuntimeCore::EndIntake(absl::Time& now) {
+  // So often it costs little, and a message waits for no more tasks than it would in a queue.
+  constexpr absl::Duration kEvery = absl::Microseconds(20);
+  const absl::Time begin = std::exchange(now, clock_->Now());
   // Half of the time is for tasks, however much there is to take in.
   serve_intake_at_ = now + std::max(kEvery, now - begin);
-  return true;
 }
 
 absl::Status RuntimeCore::AddIntake(std::shared_ptr<IntakeSource> source) {
@@ -356,7 +366,7 @@ size_t RuntimeCore::Shutdown() {
   if (IntakeSource* const intake = intake_.load()) {
     constexpr int kMostTurns = 1000;  // each takes some tenths of a millisecond at most
     for (int turn = 0; turn == 0 || (turn < kMostTurns && intake->HasWork()); ++turn) {
-      intake->Serve();
+      intake->Serve(clock_->Now());
     }
   }
   {

@@ -68,10 +68,11 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // their `request_bytes`. What is refused is counted.
   absl::Status CheckBatch(absl::Span<const Call> calls);
   // Dispatches of one session, one after the other: each as by Dispatch, but what was admitted is
-  // counted and queued together, by Flush or earlier. One thread.
+  // counted and queued together, by Flush or earlier; and it is handed over at `now`, for all of
+  // them. One thread.
   class Group {
    public:
-    Group(RuntimeCore& core, std::shared_ptr<Session> session);
+    Group(RuntimeCore& core, std::shared_ptr<Session> session, absl::Time now);
     ~Group() { Flush(); }
     Group(const Group&) = delete;
     Group& operator=(const Group&) = delete;
@@ -79,11 +80,12 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
     // `call` has neither `chain` nor `coalesce_key` nor `delay`; its session is the group's.
     absl::StatusOr<std::shared_ptr<OperationTask>> Dispatch(Call call);
     void Flush();
+    absl::Time now() const { return now_; }
 
    private:
     RuntimeCore& core_;
     const std::shared_ptr<Session> session_;
-    absl::Time now_;
+    const absl::Time now_;
     Lifecycle::Group counts_;
     OperationTask* newest_ = nullptr;
     OperationTask* oldest_ = nullptr;
@@ -231,9 +233,13 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
 
   // The loop's work: runs a slice. The runtime thread.
   bool RunSlice(const DrainBudget& budget);
-  // Lets the intake source have its turn, if it is time. The runtime thread.
-  // True if it had; moves `now` on then.
+  // Lets the intake source have its turn, if it is time. True if it had; moves `now` on then. The
+  // runtime thread.
   bool ServeIntake(absl::Time& now);
+  // The two halves of that: the second is not needed where the thread has nothing to do, and looks
+  // at the clock when it has waited.
+  void BeginIntake(IntakeSource& intake, absl::Time now);
+  void EndIntake(absl::Time& now);
   // Moves `now` on.
   void RunTask(Task& task, absl::Time& now);
   // Tells the slow-operation log of a task that has run, if it was slow; of `unlooked` closures
@@ -346,7 +352,7 @@ class RuntimeCore : public std::enable_shared_from_this<RuntimeCore> {
   // The same for a thread that is busy with something that is no task.
   void LookAtIntake(absl::Time now, Noticed& noticed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
   // The service thread, in place of the runtime thread.
-  void ServeIntakeInstead();
+  void ServeIntakeInstead(absl::Time now);
   std::string StallNotice(const CurrentTask::Look& look, absl::Duration age) const;
   void LogSlow(absl::Time now);
   // Makes the service thread look, if it does not already.

@@ -39,7 +39,8 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
   int ran = 0, unlooked = 0, look_after = flood ? look_after_ : 1;
   ++depth_;
   closures_since_.store(absl::ToUnixNanos(now), std::memory_order_relaxed);
-  while (closures_ != nullptr && ran < most && now < until) {
+  // A slice runs one thing at least, however late it is: it goes on until it has.
+  while (closures_ != nullptr && (before_in_slice + ran == 0 || (ran < most && now < until))) {
     ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
     const CallSite call_site = closure->call_site();
     closure_call_site_.store(call_site, std::memory_order_relaxed);

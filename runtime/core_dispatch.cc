@@ -197,17 +197,14 @@ absl::StatusOr<std::vector<std::shared_ptr<OperationTask>>> RuntimeCore::Dispatc
   return StoppedError();
 }
 
-RuntimeCore::Group::Group(RuntimeCore& core, std::shared_ptr<Session> session)
-    : core_(core), session_(std::move(session)) {}
+RuntimeCore::Group::Group(RuntimeCore& core, std::shared_ptr<Session> session, absl::Time now)
+    : core_(core), session_(std::move(session)), now_(now) {}
 
 absl::StatusOr<std::shared_ptr<OperationTask>> RuntimeCore::Group::Dispatch(Call call) {
   // The runtime thread begins on the first while others are taken in.
   constexpr int64_t kMost = 64;
   if (counts_.items == kMost) Flush();
-  if (newest_ == nullptr) {
-    now_ = core_.clock_->Now();
-    counts_ = core_.lifecycle_.BeginGroup(*session_);
-  }
+  if (newest_ == nullptr) counts_ = core_.lifecycle_.BeginGroup(*session_);
   if (absl::Status closed = core_.WhyClosed(*session_); !closed.ok()) {
     core_.lifecycle_.Refuse();
     return closed;
@@ -233,7 +230,7 @@ void RuntimeCore::Group::Flush() {
   Task* const newest = std::exchange(newest_, nullptr);
   Task* const oldest = std::exchange(oldest_, nullptr);
   if (newest == nullptr) return;
-  core_.lifecycle_.AdmitGroup(counts_);
+  core_.lifecycle_.AdmitGroup(counts_, core_.OnRuntimeThread());
   counts_ = {};
   if (core_.queue_.Push(newest, oldest)) {
     core_.WakeLoop();

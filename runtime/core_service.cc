@@ -44,7 +44,7 @@ void RuntimeCore::Serve() {
     const bool joined = joins && JoinDueInstead(now);
     if (noticed.delayed_expired) WatchDelayed(timers_.earliest_deadline());
     if (noticed.stuck) {
-      ServeIntakeInstead();
+      ServeIntakeInstead(now);
       queue_.Intake(now);
     }
     if (noticed.expired) {
@@ -59,7 +59,7 @@ void RuntimeCore::Serve() {
     }
     // Those whose sessions it serves are told, even if the runtime thread does not come to it.
     if (noticed.expired || noticed.deferred_expired || (joined && !noticed.stuck)) {
-      ServeIntakeInstead();
+      ServeIntakeInstead(now);
     }
     if (noticed.slow) LogSlow(now);
     if (noticed.closing_overdue) RunCleanup([this] { DestroyOverdue(); });
@@ -131,11 +131,11 @@ void RuntimeCore::LookAtIntake(absl::Time now, Noticed& noticed) {
   noticed.stuck = true;
 }
 
-void RuntimeCore::ServeIntakeInstead() {
+void RuntimeCore::ServeIntakeInstead(absl::Time now) {
   IntakeSource* const intake = intake_.load();
   if (intake == nullptr) return;
   intake->Collect();
-  intake->Serve();
+  intake->Serve(now);
   OperationTask::TrimThread();
   // It may have gone to sleep meanwhile, without what this has learnt.
   WakeLoop();

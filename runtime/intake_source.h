@@ -1,6 +1,8 @@
 #ifndef RUNLOOP_RUNTIME_INTAKE_SOURCE_H_
 #define RUNLOOP_RUNTIME_INTAKE_SOURCE_H_
 
+#include "absl/time/time.h"
+
 namespace runloop::internal {
 
 // A transport without a thread of its own: the runtime takes in what has come, at intake, and hands
@@ -22,8 +24,8 @@ class IntakeSource {
   // True if Serve would find something, as far as that can be seen at a glance. The runtime thread.
   virtual bool HasWork() = 0;
   // Takes in some of what has come, and hands out outcomes: one turn, which may not come to all
-  // that wait; HasWork says whether something is left. Any thread.
-  virtual void Serve() = 0;
+  // that wait; HasWork says whether something is left. `now` by the runtime's clock. Any thread.
+  virtual void Serve(absl::Time now) = 0;
   // The runtime thread is going to sleep: from now on wake_fd tells. False: there is something to
   // do after all.
   virtual bool AnnounceSleep() = 0;

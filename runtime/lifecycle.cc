@@ -140,7 +140,7 @@ absl::Status Lifecycle::AdmitBatch(absl::Span<Task* const> tasks) {
   absl::Status room = CheckBatch(*batch.session, {.items = batch.items, .bytes = batch.bytes});
   if (!room.ok()) return room;
   for (const Task* const task : tasks) task->operation->statistics().admitted.fetch_add(1);
-  AdmitGroup(batch);
+  AdmitGroup(batch, false);
   return absl::OkStatus();
 }
 
@@ -163,9 +163,9 @@ absl::Status Lifecycle::Add(Task& task, Group& group) {
   return absl::OkStatus();
 }
 
-void Lifecycle::AdmitGroup(const Group& group) {
+void Lifecycle::AdmitGroup(const Group& group, bool on_runtime_thread) {
   ledger_.Admit(group.items);
-  Hold(group.session, group.items, group.bytes);
+  Hold(group.session, group.items, group.bytes, on_runtime_thread);
 }
 
 Lifecycle::Names Lifecycle::NamesOf(const Account& account, const Session* session) {
@@ -223,7 +223,7 @@ void Lifecycle::AdmitUnbounded(Task& task, Task::State as) {
     ledger_.Delay();
     task.state_ = as;
   }
-  Hold(task.session.get(), 1, static_cast<int64_t>(task.bytes));
+  Hold(task.session.get(), 1, static_cast<int64_t>(task.bytes), false);
 }
 
 void Lifecycle::Unadmit(Task& task) {
@@ -234,17 +234,17 @@ void Lifecycle::Unadmit(Task& task) {
     return;
   }
   ledger_.Unadmit();
-  if (task.session != nullptr) task.session->admitted_.fetch_sub(1);
+  if (task.session != nullptr) task.session->admitted_.Subtract(1);
   if (task.operation != nullptr) task.operation->statistics().admitted.fetch_sub(1);
   LetGo(task, false);
 }
 
-void Lifecycle::Hold(const Session* session, int64_t items, int64_t bytes) {
-  if (bytes != 0) total_.Add(0, bytes);
+void Lifecycle::Hold(const Session* session, int64_t items, int64_t bytes, bool on_runtime_thread) {
+  if (bytes != 0) total_.Add(0, bytes, on_runtime_thread);
   if (session == nullptr) return;
-  session->admitted_.fetch_add(static_cast<uint64_t>(items));
+  session->admitted_.Add(static_cast<uint64_t>(items), on_runtime_thread);
   for (Account* account : {session->user_.get(), session->account_.get()}) {
-    if (account != nullptr) account->Add(items, bytes);
+    if (account != nullptr) account->Add(items, bytes, on_runtime_thread);
   }
 }
 

@@ -71,7 +71,7 @@ class Lifecycle {
   bool HasRoom(const Task& task, const Group& group) const;
   // As Admit, but the task is counted only with its group.
   absl::Status Add(Task& task, Group& group);
-  void AdmitGroup(const Group& group);
+  void AdmitGroup(const Group& group, bool on_runtime_thread);
 
   // Takes Admit back, for one that the queue turned out not to take.
   void Unadmit(Task& task);
@@ -140,7 +140,7 @@ class Lifecycle {
   int64_t unfinished() const {
     return ledger_.unfinished() + stale_.load() + closures_->unfinished();
   }
-  void Hold(const Session* session, int64_t items, int64_t bytes);
+  void Hold(const Session* session, int64_t items, int64_t bytes, bool on_runtime_thread);
   void LetGo(Task& task, bool on_runtime_thread);
 
   const WorkBounds bounds_;

@@ -100,6 +100,7 @@ class OperationTask final : public Task, public std::enable_shared_from_this<Ope
   // ---- for its sink ----
 
   uint64_t ticket() const { return ticket_; }
+  uint64_t number() const { return number_.load(std::memory_order_relaxed); }
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>>& outcome() { return outcome_; }
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> TakeOutcome() {
     return std::move(outcome_);

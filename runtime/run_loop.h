@@ -10,7 +10,8 @@
 
 namespace runloop {
 
-// How much one slice of queued work may take before the loop's other sources get a turn.
+// How much one slice of queued work may take before the loop's other sources get a turn. Where
+// something is queued, a slice gets on with it, however small its budget.
 struct DrainBudget {
   // A slice ends after the task that passes this; in a flood of closures that take next to no time,
   // up to 16 of them later. Default 4 ms: a quarter of a frame at 60 Hz.

@@ -334,7 +334,7 @@ class CountedIntake final : public internal::IntakeSource {
     descriptor_.Clear();
   }
   bool HasWork() override { return false; }
-  void Serve() override { ++served; }
+  void Serve(absl::Time) override { ++served; }
   bool AnnounceSleep() override { return true; }
 
   void Ring() { descriptor_.Signal(); }

@@ -1,5 +1,6 @@
 #include "runloop/runtime/session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,15 @@ Session::Transport Session::transport() const {
 void Session::SetTransport(Transport transport) {
   absl::MutexLock lock(&mutex_);
   transport_ = std::move(transport);
+}
+
+void Session::HoldOutcomes(int64_t bytes) const {
+  if (user_ != nullptr) user_->AddOutcomes(bytes);
+}
+
+bool Session::MayHoldOutcomes(size_t own, size_t bound) const {
+  if (user_ == nullptr || user_->outcome_bytes() <= static_cast<int64_t>(bound)) return true;
+  return own <= bound / static_cast<size_t>(std::max<int64_t>(user_->sessions(), 1));
 }
 
 absl::Status Session::Release(Handle handle, absl::AnyInvocable<void(absl::Status) &&> done) {

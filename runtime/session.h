@@ -86,6 +86,13 @@ class Session : public std::enable_shared_from_this<Session> {
   Transport transport() const;
   void SetTransport(Transport transport);
 
+  // For its transport, which holds so much more of outcomes that its worker has not taken, or may
+  // ask for once more. Any thread, as the next.
+  void HoldOutcomes(int64_t bytes) const;
+  // False: all sessions of its user or role hold more than `bound`, and this one, with `own`, more
+  // than an even share of that.
+  bool MayHoldOutcomes(size_t own, size_t bound) const;
+
   // What its peer has told of its source; transports keep it here, for as long as anything of the
   // session is there to be named.
   internal::CallSiteTable& call_sites() { return call_sites_; }
@@ -159,7 +166,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // What dispatches write and read, apart from what the runtime thread writes all the time.
   alignas(64) std::atomic<bool> ended_{false};
   // Of invocations. Lifecycle counts, also for sessions that it may not change.
-  mutable std::atomic<uint64_t> admitted_{0}, unstarted_{0};  // those that ended unstarted
+  mutable SplitCount admitted_;
+  mutable std::atomic<uint64_t> unstarted_{0};  // those that ended unstarted
   alignas(64) SplitCount started_, finished_;
 
   alignas(64) internal::HandleTable handles_;

@@ -18,6 +18,8 @@ class SplitCount {
       others_.fetch_add(count);
     }
   }
+  // Takes back what was added. Any thread.
+  void Subtract(uint64_t count) { others_.fetch_sub(count); }
   uint64_t load() const { return own_.load(std::memory_order_acquire) + others_.load(); }
 
  private:

@@ -17,7 +17,7 @@ constexpr size_t kMostEpochs = 256;
 
 TaskQueue::TaskQueue(const std::atomic<uint64_t>& closures_started)
     : closures_started_(closures_started) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   for (size_t level = 0; level < own_lanes_.size(); ++level) {
     own_lanes_[level].priority = static_cast<Priority>(level);
   }
@@ -82,10 +82,16 @@ void TaskQueue::Remove(Task* task) {
     if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
     return;
   }
-  lines_[LevelOf(lane.priority)].Unlink(task);
+  const size_t level = LevelOf(lane.priority);
+  lines_[level].Unlink(task);
   --lane.in_line;
   Refill(lane);
+  ForgetDebt(level);
   NoteUrgent();
+}
+
+void TaskQueue::ForgetDebt(size_t level) {
+  if (!Waits(level)) passed_by_[level] = 0;
 }
 
 void TaskQueue::Refill(Lane& lane) {
@@ -113,7 +119,7 @@ void TaskQueue::FinishTaken(size_t closures) {
   taken_ -= closures;
   own_lanes_[kClosures].in_line -= closures;
   Refill(own_lanes_[kClosures]);
-  if (!Waits(kClosures)) passed_by_[kClosures] = 0;
+  ForgetDebt(kClosures);
 }
 
 void TaskQueue::SettleTaken() {
@@ -180,18 +186,18 @@ void TaskQueue::CountClosuresOut(uint64_t count) {
 }
 
 void TaskQueue::Intake(absl::Time now) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
 }
 
 void TaskQueue::Close(absl::Time now) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   SettleTaken();
   Admit(posts_.Close(), now);
 }
 
 TaskQueue::Next TaskQueue::Pop(absl::Time now, bool closures_in_hand) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   const std::optional<size_t> level = ContinuesBatch() ? batch_level_ : NextLevel();
   if (!level.has_value()) return {};
@@ -252,7 +258,7 @@ void TaskQueue::SwapFirst(ItemList& line) {
 
 ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
   ItemList taken;
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   FinishTaken(taken_);  // the caller abandons those that have not started
   // Those in the line are older than those in the lane.
@@ -270,11 +276,12 @@ ClosureNode* TaskQueue::TakeClosures(absl::Time now) {
   CountClosuresOut(taken.size);
   if (lane.waiting.empty()) waiting_lanes_.erase(&lane);
   Refill(lane);
+  ForgetDebt(kClosures);
   return static_cast<ClosureNode*>(taken.first);
 }
 
 bool TaskQueue::Take(Task& task, absl::Time now) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   if (task.place_ == Task::Place::kNone) return false;
   Remove(&task);
@@ -284,7 +291,7 @@ bool TaskQueue::Take(Task& task, absl::Time now) {
 std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
                                      absl::FunctionRef<bool(Task&)> wanted) {
   std::vector<Task*> taken;
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   absl::Time earliest = absl::InfiniteFuture();
   auto look = [&](const ItemList& list) {
@@ -309,7 +316,7 @@ std::vector<Task*> TaskQueue::TakeIf(absl::Time now, const Lane* only,
 }
 
 bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   if (old.place_ == Task::Place::kNone) return false;
   Lane& lane = LaneOf(old);
@@ -325,13 +332,13 @@ bool TaskQueue::Replace(Task& old, Task* task, absl::Time now) {
 }
 
 bool TaskQueue::empty() const {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   // Lanes wait only behind the line.
   return lines_empty() && taken_ == 0 && posts_.empty();
 }
 
 absl::Time TaskQueue::OldestIntake(absl::Time now) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   absl::Time oldest = epochs_.empty() ? absl::InfiniteFuture() : epochs_.front().at;
   for (const ItemList& line : lines_) {
@@ -344,7 +351,7 @@ absl::Time TaskQueue::OldestIntake(absl::Time now) {
 
 void TaskQueue::LookAtFirst(absl::Time now, size_t most,
                             absl::FunctionRef<void(const Task*, const ClosureNode*)> look) {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   TakePosts(now);
   const size_t first = ContinuesBatch() ? batch_level_ : 0;
   for (size_t i = 0; i < lines_.size(); ++i) {
@@ -362,7 +369,7 @@ void TaskQueue::LookAtFirst(absl::Time now, size_t most,
 }
 
 bool TaskQueue::MayHaveExpired(absl::Time now) const {
-  absl::MutexLock lock(&intake_);
+  MutexLock lock(&intake_);
   return earliest_deadline_ <= now;
 }
 

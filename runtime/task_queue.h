@@ -12,9 +12,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runloop/runtime/closure_node.h"
+#include "runloop/runtime/mutex.h"
 #include "runloop/runtime/post_list.h"
 #include "runloop/runtime/priority.h"
 #include "runloop/runtime/task.h"
@@ -156,6 +156,8 @@ class TaskQueue {
   void TakeTurns(size_t level, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // The same, and they pass what is less urgent.
   void CountTurn(size_t level, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
+  // Nothing is owed to a line in which nothing waits.
+  void ForgetDebt(size_t level) ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   bool lines_empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   void NoteUrgent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(intake_);
   // What comes next is of the batch of which a task was taken last.
@@ -183,7 +185,7 @@ class TaskQueue {
   std::atomic<bool> others_posted_{false};
   std::atomic<bool> urgent_{false};
 
-  mutable absl::Mutex intake_;
+  mutable Mutex intake_;
   // Of each priority: its line, how many of more urgent ones were taken while it waits and are not
   // made up for by a turn, and this process's lane.
   std::array<ItemList, kPriorities> lines_ ABSL_GUARDED_BY(intake_);

@@ -336,6 +336,30 @@ TEST(TaskQueueTest, NothingIsOwedToALineInWhichNothingWaits) {
   EXPECT_EQ(PopAll(queue).front(), 4000);
 }
 
+TEST(TaskQueueTest, NothingIsOwedToALineWhoseLastOneWasTakenOut) {
+  for (const bool by_one : {true, false}) {
+    TaskQueue queue(kNoneStarted);
+    Lane urgent, lane;
+    urgent.priority = Priority::kInteractive;
+    PushBatch(queue, urgent, 1, 80);
+    PushMany(queue, lane, 2, 1);
+    Task* waiting = nullptr;
+    queue.LookAtFirst(absl::Now(), 81, [&](const Task* task, const ClosureNode*) {
+      waiting = const_cast<Task*>(task);
+    });
+    for (int i = 0; i < 80; ++i) queue.Pop(absl::Now()).task->Release();
+    if (by_one) {
+      ASSERT_TRUE(queue.Take(*waiting, absl::Now()));
+    } else {
+      ASSERT_EQ(queue.TakeIf(absl::Now(), nullptr, [](Task&) { return true; }).size(), 1u);
+    }
+    waiting->Release();
+    PushMany(queue, lane, 3, 10);
+    PushMany(queue, urgent, 4, 1);
+    EXPECT_EQ(PopAll(queue).front(), 4000);
+  }
+}
+
 // Closures that Pop has given, as RuntimeCore deals with them.
 class ClosuresInHand : public testing::Test {
  protected:

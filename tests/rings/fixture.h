@@ -18,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -50,6 +51,13 @@ inline bool Await(const std::function<bool()>& there) {
     std::this_thread::yield();
   }
   return true;
+}
+
+// A message as it stands in a ring, with its length before it.
+inline std::string Framed(std::string_view message) {
+  std::string framed;
+  for (int i = 0; i < 4; ++i) framed.push_back(static_cast<char>(message.size() >> (8 * i)));
+  return framed.append(message);
 }
 
 // A session stream by hand.

@@ -105,7 +105,7 @@ void Driver::Dispatch(const Action& action) {
   RuntimeCore::Call call = CallOf(id);
   absl::StatusOr<std::shared_ptr<internal::OperationTask>> task;
   if (call.coalesce_key.empty() && call.delay == absl::ZeroDuration() && id % 2 == 0) {
-    RuntimeCore::Group group(core(), call.session);
+    RuntimeCore::Group group(core(), call.session, core().clock().Now());
     task = group.Dispatch(std::move(call));
   } else {
     task = core().Dispatch(std::move(call));

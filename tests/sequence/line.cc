@@ -149,6 +149,7 @@ std::vector<Entry> Line::RemoveIf(const std::function<bool(const Entry&)>& wante
     for (size_t i = LineOf(priority).size(); i-- > 0;) {
       if (wanted(LineOf(priority)[i])) LeaveLine(priority, i);
     }
+    if (LineOf(priority).empty()) passed_by_[static_cast<size_t>(level)] = 0;
   }
   return removed;
 }

@@ -122,6 +122,7 @@ class RingSession final : public MessageSession {
     Expect(!ends.empty() && ReasonOf(ends.back()) == v1::ERROR_REASON_NOT_CONNECTED,
            "a side channel was closed, and the ring's owner was not told");
   }
+  void Serve() { server_->Serve(server_->terms().core->clock().Now()); }
   void ExpectClosed() {
     TakeBytesOfChannel();
     char byte;
@@ -133,7 +134,7 @@ class RingSession final : public MessageSession {
     if (link_->end.TakeBell()) RingBell();
     server_->Collect();
     do {
-      server_->Serve();
+      Serve();
     } while (server_->HasWork());
   }
 
@@ -172,7 +173,7 @@ class RingSession final : public MessageSession {
     while (link_->end.writer().left() > 0 && link_->owner->ends().empty()) {
       if (link_->end.TakeBell()) RingBell();
       server_->Collect();
-      server_->Serve();
+      Serve();
       if (absl::Status status = link_->end.writer().Flush(); !status.ok()) {
         return Fail(std::string(status.message()));
       }
@@ -194,7 +195,7 @@ class RingSession final : public MessageSession {
       server_->Collect();
       // One turn does not go to all sessions if it takes long.
       do {
-        server_->Serve();
+        Serve();
       } while (server_->HasWork());
       more = link_->end.reader().has_bytes();
       if (more && std::exchange(asleep_, false)) {

@@ -46,7 +46,8 @@ class StreamSession final : public MessageSession {
   void Send(const std::string& request) override {
     absl::Status status = tools_.reader.Read(request);
     if (status.ok()) {
-      internal::RuntimeCore::Group group(*terms_.core, protocol_.session());
+      internal::RuntimeCore::Group group(*terms_.core, protocol_.session(),
+                                         terms_.core->clock().Now());
       status = protocol_.Handle(tools_, group);
     }
     tools_.reader.Clear();
