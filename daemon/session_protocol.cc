@@ -345,7 +345,10 @@ void SessionProtocol::Tell(uint64_t number, Outcome outcome, size_t bytes) {
 
 void SessionProtocol::Cancel(const v1::Cancel& cancel) {
   const uint64_t id = cancel.invocation_id();
-  if (given_up_.contains(id)) return;
+  if (const auto running = given_up_.find(id);
+      running != given_up_.end() && running->second->state() != internal::Task::State::kEnded) {
+    return;
+  }
   const auto invocation = window_.Find(id);
   if (invocation.has_value() && invocation->given_up) return;  // once is enough
   const bool open = invocation.has_value() && invocation->task != nullptr;
@@ -364,8 +367,8 @@ void SessionProtocol::Cancel(const v1::Cancel& cancel) {
                      absl::StrCat(invocation->task->operation->name(),
                                   " had started when it was given up; it runs on"),
                      {{"operation", invocation->task->operation->name()}}));
+      given_up_[id] = invocation->task;
       window_.GiveUp(invocation->number);
-      given_up_.insert(id);
       break;
     case internal::RuntimeCore::GivenUp::kEnded:
       terms_.core->GiveUpEnded(*session_, id);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -217,9 +217,9 @@ class SessionProtocol {
   size_t resent_ = 0;  // so many at the end of kept_ are to be told again
   size_t resent_bytes_ = 0;
   size_t counted_bytes_ = 0;  // of held_bytes
-  // Ids that were given up while they ran, and have not ended. The worker may say so once more,
-  // which must not release what they make before that.
-  absl::flat_hash_set<uint64_t> given_up_;
+  // What was given up while it ran, by id, until its end is taken. The worker may say so once more,
+  // which must not release what it makes before that.
+  absl::flat_hash_map<uint64_t, std::shared_ptr<internal::OperationTask>> given_up_;
   // Dispatches up to this id may come again, until a new one does.
   uint64_t sent_again_ = 0;
 

@@ -39,8 +39,9 @@ namespace runloop::sequence {
 //   kBatch          `dispatches`, the first of them with a `batch_size`, which say nothing else.
 //   kCancel         `cancels`. That it came in time is heard as the outcome CANCELLED.
 //   kGiveUp         `cancels` with `give_up`. What has started is told at once, and its end is not;
-//                   what was given up before, or has ended, has its objects released. A worker
-//                   cannot say that its own deadline has passed (OutcomeKind::kExpired).
+//                   what has ended has its objects released, and of what was given up before and
+//                   still runs nothing is heard, and nothing released. A worker cannot say that
+//                   its own deadline has passed (OutcomeKind::kExpired).
 //   kForget         The same, of what has ended.
 //   kDisconnect     The worker sends no more: RingServer::EndRequests. The daemon's end says when
 //                   all is told; then its session ends.

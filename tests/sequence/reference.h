@@ -146,8 +146,8 @@ class Reference {
   bool Cancel(int invocation);
   // Of a closure with a delay; `elsewhere`: on a thread that is not the runtime's.
   bool CancelTimer(int invocation, bool elsewhere);
-  // What it was. By messages one that was given up before is forgotten, like one that has ended,
-  // and said to have.
+  // What it was. By messages one that has ended is forgotten, and one that was given up before is
+  // said to have ended.
   State GiveUp(int invocation, OutcomeKind kind);
   void Forget(int invocation);
   void End(int session);

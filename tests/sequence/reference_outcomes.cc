@@ -99,7 +99,7 @@ State Reference::GiveUp(int invocation, OutcomeKind kind) {
   const State was = given_up.state;
   const bool by_messages = sessions_[given_up.session].by_messages;
   if (by_messages && (was == State::kEnded || given_up.given_up)) {
-    Forget(invocation);
+    if (was == State::kEnded) Forget(invocation);
     return State::kEnded;
   }
   if (was == State::kDelayed || was == State::kQueued) {
