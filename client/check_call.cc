@@ -6,14 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/descriptor.h"
-#include "google/protobuf/stubs/common.h"
 #include "runloop/runtime/error.h"
 
 namespace runloop::internal {
 namespace {
 
 constexpr size_t kLongestName = 512;
-constexpr size_t kLongestKey = 128;
 
 // What can be a method's full name. Nothing else may get into a message, where text has to be
 // UTF-8.
@@ -76,15 +74,7 @@ absl::Status CheckCall(const DispatchTarget::Call& call) {
     return Invalid(absl::StrCat("required fields of the request are not set: ",
                                 call.request->InitializationErrorString()));
   }
-  if (call.coalesce_key.size() > kLongestKey) {
-    return Invalid(absl::StrCat("a coalesce_key of ", call.coalesce_key.size(),
-                                " bytes; it may have ", kLongestKey));
-  }
-  if (!call.coalesce_key.empty() &&
-      !google::protobuf::internal::IsStructurallyValidUTF8(
-          call.coalesce_key.data(), static_cast<int>(call.coalesce_key.size()))) {
-    return Invalid("the coalesce_key is not UTF-8");
-  }
+  if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
   if (absl::Status trace = CheckTraceParent(TextOf(call.trace_parent)); !trace.ok()) return trace;
   if (call.timeout <= absl::ZeroDuration()) return Expired();
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <string>
 #include <utility>
@@ -12,6 +13,14 @@
 #include "runloop/runtime/error.h"
 
 namespace runloop::internal {
+namespace {
+
+bool IsNoSocket(const Address& address) {
+  struct stat file;
+  return stat(address.path.c_str(), &file) == 0 && !S_ISSOCK(file.st_mode);
+}
+
+}  // namespace
 
 absl::Status NotConnected(const std::string& message) {
   return MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_NOT_CONNECTED, message);
@@ -28,6 +37,10 @@ absl::StatusOr<UniqueFd> ConnectToDaemon(const Address& address) {
       return fd;
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kUnavailable:
+      if (IsNoSocket(address)) {
+        return NotConnected(
+            absl::StrCat(address.ToString(), " is no socket: set RUNLOOP_ADDRESS to a daemon's"));
+      }
       return NotConnected(absl::StrCat("no daemon listens at ", address.ToString(),
                                        ": start runloopd, or set RUNLOOP_ADDRESS"));
     case absl::StatusCode::kResourceExhausted:

@@ -110,10 +110,11 @@ absl::Status OpenSession::CheckFits(const Amount& more) const {
   }
   const uint64_t limit = limits_.max_unfinished_bytes();
   if (limit == 0 || more.request_bytes <= limit) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-                   absl::StrCat("a request of ", more.request_bytes, " bytes; the daemon allows ",
-                                limit, " bytes of them unfinished in one session"),
-                   {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+      absl::StrCat(more.batch ? "a batch" : "a request", " of ", more.request_bytes,
+                   " bytes; the daemon allows ", limit, " bytes of them unfinished in one session"),
+      {{"bound", "session"}, {"limit", absl::StrCat(limit)}});
 }
 
 absl::Status OpenSession::CheckRoom(const Amount& more, size_t others) const {

@@ -226,11 +226,11 @@ bool SessionClient::HasRoom(const Amount& more) const {
 
 absl::Status SessionClient::CheckRoom(const Amount& more) const {
   if (more.charge > options_.max_unfinished_bytes) {
-    return MakeError(
-        absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
-        absl::StrCat("a request of ", more.request_bytes, " bytes; the client's bound is ",
-                     options_.max_unfinished_bytes, ": raise max_unfinished_bytes"),
-        {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+                     absl::StrCat(more.batch ? "a batch" : "a request", " of ", more.request_bytes,
+                                  " bytes; the client's bound is ", options_.max_unfinished_bytes,
+                                  ": raise max_unfinished_bytes"),
+                     {{"bound", "client"}, {"limit", absl::StrCat(options_.max_unfinished_bytes)}});
   }
   for (const auto* session : {&session_, &suspended_}) {
     if (*session == nullptr) continue;

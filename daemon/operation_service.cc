@@ -33,13 +33,6 @@ std::string TraceParentOf(const grpc::ServerContextBase& context) {
 
 }  // namespace
 
-absl::Status CheckCoalesceKey(const std::string& key) {
-  constexpr size_t kLongest = 128;
-  if (key.size() <= kLongest) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
-                   absl::StrCat("a coalesce_key of ", key.size(), " bytes; at most ", kLongest));
-}
-
 absl::Status ReplyTooLarge(const std::string& operation, size_t size, int64_t limit) {
   return MakeError(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
                    absl::StrCat(operation, " ran, but its reply of ", size,
@@ -131,7 +124,8 @@ class OperationService::DispatchCall final : public InvocationCall {
     if (!delay.ok()) return delay.status();
     absl::StatusOr<internal::Chain> chain = ReadChain(request.chain());
     if (!chain.ok()) return chain.status();
-    if (absl::Status key = CheckCoalesceKey(request.coalesce_key()); !key.ok()) return key;
+    if (absl::Status key = internal::CheckCoalesceKey(request.coalesce_key()); !key.ok())
+      return key;
     std::string trace_parent = request.trace_parent();
     if (absl::Status trace = internal::CheckTraceParent(trace_parent); !trace.ok()) return trace;
     if (trace_parent.empty()) trace_parent = TraceParentOf(call().context());

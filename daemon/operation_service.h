@@ -11,9 +11,6 @@
 
 namespace runloop::daemon {
 
-// INVALID_ARGUMENT (INVALID_REQUEST): the key is longer than it may be.
-absl::Status CheckCoalesceKey(const std::string& key);
-
 // RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) for a reply of `size` bytes.
 absl::Status ReplyTooLarge(const std::string& operation, size_t size, int64_t limit);
 

@@ -256,7 +256,8 @@ void RingServer::Serve(absl::Time now) {
 void RingServer::ServeOne(SessionRing& ring, absl::Time now) {
   if (ring.has_long()) return;
   const bool had_work = ring.HasWork();
-  if (absl::Status status = ring.Serve(tools_, now); !status.ok()) return End(ring, std::move(status));
+  if (absl::Status status = ring.Serve(tools_, now); !status.ok())
+    return End(ring, std::move(status));
   CountLong(ring);
   const bool with_role = !ring.session().info().peer.role.empty();
   if (ring.counted_long > 0 && ArrivingOf(ring) > (with_role ? options_.max_role_arriving_bytes

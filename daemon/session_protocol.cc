@@ -447,7 +447,7 @@ absl::StatusOr<internal::RuntimeCore::Call> SessionProtocol::CallOf(uint64_t num
     if (!chain.ok()) return chain.status();
     call.chain = *std::move(chain);
     call.coalesce_key = dispatch.message->coalesce_key();
-    if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
+    if (absl::Status key = internal::CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
     const absl::StatusOr<absl::Duration> delay = FromProto(dispatch.message->delay(), "delay");
     if (!delay.ok()) return delay.status();
     call.delay = *delay;

@@ -18,8 +18,8 @@ namespace runloop {
 // thread that posts them.
 struct Bound {
   int64_t items = 0;
-  // Of serialized requests; one from another process that would take more than four times as much
-  // in memory counts with a quarter of that. Closures count as items alone.
+  // Of requests from other processes, serialized; one that would take more than four times as much
+  // in memory counts with a quarter of that. What is of this process counts as items alone.
   int64_t bytes = 0;
 };
 

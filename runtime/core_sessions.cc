@@ -77,7 +77,7 @@ void RuntimeCore::SessionEnded(std::shared_ptr<Session> session) {
   const bool draining = draining_.load();
   hub_.EndSession(*session,
                   draining ? MakeError(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING,
-                                       "the daemon is draining")
+                                       "the runtime is draining")
                            : SessionEndedError(*session),
                   // What waits for a peer counts in no bound once its session has ended.
                   /*drops=*/!draining && !session->info().in_process);

@@ -2,11 +2,15 @@
 
 #include "runloop/runtime/dispatch_target.h"
 
+#include <fcntl.h>
+
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/stubs/common.h"
 #include "runloop/runtime/batch.h"
 #include "runloop/runtime/error.h"
 
@@ -99,6 +103,27 @@ std::vector<std::shared_ptr<InvocationState>> DispatchTarget::DispatchBatchUntil
     for (const auto& state : states) Stop(state, options.stop_token, WhenStopped::kCancel);
   }
   return states;
+}
+
+absl::Status CheckDescriptor(int fd) {
+  if (fcntl(fd, F_GETFD) >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("no descriptor ", fd, " is open"));
+}
+
+absl::Status CheckCoalesceKey(const std::string& key) {
+  constexpr size_t kLongest = 128;
+  if (key.empty()) return absl::OkStatus();
+  if (key.size() > kLongest) {
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+        absl::StrCat("a coalesce_key of ", key.size(), " bytes; it may have ", kLongest));
+  }
+  if (!google::protobuf::internal::IsStructurallyValidUTF8(key.data(),
+                                                           static_cast<int>(key.size()))) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_REQUEST,
+                     "the coalesce_key is not UTF-8");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace runloop::internal

@@ -32,10 +32,10 @@ struct BatchOptions;
 enum class WhenFull {
   // It is refused, at once.
   kFail,
-  // It waits for room, as long as its timeout allows; then it is refused. DispatchBlocking tries
-  // again after what the refusal hints at. DispatchAsync blocks its caller until this session has
-  // room, and keeps the order of calls; a bound that other sessions fill still refuses it. Not on
-  // the runtime thread or in a Watch callback, where it is kFail.
+  // It waits for room, as long as its timeout allows; then it is refused (QUEUE_FULL).
+  // DispatchBlocking tries again after what the refusal hints at. DispatchAsync blocks its caller
+  // until this session has room, and keeps the order of calls; a bound that other sessions fill
+  // still refuses it. Not on the runtime thread or in a Watch callback, where it is kFail.
   kWait,
 };
 
@@ -111,6 +111,10 @@ class DispatchTarget {
 
 // Why a blocking call with a delay is refused.
 absl::Status NoDelayWhenBlocking();
+// INVALID_ARGUMENT (INVALID_REQUEST): it is longer than it may be, or not UTF-8.
+absl::Status CheckCoalesceKey(const std::string& key);
+// INVALID_ARGUMENT: it is not open.
+absl::Status CheckDescriptor(int fd);
 
 }  // namespace internal
 

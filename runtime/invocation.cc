@@ -13,6 +13,7 @@ namespace runloop {
 
 void Invocation::Watch(Executor executor,
                        absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
+  if (executor == nullptr) return Watch(std::move(callback));
   state_->Watch([executor = std::move(executor),
                  callback = std::move(callback)](const absl::Status& status) mutable {
     executor([callback = std::move(callback), status]() mutable { std::move(callback)(status); });

@@ -183,7 +183,7 @@ class Invocation {
   void Watch(absl::AnyInvocable<void(const absl::Status&) &&> callback) const {
     state_->Watch(std::move(callback));
   }
-  // The same, but `executor` runs it.
+  // The same, but `executor` runs it; an empty one is as none.
   void Watch(Executor executor, absl::AnyInvocable<void(const absl::Status&) &&> callback) const;
 
   // If it has not started, it never runs and its outcome is CANCELLED; if it has, nothing happens.

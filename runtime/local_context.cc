@@ -375,6 +375,7 @@ class LocalTarget final : public DispatchTarget {
                                     (*operation)->method().output_type()->full_name(), ", not a ",
                                     call.reply_type->full_name()));
     }
+    if (absl::Status key = CheckCoalesceKey(call.coalesce_key); !key.ok()) return key;
     if (absl::Status trace = CheckTraceParent(TextOf(call.trace_parent)); !trace.ok()) return trace;
     return RuntimeCore::Call{.operation = *operation,
                              .request = std::move(call.request),

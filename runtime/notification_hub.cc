@@ -12,6 +12,9 @@
 namespace runloop::internal {
 namespace {
 
+// Of a name that a caller gave, in an error.
+constexpr size_t kLongestNameTold = 512;
+
 absl::flat_hash_map<absl::string_view, size_t> PlacesOf(
     const std::vector<std::shared_ptr<const Topic>>& topics) {
   absl::flat_hash_map<absl::string_view, size_t> places;
@@ -43,9 +46,11 @@ NotificationHub::NotificationHub(std::vector<std::shared_ptr<const Topic>> topic
 absl::StatusOr<std::shared_ptr<const Topic>> NotificationHub::Find(std::string_view name) const {
   const auto found = places_.find(View(name));
   if (found != places_.end()) return topics_[found->second];
-  return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_UNKNOWN_TOPIC,
-                   absl::StrCat("no topic has this name; Notifications.ListTopics lists the ",
-                                topics_.size(), " that there are"));
+  return MakeError(
+      absl::StatusCode::kNotFound, v1::ERROR_REASON_UNKNOWN_TOPIC,
+      absl::StrCat("no topic '", View(name.substr(0, kLongestNameTold)),
+                   "' is registered; `runloopctl watch` lists the ", topics_.size(), " that are"),
+      {{"topic", std::string(name.substr(0, kLongestNameTold))}});
 }
 
 absl::Status NotificationHub::Publish(std::string_view name,

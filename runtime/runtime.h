@@ -96,15 +96,16 @@ class Runtime {
 
   // Runs the loop on this thread until SIGINT, SIGTERM or Stop. Returns the signal, or 0 after
   // Stop. Queued work that waited for the loop runs now. The signals' former dispositions are back
-  // when it returns. FAILED_PRECONDITION: with kSpawn, with a loop that somebody else runs, on
-  // another thread, after Stop.
+  // when it returns. It may be called again, which runs the loop on. FAILED_PRECONDITION: with
+  // kSpawn, with a loop that somebody else runs, on another thread. UNAVAILABLE (RUNTIME_STOPPED):
+  // after Drain.
   absl::StatusOr<int> WaitForSignal();
 
   // The same without looking at signals.
   absl::Status Run();
 
-  // Makes Run and WaitForSignal return. What is queued stays queued until Drain or the destructor.
-  // Any thread.
+  // Makes Run and WaitForSignal return, the next call of them if none runs. What is queued stays
+  // queued until Drain or the destructor. Any thread.
   void Stop();
 
   struct DrainResult {

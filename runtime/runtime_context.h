@@ -205,9 +205,13 @@ class RuntimeContext {
   }
 
   // Hands a file descriptor over, such as a file or a dma-buf; the caller keeps its own. The id is
-  // for a request: one operation takes it (OperationContext::TakeDescriptor). FAILED_PRECONDITION:
-  // the connection carries no descriptors. RESOURCE_EXHAUSTED (BUFFERS_FULL): too many wait.
-  absl::StatusOr<uint64_t> SendDescriptor(int fd) const { return target_->SendDescriptor(fd); }
+  // for a request: one operation takes it (OperationContext::TakeDescriptor). INVALID_ARGUMENT: it
+  // is not open. FAILED_PRECONDITION: the connection carries no descriptors. RESOURCE_EXHAUSTED
+  // (BUFFERS_FULL): too many wait.
+  absl::StatusOr<uint64_t> SendDescriptor(int fd) const {
+    if (absl::Status open = internal::CheckDescriptor(fd); !open.ok()) return open;
+    return target_->SendDescriptor(fd);
+  }
 
   // Gets what the host publishes on `topic`, to all or to this session
   // (LocalRuntimeContext::Publish, Session::Publish), until the Subscription is destroyed: by its

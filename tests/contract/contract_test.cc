@@ -305,6 +305,24 @@ TEST_P(ContractTest, WorkQueuedBeforeTheLoopStartsRunsOnceItDoes) {
   EXPECT_EQ(operations_->record().size(), 2u);
 }
 
+TEST_P(ContractTest, AnEmptyExecutorIsAsNone) {
+  Start();
+  const RuntimeContext context = Context();
+  const Invocation hold = Hold(context);
+  absl::Notification before, after;
+  hold.Watch(Executor(), [&](const absl::Status&) { before.Notify(); });
+  operations_->LetGo();
+  EXPECT_TRUE(hold.Await().ok());
+  before.WaitForNotification();
+  hold.Watch(Executor(), [&](const absl::Status&) { after.Notify(); });
+  EXPECT_TRUE(after.HasBeenNotified());
+}
+
+TEST_P(ContractTest, ADescriptorThatIsNotOpenIsInvalid) {
+  Start();
+  EXPECT_EQ(Context().SendDescriptor(-1).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_P(ContractTest, WhoAwaitsWhatIsWatchedHearsOfIt) {
   Start();
   const RuntimeContext context = Context();
@@ -416,6 +434,22 @@ TEST_P(ContractTest, ANewerDispatchWithTheSameKeySupersedesTheOneThatWaits) {
   EXPECT_TRUE(second.Await().ok());
   EXPECT_TRUE(between.Await().ok());
   EXPECT_THAT(operations_->record(), ElementsAre(Pair(1, 3), Pair(1, 2)));
+}
+
+TEST_P(ContractTest, AKeyThatIsTooLongOrNotUtf8IsInvalidAndDoesNotRun) {
+  Start();
+  const RuntimeContext context = Context();
+  for (const std::string& key : {std::string(129, 'k'), std::string("\xff")}) {
+    const absl::Status refused =
+        context.DispatchAsync(kRecord, Record(1, 1), {.coalesce_key = key}).Await();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_INVALID_REQUEST);
+  }
+  EXPECT_TRUE(context
+                  .DispatchBlocking<RecordReply>(kRecord, Record(1, 2),
+                                                 {.coalesce_key = std::string(128, 'k')})
+                  .ok());
+  EXPECT_EQ(operations_->record().size(), 1u);
 }
 
 TEST_P(ContractTest, ADelayedDispatchStartsWhenItIsDueInTheOrderOfTimes) {
