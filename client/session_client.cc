@@ -32,7 +32,10 @@ SessionClient::SessionClient(Options options)
 
 absl::Status SessionClient::WaitUntilConnected() {
   MutexLock lock(&mutex_);
-  mutex_.Await([this] { return first_result_.has_value(); });
+  mutex_.Await([this] {
+    mutex_.AssertHeld();
+    return first_result_.has_value();
+  });
   return *first_result_;
 }
 
@@ -148,7 +151,11 @@ absl::Status SessionClient::AwaitRoom(absl::Span<RequestWriter::Dispatch> dispat
   const absl::Time deadline = Now() + timeout;
   const Caller caller{.client = *this, .more = more};
   callers_.push_back(&caller);
-  const bool goes_on = mutex_.AwaitWithTimeout([&caller] { return caller.may_go_on(); }, timeout);
+  const auto may_go_on = [&caller] {
+    caller.client.mutex_.AssertHeld();
+    return caller.may_go_on();
+  };
+  const bool goes_on = mutex_.AwaitWithTimeout(may_go_on, timeout);
   callers_.erase(std::find(callers_.begin(), callers_.end(), &caller));
   const absl::Duration left = deadline - Now();
   for (RequestWriter::Dispatch& dispatch : dispatches) dispatch.timeout = left;

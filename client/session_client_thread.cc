@@ -151,7 +151,11 @@ void SessionClient::Close(absl::Duration timeout) {
   }
   {
     MutexLock lock(&mutex_);
-    if (!mutex_.AwaitWithTimeout([this] { return stopped_; }, timeout)) {
+    const auto stopped = [this] {
+      mutex_.AssertHeld();
+      return stopped_;
+    };
+    if (!mutex_.AwaitWithTimeout(stopped, timeout)) {
       close_deadline_ = Now();
       broken_off_ = true;
       own_thread_.Signal();
