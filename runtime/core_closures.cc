@@ -43,7 +43,7 @@ int RuntimeCore::RunClosures(absl::Time& now, absl::Time until, int before_in_sl
   while (closures_ != nullptr && (before_in_slice + ran == 0 || (ran < most && now < until))) {
     ClosureNode* const closure = std::exchange(closures_, TaskQueue::NextOf(*closures_));
     const CallSite call_site = closure->call_site();
-    closure_call_site_.store(call_site, std::memory_order_relaxed);
+    closure_call_site_.store(call_site, std::memory_order_release);
     pool.Run(*closure, *this);
     ++ran;
     if (stopped()) break;

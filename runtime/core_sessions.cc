@@ -214,7 +214,7 @@ std::shared_ptr<Session> RuntimeCore::SessionOf(const CurrentTask::Look& look) c
 
 std::string RuntimeCore::CallSiteOf(const CurrentTask::Look& look, const Session* session) const {
   // Whose closure runs now may be another one's by now: near enough, and never gone.
-  if (!look.active) return closure_call_site_.load(std::memory_order_relaxed).ToString();
+  if (!look.active) return closure_call_site_.load(std::memory_order_acquire).ToString();
   return look.call_site.told() && session == nullptr ? "" : look.call_site.ToString();
 }
 
