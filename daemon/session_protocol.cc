@@ -90,7 +90,8 @@ SessionProtocol::~SessionProtocol() {
 void SessionProtocol::CountHeld() {
   const size_t held = held_bytes();
   const size_t changed = std::max(held, counted_bytes_) - std::min(held, counted_bytes_);
-  if (changed < kUncounted && held != 0) return;
+  // Mostly nothing: what sessions count together is written to now and then only.
+  if (changed == 0 || (changed < kUncounted && held != 0)) return;
   session_->HoldOutcomes(static_cast<int64_t>(held) - static_cast<int64_t>(counted_bytes_));
   counted_bytes_ = held;
 }

@@ -136,10 +136,13 @@ absl::Status SessionRing::HandleLong(SessionTools& tools) {
     if (end_.TakeBell()) RingWorker();
     return written;
   }
-  internal::RuntimeCore::Group group(*terms_.core, protocol_->session(),
-                                     terms_.core->clock().Now());
   absl::Status status = Read(*long_message_, tools).status();
-  if (status.ok()) status = protocol_->Handle(tools, group);
+  if (status.ok()) {
+    // Timeouts begin once it is read.
+    internal::RuntimeCore::Group group(*terms_.core, protocol_->session(),
+                                       terms_.core->clock().Now());
+    status = protocol_->Handle(tools, group);
+  }
   tools.reader.Clear();
   end_.reader().Release();  // here, where it may take a while
   return status;
